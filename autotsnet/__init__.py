@@ -1,0 +1,1 @@
+"""Auto-TSNet: architecture search for two-stream video models."""

@@ -1,0 +1,94 @@
+"""Registries of this project: children of mmengine's, under the scope ``autotsnet``.
+
+A *family* is a function ``build(*, num_classes, frames, crop, **knobs) -> nn.Module`` whose module maps clips
+``B C T H W`` to logits ``B N``. Its knobs are what the budget solver may turn, coarsest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mmengine import registry as mmengine_registry
+from mmengine.registry import Registry
+from torch import nn
+
+SCOPE = "autotsnet"
+_LOCATIONS = ["autotsnet.models", "baselines", "reproduce.engine"]
+
+
+def _child(name: str) -> Registry:
+    parent = getattr(mmengine_registry, name)
+    return Registry(parent.name, parent=parent, scope=SCOPE, locations=_LOCATIONS)
+
+
+MODELS = _child("MODELS")
+DATASETS = _child("DATASETS")
+DATA_SAMPLERS = _child("DATA_SAMPLERS")
+HOOKS = _child("HOOKS")
+LOOPS = _child("LOOPS")
+METRICS = _child("METRICS")
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One argument of a family that changes its cost.
+
+    Attributes:
+        name: keyword argument of the build function.
+        low: smallest value that makes sense.
+        high: largest value that makes sense.
+        step: grid of the values (``low + i * step``); GMACs must not fall when the value grows.
+    """
+
+    name: str
+    low: float
+    high: float
+    step: float
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family that the budget solver can scale.
+
+    Attributes:
+        name: the name in suites and tables, ``x3d``.
+        build: keyword-only constructor, see the module's docstring.
+        knobs: what the solver may turn, coarsest first; the others only trim what the first leaves over.
+    """
+
+    name: str
+    build: Callable[..., nn.Module]
+    knobs: tuple[Knob, ...]
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def register_family(*knobs: Knob) -> Callable:
+    """Decorate a build function: it becomes a family and a registered mmengine model of the same name.
+
+    Example:
+        >>> @register_family(Knob("width", 8, 512, 1))
+        ... def tsm(*, num_classes: int, frames: int = 8, crop: int = 224, width: int = 64): ...
+    """
+
+    def wrap(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        MODELS.register_module(name=build.__name__, module=build)
+        FAMILIES[build.__name__] = Family(build.__name__, build, knobs)
+        return build
+
+    return wrap
+
+
+def family(name: str) -> Family:
+    """The family of that name.
+
+    Raises:
+        ValueError: no such family; the message lists the known ones.
+    """
+    for location in ("autotsnet.models", "baselines"):
+        __import__(location)
+    if name not in FAMILIES:
+        raise ValueError(f"unknown model family {name!r}; known: {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[name]

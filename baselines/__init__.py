@@ -1,0 +1,1 @@
+"""The video models that Auto-TSNet is compared with."""

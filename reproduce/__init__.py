@@ -1,0 +1,1 @@
+"""The protocol: data, budgets, runs, measures, records and tables."""
