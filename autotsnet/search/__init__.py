@@ -1,0 +1,1 @@
+"""Search engines over encoded architectures; they know nothing of networks."""
