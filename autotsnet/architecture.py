@@ -1,0 +1,169 @@
+"""Architectures as frozen values: JSON in and out, and a hash that names them.
+
+An architecture is complete: together with a class count it is all that ``autotsnet.models.TwoStreamNet`` needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+FUSIONS = ("none", "concat", "fast_to_slow", "slow_to_fast", "both")
+ATTENTIONS = ("none", "se", "nonlocal", "glore", "temporal")
+STREAMS = ("slow", "fast")
+
+
+@dataclass(frozen=True)
+class MacroArchitecture:
+    """What the search leaves alone.
+
+    Attributes:
+        frames: frames of the fast stream, T.
+        crop: side of the square clip in pixels; only costs depend on it.
+        alpha: the slow stream sees ``frames / alpha`` frames.
+        stems: output channels of the slow and of the fast stem.
+        strides: spatial stride of the first block of each block group.
+        head: width of the hidden layer of the head.
+        fusion_kernel: temporal kernel of the fast-to-slow fusion (SlowFast: 5 or 7).
+    """
+
+    frames: int
+    crop: int
+    alpha: int
+    stems: tuple[int, int]
+    strides: tuple[int, ...]
+    head: int
+    fusion_kernel: int = 5
+
+    def __post_init__(self) -> None:
+        if self.frames % self.alpha:
+            raise ValueError(
+                f"frames={self.frames} is no multiple of alpha={self.alpha}; the slow stream needs one"
+            )
+
+
+@dataclass(frozen=True)
+class BlockChoice:
+    """One MBConv3D block: temporal kernel t, spatial kernel k, expansion e (of the output channels)."""
+
+    t: int
+    k: int
+    e: float
+
+
+@dataclass(frozen=True)
+class GroupChoice:
+    """One block group of one stream: output channels of all its blocks, the blocks, the attention at its end."""
+
+    channels: int
+    blocks: tuple[BlockChoice, ...]
+    attention: str = "none"
+
+
+@dataclass(frozen=True)
+class TwoStreamArchitecture:
+    """A point of the space. A stream that is ``None`` is absent (stage 1 of the search trains each stream alone).
+
+    Attributes:
+        macro: what is fixed.
+        slow: block groups of the slow stream.
+        fast: block groups of the fast stream.
+        fusions: one of ``FUSIONS`` after the stem and after each block group but the last.
+    """
+
+    macro: MacroArchitecture
+    slow: tuple[GroupChoice, ...] | None
+    fast: tuple[GroupChoice, ...] | None
+    fusions: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        groups = len(self.macro.strides)
+        if self.slow is None and self.fast is None:
+            raise ValueError("an architecture needs at least one stream, both are absent")
+        if len(self.fusions) != groups:
+            raise ValueError(
+                f"{len(self.fusions)} fusions for {groups} positions (after the stem and each group but the last)"
+            )
+        for name, stream in (("slow", self.slow), ("fast", self.fast)):
+            if stream is None:
+                if set(self.fusions) != {"none"}:
+                    raise ValueError(f"fusions {self.fusions} need both streams, but {name} is absent")
+                continue
+            if len(stream) != groups:
+                raise ValueError(f"{name} has {len(stream)} block groups, the macro-architecture {groups}")
+            for g, group in enumerate(stream):
+                _one_of(group.attention, ATTENTIONS, f"{name} group {g}: attention")
+        for i, fusion in enumerate(self.fusions):
+            _one_of(fusion, FUSIONS, f"fusion {i}")
+
+    def alone(self, stream: str) -> TwoStreamArchitecture:
+        """The same architecture with one stream only, hence without fusion."""
+        other = STREAMS[1 - STREAMS.index(stream)]
+        return replace(self, **{other: None}, fusions=("none",) * len(self.fusions))
+
+    def scaled(self, width: float) -> TwoStreamArchitecture:
+        """All channel counts times ``width``, at least 1, rounded to integers; kernels, expansions and types stay."""
+
+        def stream(groups):
+            return groups and tuple(replace(g, channels=max(1, round(g.channels * width))) for g in groups)
+
+        macro = replace(
+            self.macro,
+            stems=tuple(max(1, round(c * width)) for c in self.macro.stems),
+            head=max(1, round(self.macro.head * width)),
+        )
+        return replace(self, macro=macro, slow=stream(self.slow), fast=stream(self.fast))
+
+    def to_dict(self) -> dict:
+        """Plain lists, dicts, numbers and strings."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, data: dict) -> TwoStreamArchitecture:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            ValueError: a field is missing, unknown or out of its list; the message names it.
+        """
+
+        def stream(groups):
+            return groups and tuple(
+                GroupChoice(g["channels"], tuple(BlockChoice(**b) for b in g["blocks"]), g["attention"])
+                for g in groups
+            )
+
+        try:
+            macro = {k: tuple(v) if isinstance(v, list) else v for k, v in data["macro"].items()}
+            return cls(
+                MacroArchitecture(**macro), stream(data["slow"]), stream(data["fast"]), tuple(data["fusions"])
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not an architecture: {type(error).__name__} {error}") from error
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits of the content; equal architectures, equal hashes."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def save(self, path: str | Path) -> None:
+        """Write readable JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> TwoStreamArchitecture:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ValueError: the file is no architecture; the message names the file.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text()))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _one_of(value: str, allowed: tuple[str, ...], what: str) -> None:
+    if value not in allowed:
+        raise ValueError(f"{what} {value!r} is not one of {', '.join(allowed)}")

@@ -1,0 +1,185 @@
+"""Closed-form GMACs and parameters of encoded architectures, by table look-up.
+
+The cost of a two-stream architecture is a sum of terms, each a function of a few variables: a block's of its own
+t, k, e and of the widths around it, a fusion's of its type and the two widths, and so on. Each term is evaluated once
+for every combination of its candidates; an architecture then costs one gather and one addition per term.
+
+Convention: multiply-accumulates of convolutions, linear layers and attention products, as ``reproduce.measure.macs``
+counts them on the static model; norms, activations, pooling and additions are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import ceil
+
+import numpy as np
+
+from autotsnet.architecture import STREAMS, BlockChoice
+from autotsnet.layers.attention import reduced
+from autotsnet.layers.mbconv3d import expanded
+from autotsnet.models.two_stream import STEM_TEMPORAL_KERNELS
+from autotsnet.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class _Term:
+    positions: np.ndarray  # of its variables in the code
+    strides: np.ndarray  # code @ strides = row of the table
+    table: np.ndarray  # rows × (MACs, parameters)
+
+
+class CostModel:
+    """GMACs and parameters of a space's architectures.
+
+    Args:
+        space: the space.
+        num_classes: N of the classifier.
+        stream: ``slow`` or ``fast`` costs that stream alone with its own head, as stage 1 of the search trains it.
+    """
+
+    def __init__(self, space: SearchSpace, num_classes: int, stream: str | None = None) -> None:
+        self.space = space
+        self._terms: list[_Term] = []
+        self._constant = np.zeros(2)
+        self._streams = (stream,) if stream else STREAMS
+        self._build(num_classes)
+
+    def __call__(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """GMACs per view and parameters of K × M codes: two arrays of length K."""
+        codes = np.asarray(codes)
+        total = np.tile(self._constant, (len(codes), 1))
+        for term in self._terms:
+            total += term.table[codes[:, term.positions] @ term.strides]
+        return total[:, 0] / 1e9, total[:, 1]
+
+    def gmacs(self, codes: np.ndarray) -> np.ndarray:
+        """GMACs per view of K × M codes."""
+        return self(codes)[0]
+
+    def range(self, samples: int = 4096, seed: int = 0) -> tuple[float, float]:
+        """The cheapest and the dearest GMACs that coordinate descent from many random starts reaches."""
+        rng = np.random.default_rng(seed)
+        ends = []
+        for sign in (1, -1):
+            codes = self.space.sample(samples, rng)
+            code = codes[np.argmin(sign * self.gmacs(codes))]
+            while True:
+                around = self.space.neighbours(code)
+                costs = sign * self.gmacs(around)
+                if costs.min() >= sign * self.gmacs(code[None])[0]:
+                    break
+                code = around[np.argmin(costs)]
+            ends.append(float(self.gmacs(code[None])[0]))
+        return ends[0], ends[1]
+
+    def _add(self, names: Sequence[str], cost: Callable[..., tuple[float, float]]) -> None:
+        positions = [self.space.index[n] for n in names]
+        candidates = [self.space.variables[i].candidates for i in positions]
+        table = np.array([cost(*values) for values in product(*candidates)], dtype=float)
+        counts = [len(c) for c in candidates]
+        strides = np.array([int(np.prod(counts[i + 1 :])) for i in range(len(counts))])
+        self._terms.append(_Term(np.array(positions), strides, table))
+
+    def _build(self, num_classes: int) -> None:
+        macro = self.space.macro
+        frames = {"slow": macro.frames // macro.alpha, "fast": macro.frames}
+        side = ceil(macro.crop / 2)
+        for stream in self._streams:
+            i = STREAMS.index(stream)
+            c, t = macro.stems[i], STEM_TEMPORAL_KERNELS[i]
+            taps = 3 * 9 + (t if t > 1 else 0)
+            self._constant += (taps * c * frames[stream] * side**2, taps * c + 2 * c)
+        # a width is either a constant of the macro-architecture (after the stem) or the C of the group before
+        width = {s: None for s in self._streams}
+
+        def reads(stream: str) -> list[str]:
+            return [] if width[stream] is None else [width[stream]]
+
+        def with_stem(stream: str, values: tuple) -> tuple[int, tuple]:
+            if width[stream] is None:
+                return macro.stems[STREAMS.index(stream)], values
+            return values[0], values[1:]
+
+        for g, stride in enumerate(macro.strides):
+            after = ceil(side / stride)
+            if len(self._streams) == 2:
+                self._add_fusion(g, side, frames, width, reads, with_stem)
+            for stream in self._streams:
+                name, n = f"{stream}.{g}", frames[stream]
+                for b in range(getattr(self.space, stream)[g].depth):
+                    first = b == 0
+                    before = side if first else after
+
+                    def block(*values, first=first, before=before, n=n, stream=stream, after=after):
+                        c_in, values = with_stem(stream, values) if first else (values[0], values)
+                        c, t, k, e = values
+                        mid = expanded(BlockChoice(t, k, e), c)
+                        macs = c_in * mid * n * before**2 + (t * k * k + c) * mid * n * after**2
+                        return macs, mid * (c_in + t * k * k + c) + 2 * (2 * mid + c)
+
+                    self._add(
+                        [*(reads(stream) if first else []), f"{name}.c", *(f"{name}.{b}.{v}" for v in "tke")],
+                        block,
+                    )
+                width[stream] = f"{name}.c"
+                self._add(
+                    [f"{name}.c", f"{stream}.attention.{g}"],
+                    lambda c, kind, n=n, after=after: attention_cost(kind, c, n, after),
+                )
+            side = after
+        if len(self._streams) == 2:
+            self._add([width["slow"], width["fast"]], lambda s, f: ((s + f) * macro.head,) * 2)
+        else:
+            self._add([width[self._streams[0]]], lambda c: (c * macro.head,) * 2)
+        head = macro.head * num_classes
+        self._constant += (head, macro.head + head + num_classes)
+
+    def _add_fusion(self, g, side, frames, width, reads, with_stem) -> None:
+        macro = self.space.macro
+        positions = frames["slow"] * side**2
+
+        def fusion(*values):
+            c_s, values = with_stem("slow", values)
+            c_f, values = with_stem("fast", values)
+            kind, c, e = values
+            down, up = macro.fusion_kernel * c_f, c_s * c_f
+            if kind == "concat":
+                mid = expanded(BlockChoice(1, 1, e), c)
+                weights = (
+                    down * 2 * c_f + 2 * c_f * mid
+                )  # the convolution, and the wider input of the next block
+                return weights * positions, weights + 2 * 2 * c_f
+            macs = parameters = 0
+            if kind in ("fast_to_slow", "both"):
+                macs, parameters = down * c_s * positions, down * c_s + 2 * c_s
+            if kind in ("slow_to_fast", "both"):
+                macs, parameters = macs + up * positions, parameters + up + 2 * c_f
+            return macs, parameters
+
+        self._add([*reads("slow"), *reads("fast"), f"fusion.{g}", f"slow.{g}.c", f"slow.{g}.0.e"], fusion)
+
+
+def attention_cost(kind: str, c: int, frames: int, side: int) -> tuple[int, int]:
+    """MACs and parameters of an attention block on C × frames × side × side (see ``autotsnet.layers.attention``)."""
+    length, plane = frames * side**2, side**2
+    if kind == "none":
+        return 0, 0
+    if kind == "se":
+        mid = reduced(c, 4)
+        return 2 * c * mid, 2 * c * mid
+    if kind == "nonlocal":
+        d = reduced(c, 2)
+        pooled = frames * ceil(side / 2) ** 2
+        return 2 * c * d * (length + pooled) + d * d * (length + pooled), 4 * c * d + 2 * c
+    if kind == "glore":
+        s, n = reduced(c, 4), reduced(c, 8)
+        macs = (2 * c * s + c * n + 2 * s * n) * length + n * n * s + s * s * n
+        return macs, 2 * c * s + c * n + n * n + s * s + 2 * c
+    if kind == "temporal":
+        d = reduced(c, 4)
+        macs = 2 * c * d * (frames + length) + frames * frames * d * (1 + plane)
+        return macs, 4 * c * d + 2 * c
+    raise ValueError(f"unknown attention {kind!r}")

@@ -1,0 +1,129 @@
+"""Attention blocks: one of five at the end of each block group of each stream.
+
+The list is ours; the paper says that the type is searched, not which types there are. All but squeeze-excite are
+residual branches whose last norm starts at zero, so that a fresh block is the identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from autotsnet.layers.elastic import Channels, Conv3d, conv_norm_act
+
+
+def reduced(channels: int, by: int) -> int:
+    """Channels divided by ``by``, rounded up, so that one is left."""
+    return -(-channels // by)
+
+
+class SqueezeExcite(nn.Module):
+    """Squeeze-excite over space and time (arXiv 1709.01507); reduction 4 as MobileNetV3 and MoViNet."""
+
+    def __init__(self, channels: Channels, name: str) -> None:
+        super().__init__()
+        mid = Channels(f"{name}.mid", reduced(channels.size, 4))
+        self.reduce = Conv3d(channels, mid)
+        self.expand = Conv3d(mid, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C T H W -> the same shape."""
+        gate = x.mean((2, 3, 4), keepdim=True)
+        return x * self.expand(self.reduce(gate).relu()).sigmoid()
+
+
+class NonLocal(nn.Module):
+    """Dot-product non-local block (arXiv 1711.07971 §3.2): keys and values max-pooled 1×2×2, C/2 channels inside."""
+
+    def __init__(self, channels: Channels, name: str) -> None:
+        super().__init__()
+        key = Channels(f"{name}.key", reduced(channels.size, 2))
+        value = Channels(f"{name}.value", key.size)
+        self.query = Conv3d(channels, key)
+        self.key = Conv3d(channels, key)
+        self.value = Conv3d(channels, value)
+        self.out = conv_norm_act(value, channels, act=None, zero=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C T H W -> the same shape."""
+        pooled = nn.functional.max_pool3d(x, (1, 2, 2), (1, 2, 2), ceil_mode=True)
+        query = self.query(x).flatten(2)  # B C/2 THW
+        key = self.key(pooled).flatten(2)  # B C/2 THW/4
+        value = self.value(pooled).flatten(2)
+        # (value keyᵀ) query instead of value (keyᵀ query): the same product without the THW × THW/4 matrix
+        context = value @ key.transpose(1, 2) / key.shape[2]  # B C/2 C/2
+        y = (context @ query).unflatten(2, x.shape[2:])
+        return x + self.out(y)
+
+
+class GloRe(nn.Module):
+    """Graph-based global reasoning (arXiv 1811.12814): project to C/8 nodes with C/4 states, two linear maps, back."""
+
+    def __init__(self, channels: Channels, name: str) -> None:
+        super().__init__()
+        state = Channels(f"{name}.state", reduced(channels.size, 4))
+        mixed = Channels(f"{name}.mixed", state.size)
+        node = Channels(f"{name}.node", reduced(channels.size, 8))
+        self.reduce = Conv3d(channels, state)
+        self.assign = Conv3d(channels, node)
+        self.nodes = Conv3d(node, node)
+        self.states = Conv3d(state, mixed)
+        self.out = conv_norm_act(mixed, channels, act=None, zero=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C T H W -> the same shape."""
+        state = self.reduce(x).flatten(2)  # B S L
+        assign = self.assign(x).flatten(2)  # B N L
+        graph = assign @ state.transpose(1, 2) / state.shape[2]  # B N S
+        graph = graph - self.nodes(graph[..., None, None]).flatten(2)  # (I - A) V
+        graph = self.states(graph.transpose(1, 2)[..., None, None]).flatten(2).relu()  # B S' N
+        y = (graph @ assign).unflatten(2, x.shape[2:])
+        return x + self.out(y)
+
+
+class TemporalAttention(nn.Module):
+    """Softmax attention between frames: weights from spatial means, values at full resolution, C/4 channels inside."""
+
+    def __init__(self, channels: Channels, name: str) -> None:
+        super().__init__()
+        key = Channels(f"{name}.key", reduced(channels.size, 4))
+        value = Channels(f"{name}.value", key.size)
+        self.query = Conv3d(channels, key)
+        self.key = Conv3d(channels, key)
+        self.value = Conv3d(channels, value)
+        self.out = conv_norm_act(value, channels, act=None, zero=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C T H W -> the same shape."""
+        frames = x.mean((3, 4), keepdim=True)
+        query = self.query(frames).flatten(2).transpose(1, 2)  # B T D
+        key = self.key(frames).flatten(2)  # B D T
+        weights = (query @ key / key.shape[1] ** 0.5).softmax(-1)  # B T T
+        value = self.value(x)  # B D T H W
+        y = weights @ value.transpose(1, 2).flatten(2)  # B T DHW
+        y = y.unflatten(2, (value.shape[1], *value.shape[3:])).transpose(1, 2)
+        return x + self.out(y)
+
+
+BLOCKS = {"se": SqueezeExcite, "nonlocal": NonLocal, "glore": GloRe, "temporal": TemporalAttention}
+
+
+class Attention(nn.Module):
+    """One attention position.
+
+    Args:
+        kinds: which types this module holds weights for: one in a static model, all of them in a supernet.
+        channels: channels of the group.
+        name: unique in the net; names the inner channel spaces.
+    """
+
+    def __init__(self, kinds: Sequence[str], channels: Channels, name: str) -> None:
+        super().__init__()
+        self.kind = kinds[0]
+        self.ops = nn.ModuleDict({k: BLOCKS[k](channels, f"{name}.{k}") for k in kinds if k != "none"})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C T H W -> the same shape."""
+        return x if self.kind == "none" else self.ops[self.kind](x)

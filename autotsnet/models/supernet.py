@@ -1,0 +1,205 @@
+"""The supernet: the weights of every architecture of a space, held once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from autotsnet.architecture import TwoStreamArchitecture
+from autotsnet.layers.elastic import Channels, narrow
+from autotsnet.models.two_stream import TwoStreamNet
+from autotsnet.space import SearchSpace
+
+
+def prefix(channels: Channels, largest: int) -> int:
+    """Window of prefix slicing: always the first channels."""
+    return 0
+
+
+class FairWindow:
+    """Window of fair channel selection (Auto-X3D, arXiv 2112.04710, supplement): a random cyclic shift per space.
+
+    Prefix slicing updates the first channels at every choice of a width and the last only at the largest. A uniform
+    shift updates each equally often, c / c_max on average over the candidates c: (N+1)/2N for N equal groups. The
+    subset rule of the paper is not public; any rule with this marginal satisfies what it states.
+
+    Args:
+        generator: source of the shifts; draw a new window per forward with ``reset``.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+        self._shifts: dict[str, int] = {}
+
+    def reset(self) -> None:
+        """Forget the shifts; the next slice draws new ones."""
+        self._shifts.clear()
+
+    def __call__(self, channels: Channels, largest: int) -> int:
+        if channels.space in ("rgb", "classes") or channels.size == largest:
+            return 0
+        if channels.space not in self._shifts:
+            self._shifts[channels.space] = int(torch.randint(largest, (), generator=self.generator))
+        return self._shifts[channels.space]
+
+
+class SuperNet(nn.Module):
+    """All architectures of a space with shared weights.
+
+    ``whole`` is the largest static model with every fusion and attention type at every position. A subnet is the
+    static model of its architecture, run on slices of ``whole``'s tensors: it costs what the architecture costs, and
+    a step holds the activations of one subnet. In training mode its norms use the batch's own statistics.
+
+    Args:
+        space: the space.
+        num_classes: N.
+        dropout: before the classifier.
+        fair: fair channel selection while training instead of prefix slicing.
+        seed: of the fair shifts.
+        skeletons: how many subnet skeletons (modules without storage) to keep.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        num_classes: int,
+        *,
+        dropout: float = 0.0,
+        fair: bool = False,
+        seed: int = 0,
+        skeletons: int = 256,
+    ) -> None:
+        super().__init__()
+        self.space, self.num_classes, self.dropout = space, num_classes, dropout
+        self.whole = TwoStreamNet(
+            space.extreme(largest=True),
+            num_classes,
+            dropout=dropout,
+            fusions=space.fusions,
+            attentions=space.attentions,
+        )
+        self.fair = FairWindow(torch.Generator().manual_seed(seed)) if fair else None
+        self._skeletons: OrderedDict[TwoStreamArchitecture, TwoStreamNet] = OrderedDict()
+        self._keep = skeletons
+
+    def skeleton(self, architecture: TwoStreamArchitecture) -> TwoStreamNet:
+        """The static model of an architecture on the meta device: structure without storage."""
+        if architecture not in self._skeletons:
+            with torch.device("meta"), _no_init():
+                net = TwoStreamNet(architecture, self.num_classes, dropout=self.dropout)
+            self._skeletons[architecture] = net
+            if len(self._skeletons) > self._keep:
+                self._skeletons.popitem(last=False)
+        self._skeletons.move_to_end(architecture)
+        return self._skeletons[architecture].train(self.training)
+
+    def slices(self, skeleton: TwoStreamNet) -> dict[str, Tensor]:
+        """The subnet's parameters and buffers as views of the supernet's (copies where a fair window wraps)."""
+        window = prefix
+        if self.fair and self.training:
+            self.fair.reset()
+            window = self.fair
+        out = {}
+        for path, part in skeleton.named_modules():
+            if not (part._parameters or part._buffers):
+                continue
+            whole = self.whole.get_submodule(path)
+            for name, tensor in (*whole._parameters.items(), *whole._buffers.items()):
+                if tensor is None:
+                    continue
+                shape = getattr(part, name).shape
+                out[f"{path}.{name}"] = narrow(tensor, whole, part, shape, window)
+        return out
+
+    def forward(self, clip: Tensor, architecture: TwoStreamArchitecture) -> Tensor:
+        """Clips B 3 T H W -> logits B N of one architecture."""
+        skeleton = self.skeleton(architecture)
+        return functional_call(skeleton, self.slices(skeleton), (clip,))
+
+    def extract(self, architecture: TwoStreamArchitecture) -> TwoStreamNet:
+        """A stand-alone static model with copies of the subnet's tensors; same outputs in evaluation mode.
+
+        Running statistics of batch norm are those accumulated over all subnets: ``recalibrate`` first.
+        """
+        net = TwoStreamNet(architecture, self.num_classes, dropout=self.dropout)
+        fair, self.fair = self.fair, None
+        net.load_state_dict({k: v.detach().clone() for k, v in self.slices(net).items()})
+        self.fair = fair
+        return net.train(self.training)
+
+
+def recalibrate(model: nn.Module, batches: Iterable[Tensor], forward=None, group=None) -> int:
+    """Replace batch norm's running statistics by those of some batches (precise BN), equal on all ranks.
+
+    Args:
+        model: its BatchNorm modules are reset and refilled; parameters stay.
+        batches: clips B 3 T H W, already on the model's device.
+        forward: what to call on a batch; default ``model``.
+        group: process group of torch.distributed to average over; default: all ranks, if initialised.
+
+    Returns:
+        The number of batches used.
+
+    Raises:
+        ValueError: no batch came.
+    """
+    norms = [
+        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+    ]
+    training = model.training
+    momenta = [m.momentum for m in norms]
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # cumulative mean
+    model.train()
+    count = 0
+    with torch.no_grad():
+        for batch in batches:
+            (forward or model)(batch)
+            count += 1
+    if not count:
+        raise ValueError("recalibrate got no batch; batch norm would be left without statistics")
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    for m, momentum in zip(norms, momenta, strict=True):
+        m.momentum = momentum
+        if distributed:
+            world = torch.distributed.get_world_size(group)
+            for stat in (m.running_mean, m.running_var):
+                torch.distributed.all_reduce(stat, group=group)
+                stat /= world
+    model.train(training)
+    return count
+
+
+@contextmanager
+def _no_init():
+    """Skip weight initialisation: a skeleton has no storage to initialise."""
+    names = ("kaiming_normal_", "kaiming_uniform_", "normal_", "zeros_", "uniform_", "ones_")
+    saved = {n: getattr(nn.init, n) for n in names}
+    for n in names:
+        setattr(nn.init, n, lambda tensor, *_, **__: tensor)
+    try:
+        yield
+    finally:
+        for n, f in saved.items():
+            setattr(nn.init, n, f)
+
+
+def without_types(architecture: TwoStreamArchitecture) -> TwoStreamArchitecture:
+    """The same streams with no fusion and no attention."""
+
+    def bare(groups):
+        return groups and tuple(replace(g, attention="none") for g in groups)
+
+    return replace(
+        architecture,
+        slow=bare(architecture.slow),
+        fast=bare(architecture.fast),
+        fusions=("none",) * len(architecture.fusions),
+    )

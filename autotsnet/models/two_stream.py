@@ -1,0 +1,148 @@
+"""The static two-stream network of an architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from autotsnet.architecture import STREAMS, GroupChoice, TwoStreamArchitecture
+from autotsnet.layers.attention import Attention
+from autotsnet.layers.elastic import BatchNorm3d, Channels, Conv3d, Linear
+from autotsnet.layers.fusion import TSFusion
+from autotsnet.layers.mbconv3d import MBConv3D
+
+STEM_TEMPORAL_KERNELS = (1, 5)  # slow: SlowFast's 1×7×7 stem has none; fast: 5, as SlowFast and X3D
+
+
+class Stem(nn.Sequential):
+    """X3D's stem: dense 1×3×3 of stride 2, then (fast stream only) depthwise 5×1×1; BN, ReLU."""
+
+    def __init__(self, out: Channels, temporal_kernel: int) -> None:
+        layers = [Conv3d(Channels("rgb", 3), out, (1, 3, 3), (1, 2, 2))]
+        if temporal_kernel > 1:
+            layers.append(Conv3d(out, out, (temporal_kernel, 1, 1), depthwise=True))
+        super().__init__(*layers, BatchNorm3d(out), nn.ReLU())
+
+
+class BlockGroup(nn.Module):
+    """MBConv3D blocks of one width, the first of them strided, then the attention position.
+
+    Args:
+        ins: channels of the input; a second entry where a fusion concatenates.
+        choice: channels, blocks, attention.
+        stride: spatial stride of the first block.
+        name: unique in the net.
+        attentions: attention types to hold weights for.
+    """
+
+    def __init__(
+        self,
+        ins: tuple[Channels, ...],
+        choice: GroupChoice,
+        stride: int,
+        name: str,
+        attentions: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.out = Channels(name, choice.channels)
+        blocks = []
+        for i, block in enumerate(choice.blocks):
+            first = i == 0
+            blocks.append(
+                MBConv3D(
+                    ins if first else (self.out,),
+                    self.out,
+                    block,
+                    stride=stride if first else 1,
+                    name=f"{name}.{i}",
+                )
+            )
+        self.blocks = nn.Sequential(*blocks)
+        self.attention = Attention(attentions, self.out, f"{name}.attention")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C T H W -> B C' T H/s W/s."""
+        return self.attention(self.blocks(x))
+
+
+class TwoStreamNet(nn.Module):
+    """Auto-TSNet's network for one architecture::
+
+        clip ─ every α-th frame ─ stem ─┬─ group ─┬─ group ─ … ─ pool ─┐
+             │                        fusion    fusion                 cat ─ hidden ─ classes
+             └─ all frames ────── stem ─┴─ group ─┴─ group ─ … ─ pool ─┘
+
+    The slow stream's frames run from the first to the last, end-points included (facebookresearch/SlowFast
+    slowfast/datasets/utils.py). The layout is reconstruction; see autotsnet/README.md.
+
+    Args:
+        architecture: what to build.
+        num_classes: N.
+        dropout: before the classifier (X3D, SlowFast: 0.5).
+        fusions: per position, the types to hold weights for; default: the architecture's. More than one makes a
+            weight store for a supernet, not a net to run.
+        attentions: the same for every attention position.
+    """
+
+    def __init__(
+        self,
+        architecture: TwoStreamArchitecture,
+        num_classes: int,
+        *,
+        dropout: float = 0.5,
+        fusions: Sequence[str] | None = None,
+        attentions: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        macro = architecture.macro
+        self.stems = nn.ModuleDict()
+        self.groups = nn.ModuleDict()
+        at: dict[str, tuple[Channels, ...]] = {}  # what each stream carries after the stem, after each group
+        streams = {n: getattr(architecture, n) for n in STREAMS if getattr(architecture, n) is not None}
+        for i, name in enumerate(STREAMS):
+            if name in streams:
+                at[name] = (Channels(f"{name}.stem", macro.stems[i]),)
+                self.stems[name] = Stem(at[name][0], STEM_TEMPORAL_KERNELS[i])
+                self.groups[name] = nn.ModuleList()
+        self.fusions = nn.ModuleList()
+        for g, stride in enumerate(macro.strides):
+            if len(streams) == 2:
+                kinds = fusions or (architecture.fusions[g],)
+                fusion = TSFusion(
+                    kinds,
+                    *(at[n][0] for n in STREAMS),
+                    alpha=macro.alpha,
+                    kernel=macro.fusion_kernel,
+                    name=f"fusion.{g}",
+                )
+                self.fusions.append(fusion)
+                if "concat" in kinds:
+                    at["slow"] += (fusion.lateral,)
+            for name, groups in streams.items():
+                kinds = attentions or (groups[g].attention,)
+                group = BlockGroup(at[name], groups[g], stride, f"{name}.{g}", kinds)
+                self.groups[name].append(group)
+                at[name] = (group.out,)
+        hidden = Channels("head", macro.head)
+        self.hidden = Linear([c for n in streams for c in at[n]], hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = Linear(hidden, Channels("classes", num_classes))
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Clips B 3 T H W, normalised -> logits B N."""
+        frames, alpha = clip.shape[2], self.architecture.macro.alpha
+        x = {}
+        if "slow" in self.stems:
+            index = torch.linspace(0, frames - 1, frames // alpha, device=clip.device).long()
+            x["slow"] = self.stems["slow"](clip[:, :, index])
+        if "fast" in self.stems:
+            x["fast"] = self.stems["fast"](clip)
+        for g in range(len(self.architecture.macro.strides)):
+            if len(x) == 2:
+                x["slow"], x["fast"] = self.fusions[g](x["slow"], x["fast"])
+            x = {name: self.groups[name][g](features) for name, features in x.items()}
+        pooled = torch.cat([features.mean((2, 3, 4)) for features in x.values()], dim=1)
+        return self.classifier(self.dropout(self.hidden(pooled).relu()))
