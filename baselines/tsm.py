@@ -1,0 +1,181 @@
+"""TSM (Lin et al., 2019): a 2D ResNet whose channels move along time. https://arxiv.org/abs/1811.08383
+
+Residual blocks are mmaction2's 2D ``Bottleneck`` / ``BasicBlock``; widths, shift and head follow the authors
+(``mit-han-lab/temporal-shift-module``: ``ops/temporal_shift.py``, ``ops/models.py``). Parameter names of the
+backbone are mmaction2's.
+
+B clips, C channels, T frames, H W pixels, N classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from mmaction.models.backbones.resnet import BasicBlock, Bottleneck, make_res_layer
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+
+from autotsnet.registry import Knob, register_family
+from baselines.init import init_weights, stage_widths
+
+RESNETS = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+}
+SHIFT_DIV = 8  # one eighth of the channels moves forward in time, one eighth backward
+
+
+def temporal_shift(x: Tensor, frames: int) -> Tensor:
+    """Frame t takes its first eighth of channels from t+1 and its second eighth from t-1; zeros at the ends.
+
+    Args:
+        x: features ``BT C H W``, frames of a clip next to each other.
+        frames: T.
+
+    Returns:
+        A new tensor ``BT C H W`` of the same memory format.
+    """
+    x = x.unflatten(0, (-1, frames))  # B T C H W
+    fold = x.shape[2] // SHIFT_DIV
+    out = torch.zeros_like(x)
+    out[:, :-1, :fold] = x[:, 1:, :fold]
+    out[:, 1:, fold : 2 * fold] = x[:, :-1, fold : 2 * fold]
+    out[:, :, 2 * fold :] = x[:, :, 2 * fold :]
+    return out.flatten(0, 1)
+
+
+class TemporalShift(nn.Module):
+    """A layer that sees shifted features; ``net`` is the layer, ``frames`` the T of its clips."""
+
+    def __init__(self, net: nn.Module, frames: int) -> None:
+        super().__init__()
+        self.net = net
+        self.frames = frames
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``BT C H W`` through shift and layer."""
+        return self.net(temporal_shift(x, self.frames))
+
+
+class TSM(nn.Module):
+    """2D ResNet with shifts in front of the residual branches, classifier per frame, mean over frames.
+
+    Args:
+        num_classes: N.
+        frames: T.
+        base_channels: inner channels of the first stage; doubles at each stage.
+        stem_channels: channels of the stem.
+        depth: a ResNet of ``RESNETS``.
+        blocks: residual blocks of each stage, in place of those of ``depth``.
+        strides: spatial stride of each stage; stem and max-pool have another 2 each.
+        dropout: probability of a dropout before the classifier.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        frames: int,
+        base_channels: float,
+        stem_channels: int,
+        depth: int,
+        blocks: tuple[int, ...] | None,
+        strides: tuple[int, ...],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        block, depth_blocks = RESNETS[depth]
+        blocks = blocks or depth_blocks
+        layer = {
+            "conv_cfg": {"type": "Conv"},
+            "norm_cfg": {"type": "BN"},
+            "act_cfg": {"type": "ReLU", "inplace": True},
+        }
+        self.frames = frames
+        self.conv1 = ConvModule(3, stem_channels, 7, stride=2, padding=3, bias=False, **layer)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        in_chs = stem_channels
+        for i, (planes, n, stride) in enumerate(
+            zip(stage_widths(base_channels, len(blocks)), blocks, strides, strict=True), 1
+        ):
+            self.add_module(f"layer{i}", make_res_layer(block, in_chs, planes, n, stride=stride, **layer))
+            in_chs = planes * block.expansion
+        self.num_stages = len(blocks)
+        self._insert_shifts(every=2 if max(blocks) >= 23 else 1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(in_chs, num_classes)
+        init_weights(self, blocks=(Bottleneck, BasicBlock), classifier_std=0.001)
+
+    def _insert_shifts(self, every: int) -> None:
+        # The authors' "blockres" placement; in a ResNet-101 only every second block shifts.
+        for i in range(1, self.num_stages + 1):
+            for residual in getattr(self, f"layer{i}")[::every]:
+                residual.conv1.conv = TemporalShift(residual.conv1.conv, self.frames)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Clips ``B 3 T H W`` to logits ``B N``.
+
+        Raises:
+            ValueError: the clips have another T than the net was built for.
+        """
+        if clips.shape[2] != self.frames:
+            raise ValueError(f"TSM built for {self.frames} frames got clips of {clips.shape[2]}; pass frames= to build")
+        x = clips.transpose(1, 2).flatten(0, 1)  # BT 3 H W
+        if clips.is_contiguous(memory_format=torch.channels_last_3d):
+            x = x.contiguous(memory_format=torch.channels_last)
+        x = self.maxpool(self.conv1(x))
+        for i in range(1, self.num_stages + 1):
+            x = getattr(self, f"layer{i}")(x)
+        x = self.fc(self.dropout(self.pool(x).flatten(1)))  # BT N
+        return x.unflatten(0, (-1, self.frames)).mean(1)
+
+
+@register_family(Knob("base_channels", 4, 192, 0.125), Knob("stem_channels", 2, 192, 1))
+def tsm(
+    *,
+    num_classes: int,
+    frames: int = 8,
+    crop: int = 224,
+    base_channels: float = 64,
+    stem_channels: int | None = None,
+    depth: int = 50,
+    blocks: tuple[int, ...] | None = None,
+    strides: tuple[int, ...] = (1, 2, 2, 2),
+    dropout: float = 0.5,
+) -> nn.Module:
+    """TSM; the defaults are TSM-R50 of 8 frames.
+
+    ::
+
+        clip B 3 T H W -> frames BT 3 H W -> 7x7, max-pool -> 4 x stage of shifted blocks -> pool -> linear
+             -> mean over T -> logits B N
+
+    The authors start from ImageNet weights. From scratch, the last norm of each block starts at 0 as it does
+    in the other baselines; the classifier is theirs, N(0, 0.001).
+
+    Args:
+        num_classes: N.
+        frames: T, fixed at building.
+        crop: side of the frames in pixels; the net pools globally, any crop will do.
+        base_channels: knob; inner channels of the first stage. Fractions are welcome, see ``stage_widths``.
+        stem_channels: knob; channels of the stem, by default ``base_channels``.
+        depth: 18, 34, 50 or 101.
+        blocks: residual blocks of each stage, in place of those of ``depth``.
+        strides: spatial stride of each stage; stem and max-pool have another 2 each.
+        dropout: probability of a dropout before the classifier.
+
+    Returns:
+        A module from clips ``B 3 T H W`` to logits ``B N``.
+    """
+    if stem_channels is None:
+        stem_channels = round(base_channels)
+    blocks = tuple(blocks) if blocks else None
+    return TSM(num_classes, frames, base_channels, stem_channels, depth, blocks, tuple(strides), dropout)
+
+
+# Crop of training and of the efficient (one view) test.
+VARIANTS = {
+    "tsm_r50_8f": {"frames": 8, "crop": 224},
+    "tsm_r50_16f": {"frames": 16, "crop": 224},
+}
