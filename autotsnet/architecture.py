@@ -39,9 +39,7 @@ class MacroArchitecture:
 
     def __post_init__(self) -> None:
         if self.frames % self.alpha:
-            raise ValueError(
-                f"frames={self.frames} is no multiple of alpha={self.alpha}; the slow stream needs one"
-            )
+            raise ValueError(f"frames={self.frames} is no multiple of alpha={self.alpha}; the slow stream needs one")
 
 
 @dataclass(frozen=True)
@@ -130,15 +128,12 @@ class TwoStreamArchitecture:
 
         def stream(groups):
             return groups and tuple(
-                GroupChoice(g["channels"], tuple(BlockChoice(**b) for b in g["blocks"]), g["attention"])
-                for g in groups
+                GroupChoice(g["channels"], tuple(BlockChoice(**b) for b in g["blocks"]), g["attention"]) for g in groups
             )
 
         try:
             macro = {k: tuple(v) if isinstance(v, list) else v for k, v in data["macro"].items()}
-            return cls(
-                MacroArchitecture(**macro), stream(data["slow"]), stream(data["fast"]), tuple(data["fusions"])
-            )
+            return cls(MacroArchitecture(**macro), stream(data["slow"]), stream(data["fast"]), tuple(data["fusions"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not an architecture: {type(error).__name__} {error}") from error
 

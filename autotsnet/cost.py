@@ -148,9 +148,7 @@ class CostModel:
             down, up = macro.fusion_kernel * c_f, c_s * c_f
             if kind == "concat":
                 mid = expanded(BlockChoice(1, 1, e), c)
-                weights = (
-                    down * 2 * c_f + 2 * c_f * mid
-                )  # the convolution, and the wider input of the next block
+                weights = down * 2 * c_f + 2 * c_f * mid  # the convolution, and the wider input of the next block
                 return weights * positions, weights + 2 * 2 * c_f
             macs = parameters = 0
             if kind in ("fast_to_slow", "both"):

@@ -150,23 +150,17 @@ class SearchSpace:
         """
         code = np.asarray(code)
         if code.shape != self.counts.shape:
-            raise ValueError(
-                f"a code of space {self.name!r} has {len(self.counts)} entries, got shape {code.shape}"
-            )
+            raise ValueError(f"a code of space {self.name!r} has {len(self.counts)} entries, got shape {code.shape}")
         bad = np.flatnonzero((code < 0) | (code >= self.counts))
         if bad.size:
             v = self.variables[bad[0]]
-            raise ValueError(
-                f"{v.name}={code[bad[0]]} is out of range, it has {len(v.candidates)} candidates"
-            )
+            raise ValueError(f"{v.name}={code[bad[0]]} is out of range, it has {len(v.candidates)} candidates")
         values = {v.name: v.candidates[c] for v, c in zip(self.variables, code.tolist(), strict=True)}
 
         def groups(stream: str) -> Iterator[GroupChoice]:
             for g, group in enumerate(getattr(self, stream)):
                 name = f"{stream}.{g}"
-                blocks = (
-                    BlockChoice(*(values[f"{name}.{b}.{v}"] for v in "tke")) for b in range(group.depth)
-                )
+                blocks = (BlockChoice(*(values[f"{name}.{b}.{v}"] for v in "tke")) for b in range(group.depth))
                 yield GroupChoice(values[f"{name}.c"], tuple(blocks), values[f"{stream}.attention.{g}"])
 
         fusions = tuple(values[f"fusion.{g}"] for g in range(len(self.macro.strides)))
@@ -189,9 +183,7 @@ class SearchSpace:
             ):
                 name = f"{stream}.{g}"
                 if len(group.blocks) != space.depth:
-                    raise ValueError(
-                        f"{name} has {len(group.blocks)} blocks, space {self.name!r} has {space.depth}"
-                    )
+                    raise ValueError(f"{name} has {len(group.blocks)} blocks, space {self.name!r} has {space.depth}")
                 values[f"{name}.c"] = group.channels
                 values[f"{stream}.attention.{g}"] = group.attention
                 for b, block in enumerate(group.blocks):
@@ -201,9 +193,7 @@ class SearchSpace:
             if v.name not in values:
                 raise ValueError(f"{v.name} is absent from the architecture")
             if values[v.name] not in v.candidates:
-                raise ValueError(
-                    f"{v.name}={values[v.name]} is not a candidate of space {self.name!r}: {v.candidates}"
-                )
+                raise ValueError(f"{v.name}={values[v.name]} is not a candidate of space {self.name!r}: {v.candidates}")
             code.append(v.candidates.index(values[v.name]))
         return np.array(code)
 
@@ -230,23 +220,15 @@ PRESETS = {
         SearchSpace(
             "s",
             MacroArchitecture(frames=16, crop=160, alpha=4, stems=(32, 16), strides=(2, 2, 2, 2), head=2048),
-            slow=_groups(
-                (3, 5, 11, 7), (24, 32, 40, 48), (48, 64, 80, 96), (96, 128, 160, 192), (160, 224, 288, 352)
-            ),
-            fast=_groups(
-                (3, 5, 11, 7), (8, 12, 16, 24), (16, 24, 32, 48), (32, 48, 64, 96), (64, 96, 128, 192)
-            ),
+            slow=_groups((3, 5, 11, 7), (24, 32, 40, 48), (48, 64, 80, 96), (96, 128, 160, 192), (160, 224, 288, 352)),
+            fast=_groups((3, 5, 11, 7), (8, 12, 16, 24), (16, 24, 32, 48), (32, 48, 64, 96), (64, 96, 128, 192)),
             target=2.0,
         ),
         SearchSpace(
             "m",
             MacroArchitecture(frames=16, crop=224, alpha=4, stems=(32, 16), strides=(2, 2, 2, 2), head=2048),
-            slow=_groups(
-                (3, 5, 11, 7), (24, 32, 40, 48), (48, 64, 80, 96), (96, 128, 160, 192), (160, 224, 288, 352)
-            ),
-            fast=_groups(
-                (3, 5, 11, 7), (8, 12, 16, 24), (16, 24, 32, 48), (32, 48, 64, 96), (64, 96, 128, 192)
-            ),
+            slow=_groups((3, 5, 11, 7), (24, 32, 40, 48), (48, 64, 80, 96), (96, 128, 160, 192), (160, 224, 288, 352)),
+            fast=_groups((3, 5, 11, 7), (8, 12, 16, 24), (16, 24, 32, 48), (32, 48, 64, 96), (64, 96, 128, 192)),
             target=4.7,
         ),
         SearchSpace(
@@ -259,9 +241,7 @@ PRESETS = {
                 (96, 128, 192, 256),
                 (192, 256, 320, 384),
             ),
-            fast=_groups(
-                (5, 10, 25, 15), (8, 16, 24, 32), (16, 32, 48, 64), (32, 64, 96, 128), (64, 96, 128, 192)
-            ),
+            fast=_groups((5, 10, 25, 15), (8, 16, 24, 32), (16, 32, 48, 64), (32, 64, 96, 128), (64, 96, 128, 192)),
             target=19.4,
         ),
     )

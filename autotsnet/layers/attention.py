@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from autotsnet.layers.elastic import Channels, Conv3d, conv_norm_act

@@ -49,9 +49,7 @@ def auto_tsnet(
     if isinstance(architecture, dict):
         architecture = TwoStreamArchitecture.from_dict(architecture)
     if frames is not None and frames % architecture.macro.alpha:
-        raise ValueError(
-            f"frames={frames} is no multiple of the architecture's alpha={architecture.macro.alpha}"
-        )
+        raise ValueError(f"frames={frames} is no multiple of the architecture's alpha={architecture.macro.alpha}")
     return TwoStreamNet(architecture.scaled(width), num_classes, dropout=dropout)
 
 

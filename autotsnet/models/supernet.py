@@ -149,9 +149,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor], forward=None, group
     Raises:
         ValueError: no batch came.
     """
-    norms = [
-        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
-    ]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     training = model.training
     momenta = [m.momentum for m in norms]
     for m in norms:
