@@ -1,0 +1,29 @@
+"""Procedural stand-ins for Kinetics-400 and Something-Something-V2, written as real video files.
+
+- `synthetic-kinetics`: the class is what the object is *and* what it does; neither alone suffices.
+- `synthetic-ssv2`: the classes come in pairs that are each other played backwards; only the order
+  of time tells.
+
+Numbers measured on them are not numbers on the data sets whose layout they borrow.
+"""
+
+from .presets import SIZES, Difficulty, Preset
+from .video import NAMES, VideoSpec, classes, contact_sheet, partner, render, render_spec, templates
+from .writer import GENERATOR_VERSION, generate, load_manifest
+
+__all__ = [
+    "GENERATOR_VERSION",
+    "NAMES",
+    "SIZES",
+    "Difficulty",
+    "Preset",
+    "VideoSpec",
+    "classes",
+    "contact_sheet",
+    "generate",
+    "load_manifest",
+    "partner",
+    "render",
+    "render_spec",
+    "templates",
+]

@@ -1,0 +1,109 @@
+"""Sizes and difficulty of the synthetic data sets: every number that a person may want to turn."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """How hard the videos are to tell apart. Lengths are in units of the short side of the frame."""
+
+    clutter: int
+    """Static shapes painted on the background."""
+    distractors: int
+    """Most objects, of the same shapes and colours as the actors, that stand still in the scene."""
+    shake: float
+    """Largest excursion of the hand-held camera along each axis."""
+    noise: float
+    """Standard deviation of the sensor noise, in grey levels."""
+    contrast: float
+    """How far an object's colour stands from mid-grey: 1 is the pure palette, 0 is grey."""
+    lighting: float
+    """Largest relative drift of the brightness within a video."""
+    amplitude: tuple[float, float]
+    """Range of the factor on the extent of a motion: 1 crosses about half of the frame."""
+    radius: tuple[float, float]
+    """Range of the radius of an actor."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One size of a data set. `train` and `val` count videos and are multiples of `classes`."""
+
+    classes: int
+    train: int
+    val: int
+    short_side: tuple[int, int]
+    """Range of the frame's short side, pixels. Over 72: decord 0.6 takes narrow frames, 65 to 72 pixels wide among
+    them, for RGBA and fails."""
+    aspects: tuple[float, ...]
+    """Width ÷ height, drawn uniformly."""
+    frames: tuple[int, int]
+    """Range of the number of frames."""
+    fps: tuple[int, ...]
+    difficulty: Difficulty
+
+
+_EASY = Difficulty(
+    clutter=6,
+    distractors=1,
+    shake=0.02,
+    noise=3.0,
+    contrast=0.95,
+    lighting=0.10,
+    amplitude=(0.8, 1.1),
+    radius=(0.13, 0.20),
+)
+_HARD = Difficulty(
+    clutter=14,
+    distractors=4,
+    shake=0.05,
+    noise=5.0,
+    contrast=0.8,
+    lighting=0.25,
+    amplitude=(0.5, 1.1),
+    radius=(0.08, 0.18),
+)
+
+SIZES = {
+    "tiny": Preset(
+        classes=4,
+        train=24,
+        val=8,
+        short_side=(74, 84),
+        aspects=(1.0, 4 / 3),
+        frames=(16, 24),
+        fps=(12, 25),
+        difficulty=_EASY,
+    ),
+    "quick": Preset(
+        classes=8,
+        train=2_400,
+        val=400,
+        short_side=(74, 96),
+        aspects=(3 / 4, 1.0, 5 / 4, 4 / 3),
+        frames=(24, 48),
+        fps=(12, 15, 20, 24, 25, 30),
+        difficulty=_EASY,
+    ),
+    "full": Preset(
+        classes=24,
+        train=10_080,
+        val=2_016,
+        short_side=(144, 256),
+        aspects=(9 / 16, 3 / 4, 1.0, 4 / 3, 16 / 9),
+        frames=(48, 120),
+        fps=(12, 15, 20, 24, 25, 30),
+        difficulty=_HARD,
+    ),
+}
+
+
+def preset(size: str) -> Preset:
+    """The preset called `size`.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if size not in SIZES:
+        raise ValueError(f"unknown size {size!r} of synthetic data; choose one of {', '.join(SIZES)}")
+    return SIZES[size]
