@@ -61,36 +61,12 @@ FREE = {
         "var_mean",
     ),
 }
-"""Reasons and the aten operators that may touch parameters for free; views and element-wise operators join
-them."""
+"""Reasons, and the aten operators that may touch parameters for free; views and element-wise operators join them."""
 
 _FREE_NAMES = frozenset(chain.from_iterable(FREE.values()))
 # Words of operator names, as in _euclidean_dist, mkldnn_rnn_layer, _scaled_dot_product_flash_attention_for_cpu.
-_PRODUCTS = frozenset(
-    [
-        "addbmm",
-        "addmm",
-        "addmv",
-        "attention",
-        "baddbmm",
-        "bilinear",
-        "bmm",
-        "cdist",
-        "dist",
-        "dot",
-        "einsum",
-        "gru",
-        "linear",
-        "lstm",
-        "matmul",
-        "mm",
-        "mv",
-        "rnn",
-        "sspaddmm",
-        "trilinear",
-        "vdot",
-    ]
-)
+_PRODUCTS = {"mm", "bmm", "addmm", "addbmm", "baddbmm", "sspaddmm", "mv", "addmv", "dot", "vdot", "matmul", "einsum"}
+_PRODUCTS |= {"linear", "bilinear", "trilinear", "attention", "dist", "cdist", "lstm", "gru", "rnn"}
 _CONVOLUTION = re.compile(r"conv(olution|\d|_|$)")
 
 

@@ -1,0 +1,168 @@
+"""Scale a model family to a compute budget: matched means solved, and the residual is reported.
+
+The first knob of a family is turned until its grid brackets the budget. Costs grow roughly with its square, so a
+power law through the points seen so far guesses the next one, and bisection takes over where it stalls. If neither
+neighbour is good enough, the other knobs trim what is left, one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from autotsnet.registry import Knob
+from reproduce.measure.macs import MacCount, count
+
+GOOD_ENOUGH = 0.003  # relative residual at which the search stops; well below what any table prints
+FIRST_EXPONENT = 2.0  # of the cost in a width, before there are two points to tell
+LEAST_EXPONENT = 0.1  # of a knob that hardly matters; keeps the extrapolation finite
+
+
+class BudgetError(ValueError):
+    """No setting of the knobs meets the budget."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The member of a family that is nearest to a budget.
+
+    Attributes:
+        kwargs: arguments of the build function beside ``num_classes``, ``frames`` and ``crop``: the fixed ones and the
+            knobs that were turned.
+        gmacs: what it costs per view.
+        params: its parameters.
+        residual: ``gmacs / budget - 1``, signed.
+        matched: the residual is within the tolerance.
+        evaluations: models that were counted on the way.
+    """
+
+    kwargs: dict[str, Any] = field(hash=False)
+    gmacs: float
+    params: int
+    residual: float
+    matched: bool
+    evaluations: int
+
+
+def solve(
+    build: Callable[..., nn.Module],
+    knobs: Sequence[Knob],
+    gmacs: float,
+    *,
+    frames: int,
+    crop: int,
+    num_classes: int,
+    fixed: Mapping[str, Any] | None = None,
+    tolerance: float = 0.02,
+) -> Solution:
+    """Find the knobs that bring a family nearest to a budget.
+
+    Args:
+        build: the family's build function.
+        knobs: what may be turned, coarsest first; GMACs must not fall when a knob rises.
+        gmacs: the budget per view.
+        frames: T of the view.
+        crop: H and W of the view.
+        num_classes: N.
+        fixed: other arguments of ``build``; a knob named here is not turned.
+        tolerance: relative residual up to which the solution counts as matched.
+
+    Returns:
+        The best of all models counted. It may be unmatched if the grids are too coarse around the budget.
+
+    Raises:
+        BudgetError: the budget lies outside of what the knobs can reach, or is not positive.
+    """
+    if gmacs <= 0:
+        raise BudgetError(f"{build.__name__}: a budget of {gmacs:g} GMACs is not positive; state GMACs per view")
+    fixed = dict(fixed or {})
+    turned = [knob for knob in knobs if knob.name not in fixed]
+    counts: dict[tuple[tuple[str, float], ...], MacCount] = {}
+
+    def cost(setting: dict[str, float]) -> float:
+        key = tuple(setting.items())
+        if key not in counts:
+            arguments = {"num_classes": num_classes, "frames": frames, "crop": crop, **fixed, **setting}
+            counts[key] = count(lambda: build(**arguments), frames, crop)
+        return counts[key].gmacs
+
+    def miss(setting: dict[str, float]) -> float:
+        return abs(cost(setting) / gmacs - 1)
+
+    nearest: list[dict[str, float]] = [{}]  # settings next to the budget, from below and above
+    # The first knob comes again: where another one jumps, it can settle what lies between, once that one is held.
+    for knob in [*turned, *turned[:1]]:
+        starts, nearest = nearest, []
+        for start in starts:
+            values = _bracket(_grid(knob), gmacs, lambda value, s=start, k=knob: cost({**s, k.name: value}))
+            nearest += [{**start, knob.name: value} for value in values]
+            if min(map(miss, nearest)) <= GOOD_ENOUGH:
+                break
+        nearest = sorted(nearest, key=miss)[:2]
+        if miss(nearest[0]) <= GOOD_ENOUGH:
+            break
+    best = min((dict(key) for key in counts), key=miss, default={})
+    residual = cost(best) / gmacs - 1
+    matched = abs(residual) <= tolerance
+
+    if turned and not matched:
+        reach = [cost({knob.name: _grid(knob)[end] for knob in turned}) for end in (0, -1)]
+        if not reach[0] <= gmacs <= reach[1]:
+            raise BudgetError(
+                f"{build.__name__}: {gmacs:g} GMACs at {frames}x{crop}x{crop} is out of reach, "
+                f"{' and '.join(knob.name for knob in turned)} span {reach[0]:.3g} to {reach[1]:.3g}; "
+                "change the budget, frames and crop, or the fixed arguments"
+            )
+    counted = counts[tuple(best.items())]
+    return Solution(
+        kwargs={**fixed, **best},
+        gmacs=counted.gmacs,
+        params=counted.params,
+        residual=residual,
+        matched=matched,
+        evaluations=len(counts),
+    )
+
+
+def _grid(knob: Knob) -> list[float]:
+    steps = math.floor((knob.high - knob.low) / knob.step + 1e-9)
+    values = (round(knob.low + i * knob.step, 6) for i in range(steps + 1))  # 0.1 + 2 * 0.1 is not 0.3
+    return [int(value) if float(knob.step).is_integer() else value for value in values]
+
+
+def _bracket(grid: list[float], budget: float, cost: Callable[[float], float]) -> list[float]:
+    """The one or two neighbours in ``grid`` whose costs enclose the budget, or one that is good enough."""
+    costs: dict[int, float] = {}
+    low, high = -1, len(grid)  # cost(low) <= budget < cost(high); outside of the grid until seen
+    index = _index(grid, math.sqrt(grid[0] * grid[-1]))
+    while high - low > 1:
+        costs[index] = cost(grid[index])
+        if abs(costs[index] / budget - 1) <= GOOD_ENOUGH:
+            return [grid[index]]
+        if costs[index] <= budget:
+            low = index
+        else:
+            high = index
+        if len(costs) % 3:
+            guess = _index(grid, _power_law({grid[i]: costs[i] for i in costs}, budget))
+        else:
+            guess = (low + high) // 2  # a plateau or a jump in the costs would have the power law creep
+        index = min(max(guess, low + 1), high - 1)
+    return [grid[i] for i in (low, high) if 0 <= i < len(grid)]
+
+
+def _index(grid: list[float], value: float) -> int:
+    return min(range(len(grid)), key=lambda i: abs(grid[i] - value))
+
+
+def _power_law(costs: dict[float, float], budget: float) -> float:
+    """Where a power law through the two points nearest to the budget meets it."""
+    (value, cost), *others = sorted(costs.items(), key=lambda point: abs(math.log(point[1] / budget)))
+    exponent = FIRST_EXPONENT
+    if others and others[0][1] != cost:
+        exponent = math.log(others[0][1] / cost) / math.log(others[0][0] / value)
+    return value * (budget / cost) ** (1 / max(exponent, LEAST_EXPONENT))

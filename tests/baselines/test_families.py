@@ -1,0 +1,161 @@
+"""What sets each baseline apart; that they all build, run and train is tested over the registry."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mmaction.models.backbones.resnet_tsm import TemporalShift as MMActionShift
+from torch import nn
+
+from baselines import slowfast as slowfast_file
+from baselines import tsm as tsm_file
+from baselines import x3d as x3d_file
+from baselines.init import stage_widths
+from baselines.slowfast import slowfast
+from baselines.tsm import TemporalShift, temporal_shift, tsm
+from baselines.x3d import x3d
+from reproduce.measure.macs import count
+
+SMALL = {
+    x3d: {"frames": 4, "crop": 64, "blocks": (1, 1, 2, 1), "width": 8, "head_width": 64},
+    slowfast: {"frames": 8, "crop": 64, "alpha": 4, "depth": 18, "blocks": (1, 1, 1, 1), "slow_channels": 16},
+    tsm: {"frames": 4, "crop": 64, "depth": 18, "blocks": (1, 1, 1, 1), "base_channels": 8},
+}
+VARIANTS = {
+    name: (build, arguments)
+    for build, file in ((x3d, x3d_file), (slowfast, slowfast_file), (tsm, tsm_file))
+    for name, arguments in file.VARIANTS.items()
+}
+# Millions of parameters for 400 classes (model zoos of PySlowFast and mmaction2; R101: pytorchvideo's 62.83 has a
+# temporal kernel in all 23 blocks of its third stage) and GMACs at the training crop.
+NATIVE = {
+    "x3d_xs": (3.79, 0.61),
+    "x3d_s": (3.79, 1.96),
+    "x3d_m": (3.79, 4.73),
+    "x3d_l": (6.15, 18.37),
+    "slowfast_4x16_r50": (34.48, 27.64),
+    "slowfast_8x8_r50": (34.57, 50.31),
+    "slowfast_8x8_r101": (53.77, 81.55),
+    "slowfast_16x8_r101": (53.77, 163.09),
+    "tsm_r50_8f": (24.33, 32.70),
+    "tsm_r50_16f": (24.33, 65.41),
+}
+by_name = pytest.mark.parametrize("build", SMALL, ids=lambda build: build.__name__)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_native_variants_have_the_published_size_and_cost(name):
+    build, arguments = VARIANTS[name]
+    counted = count(lambda: build(num_classes=400, **arguments), arguments["frames"], arguments["crop"])
+    assert (round(counted.params / 1e6, 2), round(counted.gmacs, 2)) == NATIVE[name]
+
+
+@pytest.mark.parametrize(("name", "gmacs"), [("slowfast_8x8_r101", "106"), ("slowfast_16x8_r101", "213")])
+def test_r101_costs_what_the_paper_prints_at_256(name, gmacs):
+    build, arguments = VARIANTS[name]
+    counted = count(lambda: build(num_classes=400, **arguments), arguments["frames"], 256)
+    assert str(int(counted.gmacs)) == gmacs
+
+
+@by_name
+def test_train_and_eval_return_the_model(build):
+    model = build(num_classes=5, **SMALL[build])
+    assert model.eval() is model
+    assert not any(module.training for module in model.modules())
+    assert model.train() is model
+    assert all(module.training for module in model.modules())
+
+
+@by_name
+def test_the_clips_are_not_written_to(build):
+    clips = torch.randn(2, 3, SMALL[build]["frames"], 64, 64)
+    before = clips.clone()
+    build(num_classes=5, **SMALL[build])(clips).sum().backward()
+    assert torch.equal(clips, before)
+
+
+@by_name
+def test_residual_blocks_start_as_their_shortcut(build):
+    torch.manual_seed(0)
+    model = build(num_classes=5, **SMALL[build])
+    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d))]
+    blocks = [module for module in model.modules() if hasattr(module, "downsample")]
+    assert blocks
+    assert sum(bool((norm.weight == 0).all()) for norm in norms) == len(blocks)
+    assert all(((norm.weight == 0) | (norm.weight == 1)).all() and (norm.bias == 0).all() for norm in norms)
+
+
+@pytest.mark.parametrize(("build", "std"), [(x3d, 0.01), (slowfast, 0.01), (tsm, 0.001)])
+def test_the_classifier_starts_as_the_authors_do(build, std):
+    torch.manual_seed(0)
+    fc = build(num_classes=400, **SMALL[build]).fc
+    assert fc.weight.std().item() == pytest.approx(std, rel=0.05)
+    assert (fc.bias == 0).all()
+
+
+def test_slow_frames_include_both_ends():
+    model = slowfast(num_classes=5, **SMALL[slowfast] | {"frames": 32, "alpha": 8})
+    clips = torch.arange(32.0).view(1, 1, 32, 1, 1)
+    assert model.slow_frames(clips).flatten().tolist() == [0, 10, 20, 31]
+
+
+def test_slowfast_frames_must_be_a_multiple_of_alpha():
+    with pytest.raises(ValueError, match="frames=13 is not a multiple of alpha=8"):
+        slowfast(num_classes=5, frames=13)
+    with pytest.raises(ValueError, match="got clips of 6 frames"):
+        slowfast(num_classes=5, **SMALL[slowfast])(torch.zeros(1, 3, 6, 64, 64))
+
+
+def test_lateral_widths_follow_the_fast_pathway():
+    model = slowfast(num_classes=5, slow_channels=26, fast_channels=3, alpha=4, frames=16)
+    assert [(lateral.in_channels, lateral.out_channels) for lateral in model.laterals] == [
+        (3, 6),
+        (12, 24),
+        (24, 48),
+        (48, 96),
+    ]
+    assert all(lateral.with_norm and lateral.with_activation for lateral in model.laterals)
+
+
+@given(frames=st.integers(1, 6), channels=st.integers(1, 20), last=st.booleans())
+def test_the_shift_is_mmaction2s_in_any_memory_format(frames, channels, last):
+    x = torch.randn(2 * frames, channels, 2, 3)
+    shifted = temporal_shift(x.contiguous(memory_format=torch.channels_last) if last else x, frames)
+    assert torch.equal(shifted, MMActionShift.shift(x, frames, shift_div=8))
+
+
+@pytest.mark.parametrize(("depth", "shifts"), [(50, 16), (101, 2 + 2 + 12 + 2)])
+def test_every_block_shifts_but_in_a_resnet_101_every_second(depth, shifts):
+    with torch.device("meta"):
+        model = tsm(num_classes=5, depth=depth)
+    assert sum(isinstance(module, TemporalShift) for module in model.modules()) == shifts
+
+
+def test_tsm_refuses_clips_of_another_length():
+    with pytest.raises(ValueError, match="built for 4 frames got clips of 8"):
+        tsm(num_classes=5, **SMALL[tsm])(torch.zeros(1, 3, 8, 64, 64))
+
+
+@by_name
+def test_channels_last_gives_the_same_logits(build):
+    torch.manual_seed(0)
+    model = build(num_classes=5, **SMALL[build]).eval()
+    nn.init.normal_(model.fc.weight)
+    clips = torch.randn(2, 3, SMALL[build]["frames"], 64, 64)
+    expected = model(clips)
+    actual = model(clips.contiguous(memory_format=torch.channels_last_3d))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@given(base=st.floats(0.1, 200), more=st.floats(0, 10), stages=st.integers(1, 5))
+def test_stage_widths_never_fall_when_the_base_rises(base, more, stages):
+    narrow, wide = stage_widths(base, stages), stage_widths(base + more, stages)
+    assert all(1 <= thin <= thick for thin, thick in zip(narrow, wide, strict=True))
+
+
+def test_importing_prints_nothing():
+    done = subprocess.run([sys.executable, "-c", "import baselines"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

@@ -1,0 +1,115 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from autotsnet.registry import FAMILIES, Knob
+from baselines.slowfast import slowfast
+from baselines.tsm import tsm
+from baselines.x3d import x3d
+from reproduce.budget import GOOD_ENOUGH, BudgetError, solve
+from reproduce.measure.macs import count
+
+TINY = {"frames": 8, "crop": 64, "num_classes": 8}
+KINETICS = {"frames": 16, "crop": 224, "num_classes": 400}
+KNOBS = {build: FAMILIES[build.__name__].knobs for build in (x3d, slowfast, tsm)}
+SHALLOW = {
+    x3d: {"blocks": (1, 1, 2, 1), "head_width": 256},
+    slowfast: {"depth": 18, "blocks": (1, 1, 1, 1), "alpha": 4},
+    tsm: {"depth": 18, "blocks": (1, 1, 1, 1)},
+}
+
+
+@pytest.mark.parametrize("build", KNOBS, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("gmacs", [0.03, 0.05, 0.1])
+def test_tiny_budgets_are_met(build, gmacs):
+    solution = solve(build, KNOBS[build], gmacs, **TINY, fixed=SHALLOW[build])
+    assert solution.matched
+    assert abs(solution.residual) <= 0.01
+    counted = count(lambda: build(**TINY, **solution.kwargs), TINY["frames"], TINY["crop"])
+    assert (counted.gmacs, counted.params) == (solution.gmacs, solution.params)
+    assert solution.residual == pytest.approx(counted.gmacs / gmacs - 1)
+
+
+@pytest.mark.parametrize("build", KNOBS, ids=lambda build: build.__name__)
+def test_a_kinetics_budget_is_met(build):
+    solution = solve(build, KNOBS[build], 4.7, **KINETICS)
+    assert abs(solution.residual) <= 0.005
+    assert solution.evaluations <= 20
+
+
+def test_the_native_budget_gives_the_native_width():
+    solution = solve(x3d, KNOBS[x3d], 4.732, **KINETICS, fixed={"bottleneck": 2.25})
+    assert solution.kwargs == {"bottleneck": 2.25, "width": pytest.approx(24, abs=0.125)}
+
+
+@pytest.mark.parametrize("gmacs", [5000, 0.0005])
+def test_an_impossible_budget_names_the_way_out(gmacs):
+    with pytest.raises(BudgetError) as error:
+        solve(tsm, KNOBS[tsm], gmacs, **TINY, fixed=SHALLOW[tsm])
+    message = str(error.value)
+    assert message.startswith(f"tsm: {gmacs:g} GMACs at 8x64x64 is out of reach")
+    assert "base_channels and stem_channels span 0.00" in message
+    assert message.endswith("change the budget, frames and crop, or the fixed arguments")
+    assert "\n" not in message
+
+
+def test_a_budget_must_be_positive():
+    with pytest.raises(BudgetError, match="a budget of 0 GMACs is not positive"):
+        solve(tsm, KNOBS[tsm], 0, **TINY)
+
+
+def test_without_a_knob_to_turn_the_miss_is_reported():
+    fixed = {**SHALLOW[tsm], "base_channels": 8, "stem_channels": 8}
+    solution = solve(tsm, KNOBS[tsm], 0.05, **TINY, fixed=fixed)
+    assert not solution.matched
+    assert solution.evaluations == 1
+    assert solution.kwargs == fixed
+
+
+class Toy(nn.Module):
+    def __init__(self, width, head, num_classes):
+        super().__init__()
+        self.stem = nn.Conv3d(3, width, 1)
+        self.body = nn.Conv3d(width, width, 1)
+        self.head = nn.Linear(width, head)
+        self.fc = nn.Linear(head, num_classes)
+
+    def forward(self, clips):
+        return self.fc(self.head(self.body(self.stem(clips)).mean((2, 3, 4))))
+
+
+def toy(*, num_classes, frames, crop, width=8, head=8):
+    return Toy(width, head, num_classes)
+
+
+def toy_macs(width, head, num_classes, frames, crop):
+    return frames * crop**2 * (3 * width + width**2) + width * head + head * num_classes
+
+
+WIDTHS, HEADS = Knob("width", 2, 20, 1), Knob("head", 1, 64, 1)
+VIEW = {"num_classes": 5, "frames": 2, "crop": 4}
+
+
+@given(gmacs=st.floats(toy_macs(2, 8, **VIEW) / 1e9, toy_macs(20, 8, **VIEW) / 1e9))
+def test_one_knob_is_solved_as_well_as_by_trying_all(gmacs):
+    solution = solve(toy, [WIDTHS], gmacs, **VIEW)
+    misses = [abs(toy_macs(width, 8, **VIEW) / 1e9 / gmacs - 1) for width in range(2, 21)]
+    assert abs(solution.residual) <= max(min(misses) + 1e-12, GOOD_ENOUGH)
+    assert solution.matched == (abs(solution.residual) <= 0.02)
+
+
+@given(gmacs=st.floats(toy_macs(6, 1, **VIEW) / 1e9, toy_macs(20, 8, **VIEW) / 1e9))
+def test_a_second_knob_trims(gmacs):
+    one, two = (solve(toy, knobs, gmacs, **VIEW) for knobs in ([WIDTHS], [WIDTHS, HEADS]))
+    assert abs(two.residual) <= abs(one.residual)
+    assert two.matched
+
+
+def test_the_seed_of_the_caller_is_left_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    solve(tsm, KNOBS[tsm], 0.05, **TINY, fixed=SHALLOW[tsm])
+    assert torch.equal(torch.rand(1), expected)
