@@ -5,7 +5,8 @@ FP-NAS (arXiv 2011.10949): blocks are independent; within a block the variables 
 candidates (joint, product of the counts logits). A block of (3, 2, 2, 6, 10) has 23 logits or 720.
 
 Shapes: K architectures, M variables, R categoricals (M factorised, number of blocks joint), N candidates of
-    the widest.
+    the
+widest.
 """
 
 from __future__ import annotations
@@ -111,12 +112,17 @@ class ArchitectureDistribution(nn.Module):
         if self.joint:
             raise ValueError("the distribution is joint already")
         fine = ArchitectureDistribution(self.blocks, joint=True)
-        fine.alpha.zero_()
-        log_p = self.log_probabilities()
-        for b in range(len(self.blocks)):
-            flat = _outer_sum(self._variable_rows(log_p, b))
-            fine.alpha[b, : len(flat)] = flat
+        fine.alpha.copy_(self.spread(self.log_probabilities()))
         return fine
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Joint table whose entries are the sums of a factorised table's over the variables; 0 in the padding.
+
+        Args:
+            values: one per logit of this factorised distribution, ``R N``.
+        """
+        flat = [_outer_sum(self._variable_rows(values, b)) for b in range(len(self.blocks))]
+        return torch.nn.utils.rnn.pad_sequence(flat, batch_first=True)
 
     def one_row_moves(self, code: Tensor) -> Tensor:
         """All architectures that differ from ``code`` (``M``) in one categorical; LongTensor ``K M``."""

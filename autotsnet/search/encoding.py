@@ -57,16 +57,10 @@ class Restriction:
         """Check the indices and the template against the space."""
         counts = variable_counts(self.blocks).tolist()
         if len(self.template) != len(counts):
-            raise ValueError(
-                f"template has {len(self.template)} codes; the space has {len(counts)} variables"
-            )
-        if bad := [
-            v for v, (code, n) in enumerate(zip(self.template, counts, strict=True)) if not 0 <= code < n
-        ]:
+            raise ValueError(f"template has {len(self.template)} codes; the space has {len(counts)} variables")
+        if bad := [v for v, (code, n) in enumerate(zip(self.template, counts, strict=True)) if not 0 <= code < n]:
             raise ValueError(f"template codes out of range at variables {bad}")
-        if list(self.searched) != sorted(set(self.searched)) or not set(self.searched) <= set(
-            range(len(self.blocks))
-        ):
+        if list(self.searched) != sorted(set(self.searched)) or not set(self.searched) <= set(range(len(self.blocks))):
             raise ValueError(f"searched={self.searched} must be rising indices below {len(self.blocks)}")
 
     @property

@@ -160,9 +160,7 @@ class ImportanceAccumulator:
             AllSamplesFailedError: no sample had a finite loss.
         """
         if self._sum == 0:
-            raise AllSamplesFailedError(
-                f"none of {len(self._scaled)} sampled architectures has a finite loss"
-            )
+            raise AllSamplesFailedError(f"none of {len(self._scaled)} sampled architectures has a finite loss")
         self._scale_gradients(1 / self._sum)
         return torch.tensor(self._scaled, dtype=torch.float64).softmax(0)
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from autotsnet.search.distribution import ArchitectureDistribution
 from autotsnet.search.encoding import Restriction, space_size, uniform_codes
 
-SMALL_BLOCKS = st.lists(
-    st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple), min_size=1, max_size=3
-).map(tuple)
+SMALL_BLOCKS = st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple), min_size=1, max_size=3).map(
+    tuple
+)
 
 
 def randomised(blocks, joint=False, seed=0, scale=2.0):
@@ -100,9 +100,7 @@ def test_sampling_follows_the_probabilities(joint):
     codes = distribution.sample(40_000, torch.Generator().manual_seed(0))
     observed = torch.zeros(2, 3, dtype=torch.float64)
     observed.index_put_((codes[:, 0], codes[:, 1]), torch.tensor(1 / 40_000).double(), accumulate=True)
-    torch.testing.assert_close(
-        observed, distribution.probabilities(0), rtol=0, atol=0.012
-    )  # 5 sigma at p = 1/2
+    torch.testing.assert_close(observed, distribution.probabilities(0), rtol=0, atol=0.012)  # 5 sigma at p = 1/2
 
 
 def test_same_seed_same_architectures():

@@ -25,9 +25,7 @@ def test_samples_of_the_papers_space():
     assert adaptive_samples(math.log(6e25)) == 14
     uniform = ArchitectureDistribution(((4, 4, 3, 3),) * 12)  # 8e25
     assert adaptive_samples(uniform.entropy().item()) == 14
-    assert (
-        adaptive_samples(ArchitectureDistribution(((2,),) * 32).entropy().item(), lam=0.25 / math.log(2)) == 8
-    )
+    assert adaptive_samples(ArchitectureDistribution(((2,),) * 32).entropy().item(), lam=0.25 / math.log(2)) == 8
     assert adaptive_samples(0.0) == 2
 
 
@@ -97,9 +95,7 @@ def test_alpha_gradient_raises_what_is_likely():
     """One gradient step moves probability to the better of two sampled architectures."""
     distribution = ArchitectureDistribution(((2, 2),), joint=True)
     codes = torch.tensor([[0, 1], [1, 0]])
-    weights = importance_weights(
-        torch.tensor([-0.1, -0.9]), torch.ones(2), target=None, beta=0, temperature=0.1
-    )
+    weights = importance_weights(torch.tensor([-0.1, -0.9]), torch.ones(2), target=None, beta=0, temperature=0.1)
     alpha_loss(distribution.log_prob(codes), weights).backward()
     with torch.no_grad():
         distribution.alpha -= 0.5 * distribution.alpha.grad

@@ -1,0 +1,230 @@
+"""FP-NAS and PARSEC: one engine over a distribution of architectures.
+
+FP-NAS (arXiv 2011.10949) samples fewer architectures as the distribution sharpens, and starts factorised
+before it turns joint. PARSEC (arXiv 1902.05116) is the same engine at a fixed number of samples, joint from
+the start, without a cost term; :func:`parsec_options` says so in options.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from autotsnet.search.distribution import ArchitectureDistribution
+from autotsnet.search.encoding import Blocks, Cost
+from autotsnet.search.estimator import (
+    Likelihood,
+    adaptive_samples,
+    alpha_loss,
+    importance_weights,
+    temperature_of,
+)
+
+
+@dataclass(frozen=True)
+class FPNASOptions:
+    """What the papers fix and what they leave open.
+
+    Attributes:
+        lr: step of Adam on alpha. 0.025 is Auto-X3D's (arXiv 2112.04710, supplementary); FP-NAS's is unknown.
+        adam_betas: unknown; torch's own.
+        lam: samples per nat of entropy; stated, 1/4.
+        min_samples: unknown; 2, because a single sample always has weight 1 and ranks nothing.
+        fixed_samples: K of every step in place of the adaptive one; PARSEC: 16 on DARTS's space, 14 in
+            FP-NAS's comparison, both stated.
+        joint_from: alpha step at which the distribution turns joint (theta, stated as epoch 80, but of an
+            unknown number of steps). 0: joint from the start; None: factorised to the end.
+        adam_at_switch: unknown. ``"fresh"``: the joint logits start with empty moments, because a
+            combination's gradient is not a function of its variables' moments. ``"carry"``: first and second
+            moments of a combination are the sums over its variables, a guess that skips Adam's restart.
+        beta: weight of the cost term; unknown.
+        likelihood: see :func:`~autotsnet.search.estimator.temperature_of`; unknown. "sum" is the likelihood
+            as the formula has it; at "mean" the weights of K networks that differ by tenths of a nat are all
+            but equal.
+        warmup: alpha steps without an update, while the shared weights become worth judging by; Auto-X3D: the
+            first third of its epochs (stated), FP-NAS: unknown. Counted in calls of ``tell``.
+    """
+
+    lr: float = 0.025
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    lam: float = 0.25
+    min_samples: int = 2
+    fixed_samples: int | None = None
+    joint_from: int | None = 500
+    adam_at_switch: Literal["fresh", "carry"] = "fresh"
+    beta: float = 2.0
+    likelihood: Likelihood = "sum"
+    warmup: int = 0
+
+
+def parsec_options(samples: int = 16, beta: float = 0.0, **options: Any) -> FPNASOptions:
+    """PARSEC as options of the same engine; ``beta`` > 0 gives it FP-NAS's cost term, which it never had."""
+    return FPNASOptions(fixed_samples=samples, joint_from=0, beta=beta, **options)
+
+
+class FPNAS:
+    """Ask for architectures, tell how likely they make the data; alpha follows.
+
+    Args:
+        blocks: the space.
+        cost: GMACs of encoded architectures, ``K M`` to ``K``.
+        target: budget in GMACs; None searches without one.
+        options: see there.
+        seed: of the architectures drawn; ranks with one seed draw alike.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        cost: Cost,
+        target: float | None,
+        options: FPNASOptions | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Start uniform."""
+        self.options = options or FPNASOptions()
+        self.cost, self.target = cost, target
+        self.generator = torch.Generator().manual_seed(seed)
+        self.distribution = ArchitectureDistribution(blocks, joint=self.options.joint_from == 0)
+        self._adam = self._new_adam()
+        self.steps = 0
+        self.samples = 0
+        self.dropped = 0
+        self._expected_gmacs = float("nan")
+
+    @property
+    def num_samples(self) -> int:
+        """K of the next step."""
+        if self.options.fixed_samples is not None:
+            return self.options.fixed_samples
+        entropy = self.distribution.entropy().item()
+        return adaptive_samples(entropy, lam=self.options.lam, minimum=self.options.min_samples)
+
+    def ask(self) -> Tensor:
+        """Architectures to judge next, ``K M``; K is the strategy's choice."""
+        return self.distribution.sample(self.num_samples, self.generator)
+
+    def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int = 1) -> Tensor:
+        """Learn from judged architectures: one step of alpha, unless in warm-up.
+
+        Args:
+            codes: from :meth:`ask`, ``K M``.
+            log_likelihood: means per clip on held-out data, ``K``, reduced over ranks; not finite: sample
+                failed.
+            gmacs: ``K``.
+            num_clips: clips behind each log-likelihood, over all ranks.
+
+        Returns:
+            The weights m_k, ``K``, for the journal.
+
+        Raises:
+            AllSamplesFailedError: every sample failed; alpha has not moved.
+        """
+        options = self.options
+        weights = importance_weights(
+            log_likelihood,
+            gmacs,
+            target=self.target,
+            beta=options.beta,
+            temperature=temperature_of(options.likelihood, num_clips),
+        )
+        self.steps += 1
+        self.samples += len(codes)
+        self.dropped += int((~log_likelihood.isfinite()).sum())
+        self._expected_gmacs = gmacs.double().mean().item()
+        if self.steps > options.warmup:
+            self._adam.zero_grad()
+            alpha_loss(self.distribution.log_prob(codes), weights).backward()
+            self._adam.step()
+        if self.steps == options.joint_from:
+            self._turn_joint()
+        return weights
+
+    def best(self) -> Tensor:
+        """The most probable architecture, ``M``, that is in the budget; see :func:`most_probable_in_budget`.
+
+        Raises:
+            ValueError: no single move makes the architecture cheaper and it is still over budget.
+        """
+        return most_probable_in_budget(self.distribution, self.cost, self.target)
+
+    def stats(self) -> dict[str, float]:
+        """For the log: entropy in nats, next K, mean GMACs of the last samples, counts."""
+        return {
+            "entropy": self.distribution.entropy().item(),
+            "num_samples": self.num_samples,
+            "expected_gmacs": self._expected_gmacs,
+            "samples": self.samples,
+            "dropped": self.dropped,
+            "joint": float(self.distribution.joint),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain data only: loads under ``torch.load(weights_only=True)``."""
+        return {
+            "alpha": self.distribution.alpha.detach().clone(),
+            "joint": self.distribution.joint,
+            "adam": self._adam.state_dict(),
+            "generator": self.generator.get_state(),
+            "steps": self.steps,
+            "samples": self.samples,
+            "dropped": self.dropped,
+            "expected_gmacs": self._expected_gmacs,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as if never interrupted."""
+        self.distribution = ArchitectureDistribution(self.distribution.blocks, joint=state["joint"])
+        self.distribution.load_state_dict({"alpha": state["alpha"]})
+        self._adam = self._new_adam()
+        self._adam.load_state_dict(state["adam"])
+        self.generator.set_state(state["generator"])
+        self.steps, self.samples, self.dropped = state["steps"], state["samples"], state["dropped"]
+        self._expected_gmacs = state["expected_gmacs"]
+
+    def _new_adam(self) -> torch.optim.Adam:
+        return torch.optim.Adam(
+            [self.distribution.alpha], lr=self.options.lr, betas=self.options.adam_betas, foreach=False
+        )
+
+    def _turn_joint(self) -> None:
+        coarse, moments = self.distribution, self._adam.state.get(self.distribution.alpha, {})
+        self.distribution = coarse.to_joint()
+        self._adam = self._new_adam()
+        if self.options.adam_at_switch == "carry" and moments:
+            alpha = self.distribution.alpha
+            self._adam.state[alpha] = {
+                "step": moments["step"].clone(),
+                **{name: coarse.spread(moments[name]) for name in ("exp_avg", "exp_avg_sq")},
+            }
+
+
+def most_probable_in_budget(distribution: ArchitectureDistribution, cost: Cost, target: float | None) -> Tensor:
+    """The mode of the distribution or, where that is over budget, an in-budget architecture near it, ``M``.
+
+    Greedy: while over budget, take the best change of one categorical. That is the most probable one that
+    lands in the budget, or else the one that saves most GMACs per nat of log-probability lost.
+
+    Raises:
+        ValueError: over budget, and no change of one categorical saves anything.
+    """
+    code = distribution.mode()
+    gmacs = cost(code[None]).item()
+    while target is not None and gmacs > target:
+        moves = distribution.one_row_moves(code)
+        with torch.no_grad():
+            log_p, here = distribution.log_prob(moves), distribution.log_prob(code[None])
+        prices = cost(moves).double()
+        if (prices <= target).any():
+            return moves[log_p.masked_fill(prices > target, -torch.inf).argmax()]
+        saved = gmacs - prices
+        if not (saved > 0).any():
+            raise ValueError(f"target of {target:g} GMACs is below the space: {gmacs:g} cannot be reduced further")
+        # A move may even gain probability once others have been made: any such is free.
+        per_nat = saved / (here - log_p).clamp(min=1e-9)
+        pick = per_nat.masked_fill(saved <= 0, -torch.inf).argmax()
+        code, gmacs = moves[pick], prices[pick].item()
+    return code

@@ -1,0 +1,150 @@
+"""Strategies behind their common interface, on a toy whose answer can be enumerated."""
+
+import io
+import itertools
+import math
+
+import pytest
+import torch
+
+from autotsnet.search.distribution import ArchitectureDistribution
+from autotsnet.search.estimator import AllSamplesFailedError
+from autotsnet.search.fpnas import FPNAS, FPNASOptions, most_probable_in_budget, parsec_options
+from autotsnet.search.strategies import Evolution, EvolutionOptions, RandomSearch, sample_in_budget
+
+BLOCKS = ((3, 4), (5,), (2, 2, 3))
+EVERYTHING = torch.tensor(list(itertools.product(*(range(n) for block in BLOCKS for n in block))))
+TARGET = 8.0
+STRATEGIES = {
+    "fpnas": lambda seed=0: FPNAS(
+        BLOCKS, gmacs, TARGET, FPNASOptions(joint_from=20, lr=0.03, min_samples=4), seed=seed
+    ),
+    "parsec": lambda seed=0: FPNAS(BLOCKS, gmacs, TARGET, parsec_options(4, beta=2.0, lr=0.1), seed=seed),
+    "random": lambda seed=0: RandomSearch(BLOCKS, gmacs, TARGET, batch=4, seed=seed),
+    "evolution": lambda seed=0: Evolution(BLOCKS, gmacs, TARGET, EvolutionOptions(10, 3), batch=4, seed=seed),
+}
+
+
+def gmacs(codes):
+    """Larger codes cost more."""
+    return codes.sum(-1).double() + 1
+
+
+def log_likelihood(codes):
+    """Larger codes fit better, the first variable most of all."""
+    return -1 + 0.02 * codes.double() @ torch.tensor([4.0, 1, 2, 1, 1, 1]).double()
+
+
+def run(strategy, steps):
+    for _ in range(steps):
+        codes = strategy.ask()
+        strategy.tell(codes, log_likelihood(codes), gmacs(codes), num_clips=64)
+    return strategy
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_finds_the_best_in_budget(name):
+    """Within 0.02 nats (one unit of the weakest variable) of the enumerated optimum, and in the budget."""
+    optimum = log_likelihood(EVERYTHING[gmacs(EVERYTHING) <= TARGET]).max()
+    best = run(STRATEGIES[name](), 400).best()[None]
+    assert gmacs(best).item() <= TARGET
+    assert log_likelihood(best).item() >= optimum - 0.0201
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("interrupted_at", [3, 30])
+def test_resumes_as_if_never_interrupted(name, interrupted_at):
+    """State passes a ``weights_only`` load; the sequence after it is that of the uninterrupted run."""
+    straight = run(STRATEGIES[name](), interrupted_at)
+    file = io.BytesIO()
+    torch.save(straight.state_dict(), file)
+    file.seek(0)
+    resumed = STRATEGIES[name](seed=99)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    for _ in range(25):
+        codes = straight.ask()
+        assert torch.equal(codes, resumed.ask())
+        for strategy in (straight, resumed):
+            strategy.tell(codes, log_likelihood(codes), gmacs(codes), num_clips=64)
+    assert straight.stats() == resumed.stats()
+    assert torch.equal(straight.best(), resumed.best())
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_survives_failed_samples(name):
+    strategy = STRATEGIES[name]()
+    codes = strategy.ask()
+    values = log_likelihood(codes)
+    values[0] = torch.nan
+    weights = strategy.tell(codes, values, gmacs(codes), num_clips=64)
+    assert weights[0] == 0
+    assert weights.isfinite().all()
+    assert strategy.stats()["dropped"] == 1
+    before = strategy.samples
+    with pytest.raises(AllSamplesFailedError):
+        strategy.tell(codes, torch.full((len(codes),), torch.nan), gmacs(codes), num_clips=64)
+    assert strategy.samples == before
+
+
+def test_adaptive_samples_fall_with_the_entropy():
+    strategy = FPNAS(BLOCKS, gmacs, TARGET, FPNASOptions(joint_from=20, lr=0.1, lam=1.0))
+    assert strategy.num_samples == math.floor(math.log(len(EVERYTHING)))
+    assert run(strategy, 300).num_samples == 2
+
+
+def test_warm_up_moves_nothing():
+    strategy = run(FPNAS(BLOCKS, gmacs, TARGET, FPNASOptions(warmup=5)), 5)
+    assert (strategy.distribution.alpha == 0).all()
+    assert run(strategy, 1).distribution.alpha.abs().max() > 0
+
+
+@pytest.mark.parametrize("adam", ["fresh", "carry"])
+def test_switch_to_joint_moves_no_probability(adam):
+    strategy = run(FPNAS(BLOCKS, gmacs, TARGET, FPNASOptions(joint_from=30, lr=0.1, adam_at_switch=adam)), 29)
+    coarse = strategy.distribution
+    run(strategy, 1)  # steps, then switches
+    assert strategy.distribution.joint
+    torch.testing.assert_close(strategy.distribution.log_prob(EVERYTHING), coarse.log_prob(EVERYTHING))
+    assert run(strategy, 30).distribution.log_prob(EVERYTHING).isfinite().all()
+
+
+def test_parsec_is_joint_with_fixed_samples():
+    strategy = run(FPNAS(BLOCKS, gmacs, None, parsec_options(), seed=1), 50)
+    assert strategy.distribution.joint
+    assert len(strategy.ask()) == 16
+    assert strategy.options.beta == 0
+
+
+def test_mode_over_budget_is_repaired():
+    """The most probable in-budget neighbour, or the cheapest way down; never over budget without an error."""
+    distribution = ArchitectureDistribution(BLOCKS)
+    with torch.no_grad():
+        distribution.alpha += torch.linspace(0, 3, 5)  # prefers the largest codes
+    assert gmacs(distribution.mode()[None]).item() == 14
+    for target in (14.0, 11.0, 6.0, 1.0):
+        assert gmacs(most_probable_in_budget(distribution, gmacs, target)[None]).item() <= target
+    # One step down from 14 suffices for 13: the likeliest of all that do.
+    allowed = EVERYTHING[gmacs(EVERYTHING) <= 13]
+    found = most_probable_in_budget(distribution, gmacs, 13.0)
+    torch.testing.assert_close(distribution.log_prob(found[None])[0], distribution.log_prob(allowed).max())
+    with pytest.raises(ValueError, match="below the space"):
+        most_probable_in_budget(distribution, gmacs, 0.5)
+
+
+def test_random_samples_are_in_the_budget():
+    generator = torch.Generator().manual_seed(0)
+    codes = sample_in_budget(BLOCKS, gmacs, 500, TARGET, generator)
+    assert len(codes) == 500
+    assert (gmacs(codes) <= TARGET).all()
+    near = sample_in_budget(BLOCKS, gmacs, 50, 7.0, generator, tolerance=0.02)
+    assert (gmacs(near) == 7).all()
+    with pytest.raises(ValueError, match="those drawn have 1 to 14 GMACs"):
+        sample_in_budget(BLOCKS, gmacs, 1, 0.5, generator, max_draws=20_000)
+
+
+def test_evolution_proposes_single_changes_in_budget():
+    strategy = run(STRATEGIES["evolution"](), 3)
+    alive = torch.stack([code for code, _ in strategy._alive])
+    for child in strategy.ask():
+        assert (alive != child).sum(1).min() <= 1
+        assert gmacs(child[None]).item() <= TARGET
