@@ -101,11 +101,18 @@ class TwoStreamArchitecture:
         other = STREAMS[1 - STREAMS.index(stream)]
         return replace(self, **{other: None}, fusions=("none",) * len(self.fusions))
 
-    def scaled(self, width: float) -> TwoStreamArchitecture:
-        """All channel counts times ``width``, at least 1, rounded to integers; kernels, expansions and types stay."""
+    def scaled(self, width: float, expansion: float = 1.0) -> TwoStreamArchitecture:
+        """All channel counts times ``width`` (at least 1, rounded) and all expansions times ``expansion``."""
 
         def stream(groups):
-            return groups and tuple(replace(g, channels=max(1, round(g.channels * width))) for g in groups)
+            return groups and tuple(
+                replace(
+                    g,
+                    channels=max(1, round(g.channels * width)),
+                    blocks=tuple(replace(b, e=b.e * expansion) for b in g.blocks),
+                )
+                for g in groups
+            )
 
         macro = replace(
             self.macro,

@@ -9,7 +9,7 @@ from autotsnet.models.two_stream import TwoStreamNet
 from autotsnet.registry import Knob, register_family
 from autotsnet.space import preset
 
-WIDTH = Knob("width", 0.05, 12.0, 0.005)
+KNOBS = (Knob("width", 0.05, 12.0, 0.005), Knob("expansion", 0.8, 1.25, 0.005))
 
 
 def uniform_architecture(space: str) -> TwoStreamArchitecture:
@@ -23,7 +23,7 @@ def uniform_architecture(space: str) -> TwoStreamArchitecture:
     return TwoStreamArchitecture(s.macro, stream(s.slow), stream(s.fast), ("concat",) * len(s.macro.strides))
 
 
-@register_family(WIDTH)
+@register_family(*KNOBS)
 def auto_tsnet(
     *,
     num_classes: int,
@@ -31,16 +31,18 @@ def auto_tsnet(
     frames: int | None = None,
     crop: int | None = None,
     width: float = 1.0,
+    expansion: float = 1.0,
     dropout: float = 0.5,
 ) -> nn.Module:
-    """The static network of an architecture, every width times ``width``.
+    """The static network of an architecture, scaled.
 
     Args:
         num_classes: N.
         architecture: the value or its dict form.
         frames: must be the architecture's, if given.
         crop: side of the test crop in pixels; free, the network is convolutional.
-        width: factor on all channel counts; the solver uses it to meet a budget to the last percent.
+        width: factor on all channel counts; the solver uses it to meet a budget.
+        expansion: factor on all expansions, with which it trims the last percent.
         dropout: before the classifier.
 
     Raises:
@@ -50,10 +52,10 @@ def auto_tsnet(
         architecture = TwoStreamArchitecture.from_dict(architecture)
     if frames is not None and frames % architecture.macro.alpha:
         raise ValueError(f"frames={frames} is no multiple of the architecture's alpha={architecture.macro.alpha}")
-    return TwoStreamNet(architecture.scaled(width), num_classes, dropout=dropout)
+    return TwoStreamNet(architecture.scaled(width, expansion), num_classes, dropout=dropout)
 
 
-@register_family(WIDTH)
+@register_family(*KNOBS)
 def auto_tsnet_uniform(
     *,
     num_classes: int,
@@ -61,6 +63,7 @@ def auto_tsnet_uniform(
     crop: int | None = None,
     space: str = "m",
     width: float = 1.0,
+    expansion: float = 1.0,
     dropout: float = 0.5,
 ) -> nn.Module:
     """The uniform architecture of a preset: not searched, the control for what the layout alone is worth.
@@ -71,6 +74,7 @@ def auto_tsnet_uniform(
         crop: side of the test crop in pixels.
         space: preset whose layout is used.
         width: factor on all channel counts.
+        expansion: factor on all expansions.
         dropout: before the classifier.
     """
     return auto_tsnet(
@@ -79,5 +83,6 @@ def auto_tsnet_uniform(
         frames=frames,
         crop=crop,
         width=width,
+        expansion=expansion,
         dropout=dropout,
     )

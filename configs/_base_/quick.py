@@ -1,0 +1,20 @@
+"""Quick recipe: the embedded videos on a laptop CPU, a minute or two per model.
+
+AdamW because it is fast out of the gate: in so few steps SGD at 0.02 reached less than half of its accuracy.
+"""
+
+from mmengine.optim import OptimWrapper
+from torch.optim import AdamW
+
+epochs = 4
+batch = 16  # clips per step, all devices together
+warmup = 0.1  # share of the steps with a linearly rising rate; cosine to zero after that
+workers = 1
+label_smoothing = 0.0
+optim_wrapper = dict(
+    type=OptimWrapper,
+    optimizer=dict(type=AdamW, lr=2e-3, weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),  # batch norm without weight decay
+    clip_grad=dict(max_norm=5.0),
+)
+ema = None  # or a momentum, 0.0002

@@ -1,0 +1,10 @@
+"""tsm, quick recipe."""
+
+from mmengine.config import read_base
+
+from baselines.tsm import tsm
+
+with read_base():
+    from .._base_.quick import *  # noqa: F403
+
+net = dict(type=tsm)

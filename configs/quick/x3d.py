@@ -1,0 +1,10 @@
+"""x3d, quick recipe."""
+
+from mmengine.config import read_base
+
+from baselines.x3d import x3d
+
+with read_base():
+    from .._base_.quick import *  # noqa: F403
+
+net = dict(type=x3d)

@@ -1,0 +1,10 @@
+"""slowfast, ssv2 recipe."""
+
+from mmengine.config import read_base
+
+from baselines.slowfast import slowfast
+
+with read_base():
+    from .._base_.ssv2 import *  # noqa: F403
+
+net = dict(type=slowfast)

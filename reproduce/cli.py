@@ -1,0 +1,132 @@
+"""The command line: ``python -m reproduce --help``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Matched-compute benchmark of video models. Example: python -m reproduce run kinetics",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Data sets. Example: python -m reproduce data generate kinetics")
+app.add_typer(data_app, name="data")
+
+RunsOption = Annotated[Path, typer.Option("--runs", envvar="RUNS", help="Folder of run folders (state, checkpoints).")]
+ResultsOption = Annotated[Path, typer.Option("--results", envvar="RESULTS", help="Folder of records and tables.")]
+CacheOption = Annotated[Path, typer.Option("--cache", envvar="CACHE", help="Folder of the embedded videos.")]
+
+
+def choose(name: str) -> str:
+    """The suite behind a name: ``kinetics`` and ``ssv2`` are their quick twins while no copy is named, under a banner."""
+    from reproduce.suites import suite
+
+    s = suite(name)
+    if s.root and not os.environ.get(s.root):
+        lines = [
+            f"{s.root} is not set: this runs on the embedded synthetic videos, not on {s.dataset}.",
+            "The numbers compare models under one protocol; they say nothing about the real data set.",
+        ]
+        width = max(map(len, lines))
+        frame = "─" * (width + 2)
+        body = "\n".join(f"│ {line:<{width}} │" for line in lines)
+        typer.echo(f"┌{frame}┐\n{body}\n└{frame}┘", err=True)
+        return f"{name}-quick"
+    return name
+
+
+@app.command()
+def run(
+    suite_name: Annotated[str, typer.Argument(metavar="SUITE", help="kinetics, ssv2, kinetics-quick or ssv2-quick.")],
+    entries: Annotated[str, typer.Option(help="Comma-separated entries; default: all of the suite.")] = "",
+    seeds: Annotated[str, typer.Option(envvar="SEEDS", help="Comma-separated seeds.")] = "0",
+    runs: RunsOption = Path("runs"),
+    results: ResultsOption = Path("results"),
+    cache: CacheOption = Path(".cache"),
+) -> None:
+    """Train, test and measure every entry of a suite, then print its table. Issue it again after any interruption.
+
+    Example: python -m reproduce run kinetics --entries x3d,tsm --seeds 0,1,2
+    """
+    from reproduce import tables
+    from reproduce.engine.local import execute
+    from reproduce.suites import specs, suite
+
+    s = suite(choose(suite_name))
+    names = [n for n in entries.split(",") if n] or [e.name for e in s.entries]
+    for name in names:
+        s.entry(name)
+    numbers = _integers("--seeds", seeds)
+    root = s.data_root(cache)
+    train, test = s.manifest("train", root), s.manifest("val", root)
+    jobs = list(specs(s, names, numbers, root))
+    for i, spec in enumerate(jobs, 1):
+        whole = (spec.folder(runs) / "record.json").exists()
+        typer.echo(f"[{i}/{len(jobs)}] {s.name} {spec.id}: {'complete' if whole else spec.folder(runs)}", err=True)
+        execute(s, spec, train, test, runs, results)
+    typer.echo(tables.render(s, results))
+
+
+@app.command()
+def table(
+    suite_names: Annotated[list[str], typer.Argument(metavar="SUITE...", help="Suites, one table each.")],
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Print tables from the records. Works without data and without records: costs and literature are always there.
+
+    Example: python -m reproduce table ssv2 ssv2-quick
+    """
+    from reproduce import tables
+    from reproduce.suites import suite
+
+    for name in suite_names:
+        typer.echo(tables.render(suite(name), results))
+
+
+@data_app.command()
+def generate(
+    layout: Annotated[str, typer.Argument(help="kinetics or ssv2.")],
+    size: Annotated[str, typer.Option(help="tiny, quick or full.")] = "quick",
+    seed: Annotated[int, typer.Option(help="Equal seeds, equal pixels.")] = 0,
+    cache: CacheOption = Path(".cache"),
+) -> None:
+    """Write an embedded data set as video files, in the layout of the real one.
+
+    Example: python -m reproduce data generate ssv2 --size full
+    """
+    from reproduce.data import synthetic
+
+    root = cache / f"synthetic-{layout}-{size}"
+    manifest = synthetic.generate(f"synthetic-{layout}", root, size=size, seed=seed)
+    typer.echo(f"{root}: {len(manifest['videos'])} videos, hash {manifest['hash']}")
+
+
+def _integers(option: str, text: str) -> list[int]:
+    try:
+        return [int(x) for x in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option}={text!r} is no comma-separated list of integers, such as 0,1,2") from None
+
+
+def main() -> None:
+    """Run the command line; errors that we know are one line and exit code 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``")
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Torch data sets over a manifest. Clips leave as uint8 V T H W 3; the model normalises them on its device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from autotsnet.registry import DATA_SAMPLERS, DATASETS
+from reproduce.data.decode import DecodeError, decode
+from reproduce.data.manifest import DataError, Manifest
+from reproduce.protocol import Protocol
+
+logger = logging.getLogger("reproduce")
+RETRIES = 20  # undecodable videos in a row before a training gives up
+
+
+@DATASETS.register_module()
+class TrainClips(Dataset):
+    """An endless stream of training clips in which item n is a pure function of (seed, n).
+
+    Epoch e is a permutation of the videos drawn from (seed, e); augmentation is drawn from (seed, n). So a resumed
+    run continues with exactly the clips that it would have seen, whatever the number of workers or ranks.
+
+    Args:
+        manifest: what to read.
+        protocol: sampling and crops.
+        seed: of order and augmentation.
+        decoder: see ``decode``.
+
+    Raises:
+        DataError: a class has no training video.
+    """
+
+    def __init__(self, manifest: Manifest, protocol: Protocol, seed: int, decoder: str = "decord") -> None:
+        if manifest.empty_classes:
+            raise DataError(
+                f"{manifest.dataset}: class {manifest.empty_classes[0]!r} has no training video in {manifest.root}; "
+                "complete the copy or remove the class from the annotations"
+            )
+        self.manifest, self.protocol, self.seed, self.decoder = manifest, protocol, seed, decoder
+        self.metainfo = dict(dataset=manifest.dataset, manifest=manifest.hash)
+        self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, int))
+        self._reported: set[str] = set()
+
+    def __len__(self) -> int:
+        """Videos per epoch."""
+        return len(self.manifest.videos)
+
+    def __getitem__(self, n: int) -> dict:
+        """Item n of the stream: ``clips`` 1 T H W 3 and its ``label``."""
+        epoch, i = divmod(n, len(self))
+        if self._epoch[0] != epoch:
+            self._epoch = epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(len(self))
+        rng = np.random.default_rng((self.seed, 1, n))
+        index = self._epoch[1][i]
+        for _ in range(RETRIES):
+            video = self.manifest.videos[index]
+            try:
+                frames, _ = decode(
+                    self.manifest.path(video), lambda total: self.protocol.sampling.train(total, rng)[0], self.decoder
+                )
+            except DecodeError as error:
+                if video.id not in self._reported:
+                    self._reported.add(video.id)
+                    logger.warning("skipped in training: %s", error)
+                index = rng.integers(len(self))  # another one, as determined by (seed, n) as the first
+                continue
+            clip, flipped = self.protocol.crops.train(frames, rng)
+            label = video.label
+            if flipped and self.manifest.partners:
+                label = self.manifest.partners[label]
+            return dict(clips=torch.from_numpy(clip[None]), label=label)
+        raise DataError(
+            f"{RETRIES} videos in a row cannot be decoded, the last is {self.manifest.path(video)}; "
+            f"check the copy of {self.manifest.dataset} in {self.manifest.root}"
+        )
+
+
+@DATASETS.register_module()
+class TestVideos(Dataset):
+    """The videos of a test split, each decoded once for all its views. A video that fails comes as zeros, marked."""
+
+    __test__ = False  # not a test case, whatever its name says to pytest
+
+    def __init__(self, manifest: Manifest, protocol: Protocol, decoder: str = "decord") -> None:
+        self.manifest, self.protocol, self.decoder = manifest, protocol, decoder
+
+    def __len__(self) -> int:
+        """Videos of the split."""
+        return len(self.manifest.videos)
+
+    def __getitem__(self, n: int) -> dict:
+        """Video n: ``clips`` V T H W 3, ``label``, ``id``, ``frames`` in the file, ``error`` ('' when all is well)."""
+        video = self.manifest.videos[n]
+        p = self.protocol
+        try:
+            frames, total = decode(self.manifest.path(video), p.sampling.test, self.decoder)
+            clips = np.concatenate([p.crops.test(clip) for clip in frames])
+            error = ""
+        except DecodeError as failure:
+            clips = np.zeros((p.views, p.sampling.frames, p.crops.size, p.crops.size, 3), np.uint8)
+            total, error = 0, str(failure).replace(str(self.manifest.root), "").lstrip("/")
+        return dict(clips=torch.from_numpy(clips), label=video.label, id=video.id, frames=total, error=error)
+
+
+@DATA_SAMPLERS.register_module()
+class StreamSampler(Sampler):
+    """Positions ``start, start + 1, …`` of a stream, dealt to the ranks batch by batch.
+
+    Args:
+        dataset: only for the interface.
+        batch: clips per rank and step.
+        steps: length of the whole training in steps.
+        rank: of this process.
+        world: number of processes.
+
+    Attributes:
+        step: first step; set it before iterating to resume.
+    """
+
+    def __init__(self, dataset, batch: int, steps: int, rank: int = 0, world: int = 1) -> None:
+        self.batch, self.steps, self.rank, self.world = batch, steps, rank, world
+        self.step = 0
+
+    def __iter__(self) -> Iterator[int]:
+        """Global batch s holds items s·B … (s + 1)·B - 1; rank r takes the r-th part of it."""
+        for step in range(self.step, self.steps):
+            first = (step * self.world + self.rank) * self.batch
+            yield from range(first, first + self.batch)
+
+    def __len__(self) -> int:
+        """Items still to come on this rank."""
+        return (self.steps - self.step) * self.batch

@@ -1,0 +1,264 @@
+"""One run on this machine: train, test, measure, record. Each stage is skipped when its artefact is whole.
+
+spec.json → train/last.pth → model.safetensors + training.json → predictions.parquet → throughput.json → record.json
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import shutil
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.hooks import EMAHook, IterTimerHook, LoggerHook, ParamSchedulerHook, RuntimeInfoHook
+from mmengine.optim import CosineAnnealingLR, LinearLR
+from mmengine.runner import TestLoop
+from mmengine.visualization import TensorboardVisBackend, Visualizer
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
+
+from autotsnet.registry import METRICS
+from reproduce.data.datasets import StreamSampler, TestVideos, TrainClips
+from reproduce.data.manifest import Manifest
+from reproduce.engine.classifier import VideoClassifier
+from reproduce.engine.runner import LAST, RunHook, Runner, StreamLoop
+from reproduce.files import write_atomic, write_json
+from reproduce.measure.throughput import forward_throughput
+from reproduce.progress import Progress
+from reproduce.records import Data, Model, Result, RunRecord, Throughput, Training, provenance, score, sha256
+from reproduce.suites import RunSpec, Suite
+
+_instances = itertools.count()  # mmengine keeps loggers and visualizers by name; each Runner needs its own
+
+
+@METRICS.register_module()
+class Predictions(BaseMetric):
+    """Collects one row per video; the accuracy is computed from the rows, later, by whoever asks."""
+
+    def __init__(self, path: Path, label: str, total: int) -> None:
+        super().__init__(collect_device="cpu")
+        self.path, self._progress = path, Progress(label, total)
+
+    def process(self, data_batch, data_samples: Sequence[dict]) -> None:
+        """Keep id, label, frames, error and scores of each video."""
+        for sample in data_samples:
+            row = {k: sample[k].item() if torch.is_tensor(sample[k]) else sample[k] for k in ("id", "label", "frames")}
+            self.results.append({**row, "error": sample["error"], "scores": sample["scores"].numpy()})
+        self._progress.step(len(data_samples))
+
+    def compute_metrics(self, results: list) -> dict:
+        """Write the parquet file."""
+        self._progress.__exit__()
+        table = pd.DataFrame(results).sort_values("id", ignore_index=True)
+        write_atomic(self.path, lambda path: table.to_parquet(path, index=False))
+        return dict(top1=score(table)[0] / len(table))
+
+
+def execute(suite: Suite, spec: RunSpec, train: Manifest, test: Manifest, runs: Path, results: Path) -> RunRecord:
+    """Do what is missing of a run and return its record, also copied to ``results/records/<suite>/``.
+
+    Args:
+        suite: the suite.
+        spec: the run.
+        train: training videos.
+        test: test videos.
+        runs: folder of run folders.
+        results: folder of records and tables.
+
+    Raises:
+        OutputError: a folder cannot be written.
+        DataError: the data cannot be trained on.
+        CheckpointError: a checkpoint is damaged or unsafe.
+        DivergedError: the loss is not finite.
+    """
+    folder = spec.folder(runs)
+    if not (folder / "spec.json").exists():
+        write_json(folder / "spec.json", asdict(spec))
+    stages = (
+        ("model.safetensors", lambda: _train(suite, spec, train, folder)),
+        ("predictions.parquet", lambda: _test(suite, spec, test, folder)),
+        ("throughput.json", lambda: _measure(suite, spec, folder)),
+        ("record.json", lambda: _record(suite, spec, train, folder)),
+    )
+    for artefact, stage in stages:
+        if not (folder / artefact).exists():
+            stage()
+    record = RunRecord.load(folder / "record.json")
+    target = results / "records" / suite.name
+    for name, source in ((f"{spec.id}.parquet", "predictions.parquet"), (f"{spec.id}.json", "record.json")):
+        if not (target / name).exists() or sha256(target / name) != sha256(folder / source):
+            write_atomic(target / name, lambda path, source=source: shutil.copyfile(folder / source, path))
+    return record
+
+
+def schedule(config: Config, videos: int) -> tuple[int, list[dict]]:
+    """Steps of the training, and its learning rate: a linear rise, then half a cosine to zero, per step."""
+    steps = math.ceil(config.epochs * videos / config.batch)
+    warmup = max(1, round(config.warmup * steps))
+    return steps, [
+        dict(type=LinearLR, start_factor=0.01, begin=0, end=warmup, by_epoch=False),
+        dict(type=CosineAnnealingLR, eta_min=0.0, begin=warmup, end=steps, T_max=steps - warmup, by_epoch=False),
+    ]
+
+
+def _config(spec: RunSpec) -> Config:
+    return Config.fromstring(spec.recipe + "\n" + spec.net, file_format=".py")
+
+
+def _model(config: Config) -> VideoClassifier:
+    return VideoClassifier(config.net, label_smoothing=config.get("label_smoothing", 0.0))
+
+
+def _runner(config: Config, folder: Path, name: str, **kwargs) -> Runner:
+    hooks = dict(
+        runtime_info=dict(type=RuntimeInfoHook),
+        timer=dict(type=IterTimerHook),
+        sampler_seed=None,  # the stream needs none
+        logger=dict(type=LoggerHook, interval=20, log_metric_by_epoch=False),
+        param_scheduler=dict(type=ParamSchedulerHook),
+        checkpoint=None,  # RunHook's
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="mmengine")
+        return Runner(
+            work_dir=str(folder),
+            default_hooks=hooks,
+            visualizer=dict(type=Visualizer, vis_backends=[dict(type=TensorboardVisBackend)]),
+            experiment_name=f"{name}-{next(_instances)}",
+            default_scope="mmengine",
+            cfg=config,
+            **kwargs,
+        )
+
+
+def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> None:
+    config = _config(spec)
+    torch.manual_seed(spec.seed)
+    steps, schedulers = schedule(config, len(manifest.videos))
+    dataset = TrainClips(manifest, suite.protocol, spec.seed)
+    sampler = StreamSampler(dataset, config.batch, steps)
+    hook = RunHook(spec.seed, f"{spec.id} train", interval=max(50, steps // 10))
+    ema = [dict(type=EMAHook, momentum=config.ema)] if config.get("ema") else []
+    work = folder / "train"
+    runner = _runner(
+        config,
+        work,
+        spec.id,
+        model=_model(config),
+        train_dataloader=DataLoader(
+            dataset,
+            batch_size=config.batch,
+            sampler=sampler,
+            num_workers=config.workers,
+            drop_last=True,
+            pin_memory=torch.cuda.is_available(),
+        ),
+        train_cfg=dict(type=StreamLoop, max_iters=steps),
+        optim_wrapper=config.optim_wrapper,
+        param_scheduler=schedulers,
+        custom_hooks=[hook, *ema],
+        load_from=str(work / LAST) if (work / LAST).exists() else None,
+        resume=(work / LAST).exists(),
+        randomness=dict(seed=spec.seed),
+    )
+    runner.train()
+    training = Training(
+        steps=steps,
+        epochs=config.epochs,
+        batch=config.batch,
+        wall_s=hook.seconds_total,
+        devices=runner.world_size,
+        final_loss=hook.loss,
+    )
+    write_json(folder / "training.json", training.model_dump())
+    state = {k: v.contiguous() for k, v in runner.model.net.state_dict().items()}
+    write_atomic(folder / "model.safetensors", lambda path: save_file(state, path))
+    (work / LAST).unlink()
+
+
+def trained(spec: RunSpec, folder: Path) -> VideoClassifier:
+    """The model of a finished training."""
+    model = _model(_config(spec))
+    model.net.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval()
+
+
+def _test(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> None:
+    config = _config(spec)
+    dataset = TestVideos(manifest, suite.protocol)
+    loader = DataLoader(
+        dataset, batch_size=max(1, config.batch // suite.protocol.views), num_workers=config.workers, shuffle=False
+    )
+    metric = Predictions(folder / "predictions.parquet", f"{spec.id} test", len(dataset))
+    runner = _runner(
+        config,
+        folder / "test",
+        f"{spec.id}-test",
+        model=trained(spec, folder),
+        test_dataloader=loader,
+        test_cfg=dict(type=TestLoop),
+        test_evaluator=Evaluator([metric]),
+    )
+    runner.test()
+
+
+def _measure(suite: Suite, spec: RunSpec, folder: Path) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    net = trained(spec, folder).net.to(device)
+    protocol = suite.protocol
+    speed = forward_throughput(net, protocol.sampling.frames, protocol.crops.size)
+    write_json(folder / "throughput.json", speed.model_dump())
+
+
+def _record(suite: Suite, spec: RunSpec, train: Manifest, folder: Path) -> None:
+    entry = suite.entry(spec.entry)
+    solution, protocol = suite.solution(entry), suite.protocol
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    top1, top5, failed = score(predictions)
+    kind = _config(spec).net.type
+    RunRecord(
+        suite=spec.suite,
+        entry=spec.entry,
+        seed=spec.seed,
+        run=spec.hash,
+        note=entry.note,
+        model=Model(
+            family=(kind if isinstance(kind, str) else kind.__name__).rsplit(".", 1)[-1],
+            net=json.loads(json.dumps(solution.kwargs)),
+            gmacs=solution.gmacs,
+            params=solution.params,
+            budget=suite.gmacs,
+            residual=solution.residual,
+            matched=solution.matched,
+        ),
+        data=Data(
+            dataset=suite.dataset,
+            train_manifest=spec.train_manifest,
+            test_manifest=spec.test_manifest,
+            train_videos=len(train.videos),
+            frames=protocol.sampling.frames,
+            crop=protocol.crops.size,
+            clips=protocol.sampling.clips,
+            crops=protocol.crops.crops,
+            protocol=json.loads(json.dumps(spec.protocol)),
+        ),
+        result=Result(
+            n=len(predictions),
+            top1=top1,
+            top5=top5,
+            failed=failed,
+            predictions=f"{spec.id}.parquet",
+            predictions_sha256=sha256(folder / "predictions.parquet"),
+        ),
+        training=Training(**json.loads((folder / "training.json").read_text())),
+        throughput=Throughput(**json.loads((folder / "throughput.json").read_text())),
+        provenance=provenance(spec.recipe + "\n" + spec.net, "decord"),
+    ).save(folder / "record.json")

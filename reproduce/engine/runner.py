@@ -1,0 +1,171 @@
+"""mmengine's Runner with what an exact, interruptible, quiet run needs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import BaseLoop, CheckpointLoader
+from mmengine.runner import Runner as MMRunner
+
+from autotsnet.registry import HOOKS, LOOPS
+from reproduce.files import write_atomic, write_json
+from reproduce.progress import Progress
+
+LAST = "last.pth"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read; the message names the file and the way out."""
+
+
+@CheckpointLoader.register_scheme(prefixes="", force=True)
+def load_checkpoint(filename: str, map_location="cpu") -> dict:
+    """Read a checkpoint of tensors and plain data; a pickle that would run code is refused.
+
+    Raises:
+        CheckpointError: missing, truncated, or holding anything but tensors and plain data.
+    """
+    try:
+        return torch.load(filename, map_location=map_location, weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"checkpoint {filename} does not exist") from error
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"checkpoint {filename} is refused ({reason}); delete it to start this run anew"
+        ) from error
+
+
+class Runner(MMRunner):
+    """mmengine's Runner; checkpoints are atomic and hold only tensors and plain data, the console is left to us.
+
+    mmengine 0.10.7 pickles its log history (``HistoryBuffer``) into every checkpoint, which torch ≥ 2.6 rightly
+    refuses to load. The history is a window for smoothing the console's numbers; we do not save it.
+    """
+
+    def build_logger(self, *args, **kwargs):
+        """The log file gets everything, the console warnings only."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.WARNING)
+        return logger
+
+    def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
+        """As mmengine's, through a temporary file."""
+        write = super().save_checkpoint
+        write_atomic(Path(out_dir, filename), lambda path: write(str(path.parent), path.name, *args, **kwargs))
+
+    def call_hook(self, fn_name: str, **kwargs) -> None:
+        """As mmengine's; before a checkpoint is written the log history is taken out."""
+        super().call_hook(fn_name, **kwargs)
+        if fn_name == "before_save_checkpoint":
+            kwargs["checkpoint"]["message_hub"] = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+
+
+@LOOPS.register_module()
+class StreamLoop(BaseLoop):
+    """Train for a number of steps on a stream; resumes at any step without reading what came before.
+
+    mmengine's ``IterBasedTrainLoop`` re-reads (decodes, augments) all batches before the one to resume at.
+
+    Args:
+        runner: the Runner.
+        dataloader: over a ``StreamSampler``.
+        max_iters: steps.
+    """
+
+    def __init__(self, runner: MMRunner, dataloader, max_iters: int) -> None:
+        super().__init__(runner, dataloader)
+        self._max_iters, self._iter, self._epoch = max_iters, 0, 0
+        self.stop_training = False
+
+    max_iters = property(lambda self: self._max_iters)
+    max_epochs = property(lambda self: 1)
+    iter = property(lambda self: self._iter)
+    epoch = property(lambda self: self._epoch)
+
+    def run(self) -> torch.nn.Module:
+        """Train from the current step to the last."""
+        runner = self.runner
+        runner.call_hook("before_train")
+        runner.call_hook("before_train_epoch")
+        runner.model.train()
+        self.dataloader.sampler.step = self._iter
+        for batch in self.dataloader:
+            runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=batch)
+            outputs = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
+            runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=batch, outputs=outputs)
+            self._iter += 1
+            if self.stop_training:
+                break
+        runner.call_hook("after_train_epoch")
+        runner.call_hook("after_train")
+        return runner.model
+
+
+class DivergedError(RuntimeError):
+    """The loss is not finite any more."""
+
+
+@HOOKS.register_module()
+class RunHook(Hook):
+    """Exactness, safety and progress of a training run.
+
+    Seeds torch from (seed, step, rank) before every step, so that dropout does not depend on what ran before; stops
+    when the loss is not finite; keeps one checkpoint, ``last.pth``, never older than ``seconds``.
+
+    Args:
+        seed: of the run.
+        label: for the progress line.
+        interval: steps between checkpoints at the most.
+        seconds: between checkpoints at the most.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, seed: int, label: str, interval: int = 1000, seconds: float = 300.0) -> None:
+        self.seed, self.label, self.interval, self.seconds = seed, label, interval, seconds
+        self.seconds_total, self.loss = 0.0, float("nan")
+        self._progress: Progress | None = None
+        self._saved = self._clock = time.monotonic()
+
+    def before_train(self, runner: MMRunner) -> None:
+        """Start the clock and the progress line."""
+        clock = Path(runner.work_dir, "clock.json")
+        self.seconds_total = json.loads(clock.read_text())["seconds"] if runner.iter and clock.exists() else 0.0
+        self._clock = time.monotonic()
+        if runner.rank == 0:
+            self._progress = Progress(self.label, runner.max_iters, runner.iter)
+
+    def before_train_iter(self, runner: MMRunner, batch_idx: int, data_batch=None) -> None:
+        """Make this step's random numbers a function of (seed, step, rank)."""
+        torch.manual_seed((self.seed * 1_000_003 + batch_idx) * 4099 + runner.rank)
+
+    def after_train_iter(self, runner: MMRunner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Check the loss, show progress, save when due."""
+        self.loss = loss = float(outputs["loss"])
+        if loss != loss or loss in (float("inf"), float("-inf")):
+            raise DivergedError(
+                f"{self.label}: the loss is {loss} at step {batch_idx + 1}; lower the learning rate or clip gradients. "
+                f"The last good checkpoint is {Path(runner.work_dir, LAST)}"
+            )
+        if self._progress:
+            self._progress.step(note=f"loss {loss:.3f}")
+        step = batch_idx + 1
+        due = step % self.interval == 0 or time.monotonic() - self._saved > self.seconds
+        if runner.rank == 0 and (due or step == runner.max_iters):
+            now = self._saved = time.monotonic()
+            self.seconds_total, self._clock = self.seconds_total + now - self._clock, now
+            write_json(Path(runner.work_dir, "clock.json"), dict(seconds=self.seconds_total))
+            runner.save_checkpoint(runner.work_dir, LAST, by_epoch=False)
+
+    def after_train(self, runner: MMRunner) -> None:
+        """End the progress line."""
+        if self._progress:
+            self._progress.__exit__()

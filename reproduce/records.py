@@ -1,0 +1,201 @@
+"""The record of one run: typed, validated, complete. Tables are made from records and from nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pandas as pd
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from reproduce.files import write_json
+
+SCHEMA = 1
+PACKAGES = ("torch", "torchvision", "mmengine", "mmcv-lite", "mmaction2", "pytorchvideo", "decord", "av", "numpy")
+
+
+class RecordError(ValueError):
+    """A record cannot be read or does not agree with its files; the message names it."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(_Part):
+    """What was run, and what it costs."""
+
+    family: str
+    net: dict  # arguments of the build function, after solving
+    gmacs: float  # per view
+    params: int
+    budget: float  # GMACs per view
+    residual: float  # gmacs / budget - 1
+    matched: bool
+
+
+class Data(_Part):
+    """On which videos, under which protocol."""
+
+    dataset: str
+    train_manifest: str
+    test_manifest: str
+    train_videos: int
+    frames: int
+    crop: int
+    clips: int
+    crops: int
+    protocol: dict
+
+
+class Result(_Part):
+    """How well. Every number here can be recomputed from the predictions."""
+
+    n: int  # videos, failed ones included: they count as wrong
+    top1: int  # correct videos
+    top5: int
+    failed: list[str]  # ids of videos that could not be decoded
+    predictions: str  # file name beside the record
+    predictions_sha256: str
+
+
+class Training(_Part):
+    """At which cost."""
+
+    steps: int
+    epochs: int
+    batch: int
+    wall_s: float  # all sessions of an interrupted run together
+    devices: int
+    final_loss: float
+
+
+class Throughput(_Part):
+    """How fast: forward passes of one view, model only."""
+
+    clips_per_s: float  # median
+    spread: float  # interquartile range / median
+    batch: int
+    repeats: int
+    device: str
+    precision: str
+    threads: int
+
+
+class Provenance(_Part):
+    """By which code, where, when."""
+
+    commit: str
+    dirty: bool
+    config: str  # net and recipe, as resolved
+    config_hash: str
+    versions: dict[str, str]
+    python: str
+    platform: str
+    device: str
+    decoder: str
+    time: str  # UTC, ISO 8601
+
+
+class RunRecord(_Part):
+    """One run of one entry of a suite with one seed."""
+
+    schema_version: int = SCHEMA
+    suite: str
+    entry: str
+    seed: int
+    run: str  # hash of the specification
+    note: str
+    model: Model
+    data: Data
+    result: Result
+    training: Training
+    throughput: Throughput
+    provenance: Provenance
+
+    def save(self, path: Path) -> None:
+        """Write JSON atomically."""
+        write_json(path, self.model_dump())
+
+    @classmethod
+    def load(cls, path: Path) -> RunRecord:
+        """Read and validate.
+
+        Raises:
+            RecordError: unreadable, of another schema, or not valid; the message names the file and the field.
+        """
+        try:
+            data = json.loads(path.read_text())
+            if data.get("schema_version") != SCHEMA:
+                raise RecordError(f"{path}: schema version {data.get('schema_version')}, this code reads {SCHEMA}")
+            return cls.model_validate(data)
+        except (OSError, json.JSONDecodeError) as error:
+            raise RecordError(f"{path} cannot be read: {error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise RecordError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def load_all(folder: Path) -> list[RunRecord]:
+    """All records below a folder, by path."""
+    return [RunRecord.load(p) for p in sorted(folder.glob("*.json"))] if folder.is_dir() else []
+
+
+def score(predictions: pd.DataFrame) -> tuple[int, int, list[str]]:
+    """Correct videos at top-1 and at top-5, and the ids of those that failed (which are wrong)."""
+    top1 = top5 = 0
+    for label, scores, error in zip(predictions.label, predictions.scores, predictions.error, strict=True):
+        if not error:
+            rank = int((scores > scores[label]).sum())
+            top1 += rank == 0
+            top5 += rank < 5
+    return top1, top5, predictions.id[predictions.error != ""].tolist()
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def device_name() -> str:
+    """The GPU's name, else the processor's and its cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    except OSError:
+        pass
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def provenance(config: str, decoder: str) -> Provenance:
+    """Of a run made here and now."""
+    return Provenance(
+        commit=_git("rev-parse", "HEAD") or "unknown",
+        dirty=bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")),
+        config=config,
+        config_hash=hashlib.sha256(config.encode()).hexdigest()[:12],
+        versions={p: importlib.metadata.version(p) for p in PACKAGES},
+        python=platform.python_version(),
+        platform=platform.platform(),
+        device=device_name(),
+        decoder=decoder,
+        time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _git(*args: str) -> str:
+    here = Path(__file__).resolve().parent
+    try:
+        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

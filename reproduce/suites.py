@@ -1,0 +1,271 @@
+"""What is compared with what: suites, their entries, and the frozen specification of one run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from autotsnet.registry import family
+from reproduce.budget import Solution, solve
+from reproduce.data import kinetics, ssv2, synthetic
+from reproduce.data.manifest import DataError, Manifest, Video
+from reproduce.protocol import Crops, Protocol, Sampling
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+LOADERS = {"kinetics": kinetics.load, "ssv2": ssv2.load}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a suite's table.
+
+    Attributes:
+        name: in tables and folders.
+        config: Python config below ``configs/``: the network's structure and the recipe.
+        note: what the reader must know, printed beside the name.
+        published: (model, variant) of the row of ``published.csv`` to stand beside it; the nearest native variant.
+    """
+
+    name: str
+    config: str
+    note: str = ""
+    published: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Models under one budget, on one data set, under one protocol.
+
+    Attributes:
+        name: on the command line.
+        dataset: name in titles and records.
+        layout: ``kinetics`` or ``ssv2``: how the copy is laid out, which loader reads it.
+        classes: number of classes N.
+        gmacs: the budget, GMACs per view.
+        protocol: of all entries.
+        entries: what is compared.
+        root: environment variable that names the copy; None: the embedded data set, generated.
+        size: of the embedded data set.
+        published: name of the data set in ``published.csv``; None: no literature value belongs in this table.
+    """
+
+    name: str
+    dataset: str
+    layout: str
+    classes: int
+    gmacs: float
+    protocol: Protocol
+    entries: tuple[Entry, ...]
+    root: str | None = None
+    size: str = ""
+    published: str | None = None
+
+    def entry(self, name: str) -> Entry:
+        """The entry of that name; a ValueError lists the known ones."""
+        for e in self.entries:
+            if e.name == name:
+                return e
+        raise ValueError(f"suite {self.name!r} has no entry {name!r}; known: {', '.join(e.name for e in self.entries)}")
+
+    def data_root(self, cache_folder: Path) -> Path:
+        """Where the videos are; the embedded ones are generated first if they are not there.
+
+        Raises:
+            DataError: the suite needs a real copy and its environment variable is not set.
+        """
+        if self.root is None:
+            folder = cache_folder / f"synthetic-{self.layout}-{self.size}"
+            synthetic.generate(f"synthetic-{self.layout}", folder, size=self.size)
+            return folder
+        if not os.environ.get(self.root):
+            raise DataError(f"suite {self.name!r} needs {self.root}, the folder of {self.dataset}; see README")
+        return Path(os.environ[self.root])
+
+    def manifest(self, split: str, root: Path) -> Manifest:
+        """The videos of a split; those of the embedded data carry the hash of their frames."""
+        manifest = LOADERS[self.layout](root, split, self.dataset)
+        if len(manifest.classes) != self.classes:
+            raise DataError(
+                f"{root}: {len(manifest.classes)} classes, suite {self.name!r} is made for {self.classes}; "
+                "is the annotation complete?"
+            )
+        if self.root is not None:
+            return manifest
+        pixels = {v["path"]: v["sha256"] for v in synthetic.load_manifest(root)["videos"]}
+        return manifest.subset(tuple(Video(v.id, v.path, v.label, pixels[v.path]) for v in manifest.videos))
+
+    def solution(self, entry: Entry) -> Solution:
+        """The member of the entry's family that meets the budget."""
+        return _solution(self, entry)
+
+    def config(self, entry: Entry) -> Config:
+        """The entry's recipe, with the network that meets the budget."""
+        config = Config.fromfile(str(CONFIGS / entry.config))
+        sampling, crops = self.protocol.sampling, self.protocol.crops
+        config.net.update(
+            num_classes=self.classes, frames=sampling.frames, crop=crops.size, **self.solution(entry).kwargs
+        )
+        return config
+
+
+@cache
+def _solution(suite: Suite, entry: Entry) -> Solution:
+    net = dict(Config.fromfile(str(CONFIGS / entry.config)).net)
+    kind = net.pop("type")
+    name = kind if isinstance(kind, str) else kind.__name__
+    model = family(name.rsplit(".", 1)[-1])
+    sampling, crops = suite.protocol.sampling, suite.protocol.crops
+    return solve(
+        model.build,
+        model.knobs,
+        suite.gmacs,
+        frames=sampling.frames,
+        crop=crops.size,
+        num_classes=suite.classes,
+        fixed=net,
+    )
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One training and test, complete: equal hashes mean the same run.
+
+    Attributes:
+        suite: name of the suite.
+        entry: name of the entry.
+        seed: of initialisation, order and augmentation.
+        net: the network's config after solving, type first.
+        recipe: the rest of the config, as text.
+        protocol: sampling and crops, as dict.
+        train_manifest: hash of the training split.
+        test_manifest: hash of the test split.
+    """
+
+    suite: str
+    entry: str
+    seed: int
+    net: str
+    recipe: str
+    protocol: dict[str, Any] = field(hash=False)
+    train_manifest: str
+    test_manifest: str
+
+    @property
+    def hash(self) -> str:
+        """Eight hex digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def id(self) -> str:
+        """``x3d-s0``: names the record."""
+        return f"{self.entry}-s{self.seed}"
+
+    def folder(self, runs: Path) -> Path:
+        """Where the run's artefacts live."""
+        return runs / self.suite / f"{self.id}-{self.hash}"
+
+    @classmethod
+    def of(cls, suite: Suite, entry: Entry, seed: int, train: Manifest, test: Manifest) -> RunSpec:
+        """The specification of one run of a suite."""
+        config = suite.config(entry)
+        net = Config(dict(net=config.pop("net"))).pretty_text
+        return cls(suite.name, entry.name, seed, net, config.pretty_text, asdict(suite.protocol), train.hash, test.hash)
+
+
+def _entries(folder: str, dataset: str) -> tuple[Entry, ...]:
+    published = {
+        "Kinetics-400": {
+            "slowfast": ("SlowFast", "R50 4x16"),
+            "x3d": ("X3D", "X3D-M"),
+            "tsm": ("TSM", "TSM ResNet50 uniform"),
+            "auto_tsnet_uniform": ("Auto-TSNet", "Auto-TSNet-L"),
+        },
+        "Something-Something-V2": {
+            "slowfast": ("SlowFast", "R50 16x8 standard schedule"),
+            "x3d": ("X3D (VoV3D re-train)", "X3D-M 100e"),
+            "tsm": ("TSM (mmaction2 re-train)", "TSM ResNet50"),
+        },
+    }.get(dataset, {})
+    notes = {"auto_tsnet_uniform": "uniform, not searched"}
+    return tuple(
+        Entry(name, f"{folder}/{name}.py", notes.get(name, ""), published.get(name))
+        for name in ("slowfast", "x3d", "tsm", "auto_tsnet_uniform")
+    )
+
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite(
+            "kinetics",
+            "Kinetics-400",
+            "kinetics",
+            classes=400,
+            gmacs=4.7,  # X3D-M's and Auto-TSNet-M's
+            protocol=Protocol(
+                Sampling("dense", frames=16, stride=5, clips=10), Crops(224, 256, (256, 320), flip=0.5, crops=3)
+            ),
+            entries=_entries("kinetics", "Kinetics-400"),
+            root="KINETICS_ROOT",
+            published="Kinetics-400",
+        ),
+        Suite(
+            "ssv2",
+            "Something-Something-V2",
+            "ssv2",
+            classes=174,
+            gmacs=4.7,
+            protocol=Protocol(Sampling("segment", frames=16, clips=1), Crops(224, 256, (256, 320), flip=0.5, crops=3)),
+            entries=_entries("ssv2", "Something-Something-V2"),
+            root="SSV2_ROOT",
+            published="Something-Something-V2",
+        ),
+        Suite(
+            "kinetics-quick",
+            "synthetic-kinetics quick",
+            "kinetics",
+            classes=8,
+            gmacs=0.03,
+            protocol=Protocol(Sampling("segment", frames=8, clips=2), Crops(64, 72, (66, 84), flip=0.0)),
+            entries=_entries("quick", ""),
+            size="quick",
+        ),
+        Suite(
+            "ssv2-quick",
+            "synthetic-ssv2 quick",
+            "ssv2",
+            classes=8,
+            gmacs=0.03,
+            protocol=Protocol(Sampling("segment", frames=8, clips=2), Crops(64, 72, (66, 84), flip=0.0)),
+            entries=_entries("quick", ""),
+            size="quick",
+        ),
+    )
+}
+
+
+def suite(name: str) -> Suite:
+    """The suite of that name. ``kinetics`` and ``ssv2`` stand for their quick twins while no copy is named.
+
+    Raises:
+        ValueError: no such suite; the message lists them.
+    """
+    if name not in SUITES:
+        raise ValueError(f"unknown suite {name!r}; known: {', '.join(SUITES)}")
+    return SUITES[name]
+
+
+def specs(suite: Suite, entries: list[str], seeds: list[int], root: Path) -> Iterator[RunSpec]:
+    """The runs of a suite, seeds outermost, so that a stopped job has whole tables first."""
+    train, test = suite.manifest("train", root), suite.manifest("val", root)
+    for seed in seeds:
+        for name in entries:
+            yield RunSpec.of(suite, suite.entry(name), seed, train, test)

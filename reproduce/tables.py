@@ -1,0 +1,148 @@
+"""Tables from records: one per suite, never mixing data sets; what was not run says so."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+from scipy.stats import binomtest
+
+from reproduce.files import write_atomic
+from reproduce.records import RunRecord, load_all
+from reproduce.suites import Entry, Suite
+
+NOT_RUN = "not run"
+PUBLISHED = Path(__file__).with_name("published.csv")
+
+
+def wilson(correct: float, n: int) -> tuple[float, float]:
+    """95 % Wilson score interval of an accuracy, in percent."""
+    interval = binomtest(round(correct), n).proportion_ci(0.95, "wilson")
+    return 100 * interval.low, 100 * interval.high
+
+
+@cache
+def _published() -> pd.DataFrame:
+    return pd.read_csv(PUBLISHED)
+
+
+def literature(suite: Suite, entry: Entry) -> tuple[str, str]:
+    """Accuracy that a paper or model zoo states for the nearest native variant, and where; two dashes if none does."""
+    if not (suite.published and entry.published):
+        return "–", "–"
+    table = _published()
+    rows = table[
+        (table.dataset == suite.published)
+        & (table.model == entry.published[0])
+        & (table.variant == entry.published[1])
+        & table.top1.notna()
+    ]
+    if rows.empty:
+        raise ValueError(f"published.csv has no row {entry.published} for {suite.published}")
+    row = rows.sort_values("top1").iloc[-1]
+    setting = ", ".join(
+        str(text)
+        for text in (
+            row.variant,
+            f"{row.frames:g}×{row.crop:g}²" if pd.notna(row.frames) and pd.notna(row.crop) else None,
+            f"{row.views} views" if pd.notna(row.views) else None,
+            f"{row.gflops_per_view:g} G/view" if pd.notna(row.gflops_per_view) else None,
+            f"pretrained on {row.pretrain}" if pd.notna(row.pretrain) and row.pretrain != "none" else None,
+        )
+        if text
+    )
+    return f"{row.top1:.1f} ({setting})", row.source
+
+
+def _accuracy(correct: list[int], n: int) -> str:
+    mean = sum(correct) / len(correct)
+    low, high = wilson(mean, n)
+    return f"{100 * mean / n:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _row(suite: Suite, entry: Entry, records: list[RunRecord]) -> dict[str, object]:
+    protocol = suite.protocol
+    value, source = literature(suite, entry)
+    cost = records[0].model if records else suite.solution(entry)
+    row: dict[str, object] = {
+        "model": entry.name + (f" ({entry.note})" if entry.note else ""),
+        "frames×crop": f"{protocol.sampling.frames}×{protocol.crops.size}²",
+        "views": protocol.view_text,
+        "GMACs/view": f"{cost.gmacs:.4g}",
+        "GMACs/video": f"{cost.gmacs * protocol.views:.4g}",
+        "GFLOPs/view": f"{2 * cost.gmacs:.4g}",
+        "params M": f"{cost.params / 1e6:.3g}",
+        "residual %": f"{100 * cost.residual:+.2f}" + ("" if cost.matched else " **missed**"),
+    }
+    if records:
+        n, speed = records[0].result.n, records[0].throughput
+        failed = max(len(r.result.failed) for r in records)
+        row |= {
+            "top-1 % [95 %]": _accuracy([r.result.top1 for r in records], n),
+            "top-5 % [95 %]": _accuracy([r.result.top5 for r in records], n),
+            "n": f"{n}" + (f" ({failed} failed, counted wrong)" if failed else ""),
+            "seeds": len(records),
+            "clips/s": f"{speed.clips_per_s:.3g} ±{100 * speed.spread:.0f} %",
+            "train": f"{sum(r.training.wall_s for r in records) / len(records) / 60:.1f} min",
+        }
+    else:
+        row |= dict.fromkeys(("top-1 % [95 %]", "top-5 % [95 %]", "n", "seeds", "clips/s", "train"), NOT_RUN)
+    return row | {"search cost": "none", "literature top-1 %": value, "literature source": source}
+
+
+def table(suite: Suite, records: list[RunRecord]) -> pd.DataFrame:
+    """One row per entry. Records of other suites are left out.
+
+    Raises:
+        ValueError: records of one entry disagree on the test videos.
+    """
+    records = [r for r in records if r.suite == suite.name]
+    manifests = {r.data.test_manifest for r in records}
+    if len(manifests) > 1:
+        raise ValueError(
+            f"records of suite {suite.name!r} were tested on {len(manifests)} different manifests "
+            f"({', '.join(sorted(manifests))}); run the suite again on one copy of {suite.dataset}"
+        )
+    return pd.DataFrame([_row(suite, e, [r for r in records if r.entry == e.name]) for e in suite.entries])
+
+
+def title(suite: Suite, records: list[RunRecord]) -> str:
+    """Name of the data, the budget, and on what it was measured."""
+    mine = [r for r in records if r.suite == suite.name]
+    text = f"{suite.dataset} at {suite.gmacs:g} GMACs/view"
+    if mine:
+        devices = sorted({r.provenance.device for r in mine})
+        text += f" (test manifest {mine[0].data.test_manifest}; {'; '.join(devices)})"
+    return text
+
+
+def render(suite: Suite, results: Path) -> str:
+    """Make a suite's table, write it as Markdown and CSV to ``results/tables``, and return the Markdown."""
+    records = load_all(results / "records" / suite.name)
+    frame = table(suite, records)
+    if suite.published is None:  # a literature value has no place beside embedded videos
+        frame = frame.drop(columns=["literature top-1 %", "literature source"])
+    markdown = (
+        f"## {title(suite, records)}\n\n{frame.to_markdown(index=False, disable_numparse=True)}\n\n{_notes(suite)}\n"
+    )
+    folder = results / "tables"
+    write_atomic(folder / f"{suite.name}.md", lambda p: p.write_text(markdown))
+    write_atomic(folder / f"{suite.name}.csv", lambda p: frame.to_csv(p, index=False))
+    return markdown
+
+
+def _notes(suite: Suite) -> str:
+    notes = [
+        "GMACs: multiply-accumulates of convolutions, linear layers and attention products at the test crop; "
+        "GFLOPs = 2 × GMACs. Residual: against the budget. Intervals: Wilson, over videos. "
+        "clips/s: forward passes of one view, fp32, spread = interquartile range / median."
+    ]
+    if suite.published:
+        notes.append(
+            "Literature values are the papers' or model zoos' own, at their own settings and budgets; they are not "
+            "measurements of this suite and not matched to its budget."
+        )
+    else:
+        notes.append("The embedded synthetic videos: numbers here say nothing about Kinetics or Something-Something.")
+    return "\n".join(f"- {n}" for n in notes)
