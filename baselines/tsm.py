@@ -121,9 +121,7 @@ class TSM(nn.Module):
         """
         if clips.shape[2] != self.frames:
             raise ValueError(f"TSM built for {self.frames} frames got clips of {clips.shape[2]}; pass frames= to build")
-        x = clips.transpose(1, 2).flatten(0, 1)  # BT 3 H W
-        if clips.is_contiguous(memory_format=torch.channels_last_3d):
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = clips.transpose(1, 2).flatten(0, 1)  # BT 3 H W; channels_last if the clips are
         x = self.maxpool(self.conv1(x))
         for i in range(1, self.num_stages + 1):
             x = getattr(self, f"layer{i}")(x)
