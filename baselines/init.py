@@ -14,16 +14,14 @@ def stage_widths(base: float, stages: int = 4) -> list[int]:
     return [max(1, round(base * 2**i)) for i in range(stages)]
 
 
-def init_weights(model: nn.Module, *, blocks: tuple[type[nn.Module], ...], classifier_std: float) -> None:
-    """Initialise in place as PySlowFast does (``slowfast/utils/weight_init_helper.py``).
-
-    Convolutions: He normal, fan out. Norms: 1 and 0, but gamma 0 in the last norm of each residual block, so
-    that every block starts as its shortcut. Linear layers: N(0, classifier_std), bias 0.
+def init_weights(model: nn.Module, *, classifier_std: float, zero_init: tuple[type[nn.Module], ...] = ()) -> None:
+    """Initialise in place: convolutions He normal, fan out; norms 1 and 0; linear layers N(0, classifier_std), bias 0.
 
     Args:
         model: the net.
-        blocks: classes of its residual blocks; as in mmaction2 their last convolution is ``conv3`` or ``conv2``.
         classifier_std: standard deviation of the linear layers.
+        zero_init: classes of residual blocks whose last norm starts with gamma 0, so that they start as their shortcut;
+            as in mmaction2 their last convolution is ``conv3`` or ``conv2``.
     """
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
@@ -33,7 +31,6 @@ def init_weights(model: nn.Module, *, blocks: tuple[type[nn.Module], ...], class
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=classifier_std)
             nn.init.zeros_(module.bias)
-    for module in model.modules():
-        if isinstance(module, blocks):
+        elif isinstance(module, zero_init):
             last = module.conv3 if hasattr(module, "conv3") else module.conv2
             nn.init.zeros_(last.bn.weight)

@@ -131,7 +131,8 @@ class SlowFast(nn.Module):
         self.pool = nn.AdaptiveAvgPool3d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.slow_path.out_chs[-1] + fast_chs[-1], num_classes)
-        init_weights(self, blocks=(Bottleneck3d, BasicBlock3d), classifier_std=0.01)
+        # As slowfast/utils/weight_init_helper.py.
+        init_weights(self, classifier_std=0.01, zero_init=(Bottleneck3d, BasicBlock3d))
 
     def slow_frames(self, clips: Tensor) -> Tensor:
         """The T/alpha frames of ``B 3 T H W`` that the slow pathway sees: first, last and evenly between."""

@@ -105,7 +105,7 @@ class TSM(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(in_chs, num_classes)
-        init_weights(self, blocks=(Bottleneck, BasicBlock), classifier_std=0.001)
+        init_weights(self, classifier_std=0.001)
 
     def _insert_shifts(self, every: int) -> None:
         # The authors' "blockres" placement; in a ResNet-101 only every second block shifts.
@@ -149,8 +149,9 @@ def tsm(
         clip B 3 T H W -> frames BT 3 H W -> 7x7, max-pool -> 4 x stage of shifted blocks -> pool -> linear
              -> mean over T -> logits B N
 
-    The authors start from ImageNet weights. From scratch, the last norm of each block starts at 0 as it does
-    in the other baselines; the classifier is theirs, N(0, 0.001).
+    The authors start from ImageNet weights. From scratch, the backbone is initialised as torchvision's ResNets, without
+    zeros in the last norms: shifts sit in the residual branches only, and a net that starts as its shortcuts starts
+    blind to time and learns motion much later. The classifier is the authors', N(0, 0.001).
 
     Args:
         num_classes: N.

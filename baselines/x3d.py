@@ -85,7 +85,7 @@ class X3D(nn.Module):
         self.relu = nn.ReLU()
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(head_width, num_classes)
-        init_weights(self, blocks=(BlockX3D,), classifier_std=0.01)
+        init_weights(self, classifier_std=0.01, zero_init=(BlockX3D,))  # slowfast/utils/weight_init_helper.py
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips ``B 3 T H W`` to logits ``B N``."""
@@ -133,8 +133,7 @@ def x3d(
     return X3D(num_classes, width, bottleneck, tuple(blocks), tuple(strides), head_width, dropout)
 
 
-# Frames and training crop as in PySlowFast's configs/Kinetics/X3D_*.yaml; the 10-view test uses the same
-# crop.
+# Frames and training crop of PySlowFast's configs/Kinetics/X3D_*.yaml; their 10-view test has the same crop.
 VARIANTS = {
     "x3d_xs": {"frames": 4, "crop": 160},
     "x3d_s": {"frames": 13, "crop": 160},
