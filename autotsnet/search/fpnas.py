@@ -7,6 +7,7 @@ the start, without a cost term; :func:`parsec_options` says so in options.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,30 +23,46 @@ from autotsnet.search.estimator import (
     importance_weights,
     temperature_of,
 )
+from autotsnet.search.strategies import Archive
 
 
 @dataclass(frozen=True)
 class FPNASOptions:
-    """What the papers fix and what they leave open.
+    """What the papers fix, what they leave open, and three aids of ours that they do not have.
+
+    With ``beta_rate=0, center=False, anneal=None`` the update is FP-NAS's eq. 7 and nothing else. What each aid is
+    worth on a space with a known optimum is in ``results/studies/planted.json``.
 
     Attributes:
-        lr: step of Adam on alpha. 0.025 is Auto-X3D's (arXiv 2112.04710, supplementary); FP-NAS's is unknown.
+        lr: step of Adam on alpha. 0.025 is Auto-X3D's (arXiv 2112.04710, supplementary); FP-NAS's is unknown. Adam
+            moves a logit by at most about lr per step, and a decided categorical needs about ten: searches of few
+            thousand steps or less want 0.05 to 0.1.
         adam_betas: unknown; torch's own.
         lam: samples per nat of entropy; stated, 1/4.
         min_samples: unknown; 2, because a single sample always has weight 1 and ranks nothing.
-        fixed_samples: K of every step in place of the adaptive one; PARSEC: 16 on DARTS's space, 14 in
-            FP-NAS's comparison, both stated.
-        joint_from: alpha step at which the distribution turns joint (theta, stated as epoch 80, but of an
-            unknown number of steps). 0: joint from the start; None: factorised to the end.
-        adam_at_switch: unknown. ``"fresh"``: the joint logits start with empty moments, because a
-            combination's gradient is not a function of its variables' moments. ``"carry"``: first and second
-            moments of a combination are the sums over its variables, a guess that skips Adam's restart.
-        beta: weight of the cost term; unknown.
-        likelihood: see :func:`~autotsnet.search.estimator.temperature_of`; unknown. "sum" is the likelihood
-            as the formula has it; at "mean" the weights of K networks that differ by tenths of a nat are all
-            but equal.
-        warmup: alpha steps without an update, while the shared weights become worth judging by; Auto-X3D: the
-            first third of its epochs (stated), FP-NAS: unknown. Counted in calls of ``tell``.
+        fixed_samples: K of every step in place of the adaptive one; PARSEC: 16 on DARTS's space, 14 in FP-NAS's
+            comparison, both stated.
+        joint_from: alpha step at which the distribution turns joint (theta; stated as epoch 80 of a search whose
+            length is unknown). 0: joint from the start; None: factorised to the end.
+        adam_at_switch: unknown. ``"fresh"``: the joint logits start with empty moments, because a combination's
+            gradient is not a function of its variables' moments. ``"carry"``: first and second moments of a
+            combination are the sums over its variables, a guess that skips Adam's restart.
+        beta: weight of the cost term, at the start; unknown. It must exceed 1 for a pair of samples to prefer the
+            one in the budget whatever the likelihoods, hence 1.5.
+        beta_rate: ours. After each step beta is multiplied by exp(rate * (mean GMACs / target - 1)), so that
+            sampled architectures cost what is allowed on average: a constant beta either leaves the budget or keeps
+            far below it while the expensive decisions are taken. 0: constant, as in the paper.
+        beta_range: ours; limits of the above.
+        center: ours. Subtract the samples' mean weight in the gradient: same expectation (score function), less
+            variance, since the weights do not sum to 0.
+        entropy_weight: ours. Adds ``-weight * H(P)`` to the loss, so that what the samples cannot tell apart yet stays
+            undecided rather than drifts; falls linearly to 0 over ``anneal`` steps.
+        anneal: ours. Steps until the entropy weight is 0, normally the length of the search; None: no entropy term.
+        likelihood: see :func:`~autotsnet.search.estimator.temperature_of`; unknown. "sum" is the likelihood as the
+            formula has it; at "mean" the weights of K networks that differ by tenths of a nat are all but equal.
+        warmup: alpha steps without an update, while the shared weights become worth judging by; Auto-X3D: the first
+            third of its epochs (stated), FP-NAS: unknown. Counted in calls of ``tell``; all other steps count from
+            its end.
     """
 
     lr: float = 0.025
@@ -55,14 +72,25 @@ class FPNASOptions:
     fixed_samples: int | None = None
     joint_from: int | None = 500
     adam_at_switch: Literal["fresh", "carry"] = "fresh"
-    beta: float = 2.0
+    beta: float = 1.5
+    beta_rate: float = 0.02
+    beta_range: tuple[float, float] = (1.0, 20.0)
+    center: bool = True
+    entropy_weight: float = 0.3
+    anneal: int | None = None
     likelihood: Likelihood = "sum"
     warmup: int = 0
 
 
-def parsec_options(samples: int = 16, beta: float = 0.0, **options: Any) -> FPNASOptions:
-    """PARSEC as options of the same engine; ``beta`` > 0 gives it FP-NAS's cost term, which it never had."""
-    return FPNASOptions(fixed_samples=samples, joint_from=0, beta=beta, **options)
+def parsec_options(samples: int = 16, **options: Any) -> FPNASOptions:
+    """PARSEC as options of the same engine: fixed K, joint from the start; no cost term and no aid unless asked for.
+
+    Args:
+        samples: K.
+        options: any other field of :class:`FPNASOptions`.
+    """
+    plain = {"beta": 0.0, "beta_rate": 0.0, "center": False}
+    return FPNASOptions(fixed_samples=samples, joint_from=0, **{**plain, **options})
 
 
 class FPNAS:
@@ -90,10 +118,10 @@ class FPNAS:
         self.generator = torch.Generator().manual_seed(seed)
         self.distribution = ArchitectureDistribution(blocks, joint=self.options.joint_from == 0)
         self._adam = self._new_adam()
-        self.steps = 0
-        self.samples = 0
-        self.dropped = 0
+        self.beta = self.options.beta
+        self.steps = self.samples = self.dropped = 0
         self._expected_gmacs = float("nan")
+        self._archive = Archive(target)
 
     @property
     def num_samples(self) -> int:
@@ -128,20 +156,37 @@ class FPNAS:
             log_likelihood,
             gmacs,
             target=self.target,
-            beta=options.beta,
+            beta=self.beta,
             temperature=temperature_of(options.likelihood, num_clips),
         )
+        finite = log_likelihood.isfinite()
         self.steps += 1
         self.samples += len(codes)
-        self.dropped += int((~log_likelihood.isfinite()).sum())
-        self._expected_gmacs = gmacs.double().mean().item()
-        if self.steps > options.warmup:
-            self._adam.zero_grad()
-            alpha_loss(self.distribution.log_prob(codes), weights).backward()
-            self._adam.step()
-        if self.steps == options.joint_from:
+        self.dropped += int((~finite).sum())
+        self._expected_gmacs = gmacs[finite].double().mean().item()
+        self._archive.update(codes, log_likelihood, gmacs)
+        step = self.steps - options.warmup
+        if step > 0:
+            self._update_alpha(codes[finite], weights[finite], step)
+            if self.target is not None and options.beta_rate:
+                low, high = options.beta_range
+                grown = self.beta * math.exp(options.beta_rate * (self._expected_gmacs / self.target - 1))
+                self.beta = min(max(grown, low), high)
+        if step == options.joint_from:
             self._turn_joint()
         return weights
+
+    def _update_alpha(self, codes: Tensor, weights: Tensor, step: int) -> None:
+        options = self.options
+        if options.center:
+            weights = weights - weights.mean()
+        self._adam.zero_grad()
+        loss = alpha_loss(self.distribution.log_prob(codes), weights)
+        if options.anneal is not None and step < options.anneal:
+            left = 1 - step / options.anneal
+            loss = loss - left * options.entropy_weight * self.distribution.entropy()
+        loss.backward()
+        self._adam.step()
 
     def best(self) -> Tensor:
         """The most probable architecture, ``M``, that is in the budget; see :func:`most_probable_in_budget`.
@@ -151,9 +196,21 @@ class FPNAS:
         """
         return most_probable_in_budget(self.distribution, self.cost, self.target)
 
+    def finalists(self, num: int = 32) -> Tensor:
+        """:meth:`best` and the likeliest other in-budget architectures told so far, ``K M``, K at most ``num``.
+
+        Ours: likelihoods told during the search are those of one batch under weights of that time. Judge these few
+        once more on all held-out data under the final weights, and take the likeliest.
+        """
+        best = self.best()
+        others = [code for code in self._archive.codes() if not torch.equal(code, best)]
+        return torch.stack([best, *others[: num - 1]])
+
     def stats(self) -> dict[str, float]:
-        """For the log: entropy in nats, next K, mean GMACs of the last samples, counts."""
+        """For the log: entropy in nats, next K, beta, mean GMACs of the last samples, best so far, counts."""
         return {
+            **self._archive.stats(),
+            "beta": self.beta,
             "entropy": self.distribution.entropy().item(),
             "num_samples": self.num_samples,
             "expected_gmacs": self._expected_gmacs,
@@ -173,6 +230,8 @@ class FPNAS:
             "samples": self.samples,
             "dropped": self.dropped,
             "expected_gmacs": self._expected_gmacs,
+            "beta": self.beta,
+            "archive": self._archive.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -183,7 +242,8 @@ class FPNAS:
         self._adam.load_state_dict(state["adam"])
         self.generator.set_state(state["generator"])
         self.steps, self.samples, self.dropped = state["steps"], state["samples"], state["dropped"]
-        self._expected_gmacs = state["expected_gmacs"]
+        self._expected_gmacs, self.beta = state["expected_gmacs"], state["beta"]
+        self._archive.load_state_dict(state["archive"])
 
     def _new_adam(self) -> torch.optim.Adam:
         return torch.optim.Adam(

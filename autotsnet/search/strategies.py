@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -33,6 +34,10 @@ class Strategy(Protocol):
 
     def best(self) -> Tensor:
         """The architecture that the search would end with now, ``M``."""
+        ...
+
+    def finalists(self, num: int = 32) -> Tensor:
+        """At most ``num`` in-budget candidates for :meth:`best` worth judging once more, ``K M``, best() first."""
         ...
 
     def stats(self) -> dict[str, float]:
@@ -92,28 +97,59 @@ def sample_in_budget(
     return torch.cat(kept)[:num]
 
 
-class _Incumbent:
-    """The likeliest in-budget architecture told so far."""
+class Archive:
+    """The likeliest in-budget architectures told so far, each once, with the last likelihood told.
 
-    def __init__(self, target: float | None) -> None:
-        self.target = target
-        self.code: Tensor | None = None
-        self.log_likelihood = float("-inf")
-        self.gmacs = float("nan")
+    Args:
+        target: budget in GMACs; None: none.
+        size: how many.
+    """
+
+    def __init__(self, target: float | None, size: int = 64) -> None:
+        """Empty."""
+        self.target, self.size = target, size
+        self._entries: dict[tuple[int, ...], tuple[float, float]] = {}  # code: log-likelihood, GMACs; likeliest first
 
     def update(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor) -> None:
-        allowed = log_likelihood.isfinite()
-        if self.target is not None:
-            allowed &= gmacs <= self.target
-        k = log_likelihood.masked_fill(~allowed, -torch.inf).argmax()
-        if allowed[k] and log_likelihood[k] > self.log_likelihood:
-            self.code, self.log_likelihood = codes[k].clone(), log_likelihood[k].item()
-            self.gmacs = gmacs[k].item()
+        """Consider judged architectures; failed ones and those over budget are passed over."""
+        for code, value, cost in zip(codes.tolist(), log_likelihood.tolist(), gmacs.tolist(), strict=True):
+            if math.isfinite(value) and (self.target is None or cost <= self.target):
+                self._entries[tuple(code)] = (value, cost)
+        if len(self._entries) > 2 * self.size:
+            self._trim()
+
+    def _trim(self) -> None:
+        ranked = sorted(self._entries.items(), key=lambda entry: -entry[1][0])
+        self._entries = dict(ranked[: self.size])
+
+    def codes(self) -> list[Tensor]:
+        """Likeliest first."""
+        self._trim()
+        return [torch.tensor(code) for code in self._entries]
 
     def best(self) -> Tensor:
-        if self.code is None:
+        """The likeliest.
+
+        Raises:
+            ValueError: nothing in budget has been told.
+        """
+        if not self._entries:
             raise ValueError("nothing in budget has been told yet")
-        return self.code
+        return self.codes()[0]
+
+    def stats(self) -> dict[str, float]:
+        """Log-likelihood and GMACs of the likeliest; NaN before there is one."""
+        nothing = (math.nan, math.nan)
+        value, cost = max(self._entries.values(), default=nothing)
+        return {"best_log_likelihood": value, "best_gmacs": cost}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"entries": dict(self._entries)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Replace the contents."""
+        self._entries = dict(state["entries"])
 
 
 class RandomSearch:
@@ -132,7 +168,7 @@ class RandomSearch:
         self.blocks, self.cost, self.target, self.batch = blocks, cost, target, batch
         self.generator = torch.Generator().manual_seed(seed)
         self.samples = self.dropped = 0
-        self._incumbent = _Incumbent(target)
+        self._archive = Archive(target)
 
     def ask(self) -> Tensor:
         """``batch`` fresh architectures."""
@@ -149,7 +185,7 @@ class RandomSearch:
             raise AllSamplesFailedError(f"none of {len(finite)} sampled architectures has a finite loss")
         self.samples += len(codes)
         self.dropped += int((~finite).sum())
-        self._incumbent.update(codes, log_likelihood, gmacs)
+        self._archive.update(codes, log_likelihood, gmacs)
         return finite.double() / finite.sum()
 
     def best(self) -> Tensor:
@@ -158,33 +194,35 @@ class RandomSearch:
         Raises:
             ValueError: none yet.
         """
-        return self._incumbent.best()
+        return self._archive.best()
+
+    def finalists(self, num: int = 32) -> Tensor:
+        """The likeliest in-budget architectures told so far, ``K M``, K at most ``num``.
+
+        Raises:
+            ValueError: none yet.
+        """
+        self.best()
+        return torch.stack(self._archive.codes()[:num])
 
     def stats(self) -> dict[str, float]:
         """Counts, and the incumbent's log-likelihood and GMACs."""
-        return {
-            "samples": self.samples,
-            "dropped": self.dropped,
-            "best_log_likelihood": self._incumbent.log_likelihood,
-            "best_gmacs": self._incumbent.gmacs,
-        }
+        return {**self._archive.stats(), "samples": self.samples, "dropped": self.dropped}
 
     def state_dict(self) -> dict[str, Any]:
         """See :class:`Strategy`."""
-        incumbent = self._incumbent
         return {
             "generator": self.generator.get_state(),
             "samples": self.samples,
             "dropped": self.dropped,
-            "incumbent": (incumbent.code, incumbent.log_likelihood, incumbent.gmacs),
+            "archive": self._archive.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See :class:`Strategy`."""
         self.generator.set_state(state["generator"])
         self.samples, self.dropped = state["samples"], state["dropped"]
-        incumbent = self._incumbent
-        incumbent.code, incumbent.log_likelihood, incumbent.gmacs = state["incumbent"]
+        self._archive.load_state_dict(state["archive"])
 
 
 @dataclass(frozen=True)
@@ -228,33 +266,42 @@ class Evolution(RandomSearch):
         if missing > 0:
             num = min(missing, self.batch)
             return sample_in_budget(self.blocks, self.cost, num, self.target, self.generator)
-        return torch.stack([self._child() for _ in range(self.batch)])
+        return self._children()
 
     def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int = 1) -> Tensor:
         """Let the new in, the oldest out; failed samples are never born."""
         weights = super().tell(codes, log_likelihood, gmacs, num_clips)
         for code, value in zip(codes, log_likelihood.tolist(), strict=True):
-            if torch.tensor(value).isfinite():
+            if math.isfinite(value):
                 self._alive.append((code.clone(), value))
         return weights
 
-    def _child(self) -> Tensor:
-        """One mutation of a tournament's winner, in the budget."""
-        contestants = self._randint(len(self._alive), self.options.tournament)
-        parent = max((self._alive[i] for i in contestants), key=lambda one: one[1])[0]
-        # All single mutations at once, in random order: the first in the budget is a uniform one of those.
-        variables = torch.arange(len(self._counts)).repeat_interleave(self._counts - 1)
-        moves = parent.repeat(len(variables), 1)
-        shift = torch.cat([torch.arange(1, n) for n in self._counts.tolist()])
-        rows = torch.arange(len(variables))
-        moves[rows, variables] = (parent[variables] + shift) % self._counts[variables]
-        allowed = rows if self.target is None else rows[self.cost(moves) <= self.target]
-        if len(allowed) == 0:
-            return parent
-        return moves[allowed[self._randint(len(allowed), 1)[0]]]
+    def _children(self, tries: int = 100) -> Tensor:
+        """One mutation each of ``batch`` tournament winners; after too many tries over budget, the parent itself."""
+        codes = torch.stack([code for code, _ in self._alive])
+        fitness = torch.tensor([value for _, value in self._alive])
+        contestants = self._randint(len(codes), (self.batch, self.options.tournament))
+        winners = contestants.gather(1, fitness[contestants].argmax(1, keepdim=True))[:, 0]
+        children = codes[winners]
+        mutable = (self._counts > 1).nonzero()[:, 0]
+        todo = torch.arange(self.batch)
+        for _ in range(tries):
+            proposals, rows = codes[winners[todo]], torch.arange(len(todo))
+            variables = mutable[self._randint(len(mutable), (len(todo),))]
+            others = self._counts[variables] - 1
+            shift = 1 + (torch.rand(len(todo), generator=self.generator) * others).long().clamp(max=others - 1)
+            proposals[rows, variables] = (proposals[rows, variables] + shift) % self._counts[variables]
+            fits = torch.ones(len(todo), dtype=torch.bool)
+            if self.target is not None:
+                fits = self.cost(proposals) <= self.target
+            children[todo[fits]] = proposals[fits]
+            todo = todo[~fits]
+            if len(todo) == 0:
+                break
+        return children
 
-    def _randint(self, high: int, num: int) -> list[int]:
-        return torch.randint(high, (num,), generator=self.generator).tolist()
+    def _randint(self, high: int, shape: tuple[int, ...]) -> Tensor:
+        return torch.randint(high, shape, generator=self.generator)
 
     def state_dict(self) -> dict[str, Any]:
         """See :class:`Strategy`."""

@@ -16,10 +16,8 @@ BLOCKS = ((3, 4), (5,), (2, 2, 3))
 EVERYTHING = torch.tensor(list(itertools.product(*(range(n) for block in BLOCKS for n in block))))
 TARGET = 8.0
 STRATEGIES = {
-    "fpnas": lambda seed=0: FPNAS(
-        BLOCKS, gmacs, TARGET, FPNASOptions(joint_from=20, lr=0.03, min_samples=4), seed=seed
-    ),
-    "parsec": lambda seed=0: FPNAS(BLOCKS, gmacs, TARGET, parsec_options(4, beta=2.0, lr=0.1), seed=seed),
+    "fpnas": lambda seed=0: FPNAS(BLOCKS, gmacs, TARGET, FPNASOptions(joint_from=20, lr=0.05, anneal=300), seed=seed),
+    "parsec": lambda seed=0: FPNAS(BLOCKS, gmacs, TARGET, parsec_options(4, beta=1.5, center=True, lr=0.1), seed=seed),
     "random": lambda seed=0: RandomSearch(BLOCKS, gmacs, TARGET, batch=4, seed=seed),
     "evolution": lambda seed=0: Evolution(BLOCKS, gmacs, TARGET, EvolutionOptions(10, 3), batch=4, seed=seed),
 }
