@@ -53,6 +53,16 @@ _EASY = Difficulty(
     amplitude=(0.8, 1.1),
     radius=(0.13, 0.20),
 )
+_MEDIUM = Difficulty(
+    clutter=10,
+    distractors=3,
+    shake=0.04,
+    noise=3.0,
+    contrast=0.85,
+    lighting=0.20,
+    amplitude=(0.4, 1.0),
+    radius=(0.09, 0.17),
+)
 _HARD = Difficulty(
     clutter=14,
     distractors=4,
@@ -83,7 +93,7 @@ SIZES = {
         aspects=(3 / 4, 1.0, 5 / 4, 4 / 3),
         frames=(24, 48),
         fps=(12, 15, 20, 24, 25, 30),
-        difficulty=_EASY,
+        difficulty=_MEDIUM,
     ),
     "full": Preset(
         classes=24,

@@ -29,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .video import KINETICS, SPLITS, VideoSpec, annotation, classes, count, render_spec, video_spec
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Goes up whenever the pixels of any video change."""
 
 MANIFEST = "manifest.json"
