@@ -26,7 +26,7 @@ CacheOption = Annotated[Path, typer.Option("--cache", envvar="CACHE", help="Fold
 
 
 def choose(name: str) -> str:
-    """The suite behind a name: ``kinetics`` and ``ssv2`` are their quick twins while no copy is named, under a banner."""
+    """The suite behind a name: without a copy, ``kinetics`` and ``ssv2`` are their embedded twins, under a banner."""
     from reproduce.suites import suite
 
     s = suite(name)
@@ -39,13 +39,13 @@ def choose(name: str) -> str:
         frame = "─" * (width + 2)
         body = "\n".join(f"│ {line:<{width}} │" for line in lines)
         typer.echo(f"┌{frame}┐\n{body}\n└{frame}┘", err=True)
-        return f"{name}-quick"
+        return f"{name}-{os.environ.get('EMBEDDED', 'quick')}"
     return name
 
 
 @app.command()
 def run(
-    suite_name: Annotated[str, typer.Argument(metavar="SUITE", help="kinetics, ssv2, kinetics-quick or ssv2-quick.")],
+    suite_name: Annotated[str, typer.Argument(metavar="SUITE", help="kinetics, ssv2, or <layout>-<tiny|quick|full>.")],
     entries: Annotated[str, typer.Option(help="Comma-separated entries; default: all of the suite.")] = "",
     seeds: Annotated[str, typer.Option(envvar="SEEDS", help="Comma-separated seeds.")] = "0",
     runs: RunsOption = Path("runs"),
@@ -106,7 +106,7 @@ def generate(
 
     root = cache / f"synthetic-{layout}-{size}"
     manifest = synthetic.generate(f"synthetic-{layout}", root, size=size, seed=seed)
-    typer.echo(f"{root}: {len(manifest['videos'])} videos, hash {manifest['hash']}")
+    typer.echo(f"{root}: {len(manifest['videos'])} videos, hash {manifest['sha256'][:12]}")
 
 
 def _integers(option: str, text: str) -> list[int]:

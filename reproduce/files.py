@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -34,10 +35,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder (--runs, --results)"
         ) from error
     finally:
-        try:
+        with contextlib.suppress(OSError):  # a folder that is gone or read-only: the error above says so
             temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder is gone or read-only; the error above says so
 
 
 def write_json(path: Path, data: object) -> None:

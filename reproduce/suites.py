@@ -201,6 +201,39 @@ def _entries(folder: str, dataset: str) -> tuple[Entry, ...]:
     )
 
 
+@dataclass(frozen=True)
+class _Size:
+    """What a size of the embedded data is run with: chosen for its machine, a CPU for the first two, a GPU for full."""
+
+    classes: int
+    frames: int
+    crop: int
+    gmacs: float
+
+
+EMBEDDED = {
+    "tiny": _Size(classes=4, frames=8, crop=32, gmacs=0.006),  # seconds: for tests
+    "quick": _Size(classes=8, frames=8, crop=64, gmacs=0.03),  # minutes
+    "full": _Size(classes=24, frames=16, crop=112, gmacs=0.5),  # hours
+}
+
+
+def _embedded(layout: str, size: str) -> Suite:
+    s = EMBEDDED[size]
+    jitter = (round(s.crop * 1.03), round(s.crop * 1.31))  # as 256-320 would be to a crop of 248
+    return Suite(
+        f"{layout}-{size}",
+        f"synthetic-{layout} {size}",
+        layout,
+        s.classes,
+        s.gmacs,
+        # No flip: several motions (clockwise, to the left) change their class with it.
+        Protocol(Sampling("segment", s.frames, clips=2), Crops(s.crop, round(s.crop * 1.125), jitter, flip=0.0)),
+        _entries(size, ""),
+        size=size,
+    )
+
+
 SUITES = {
     suite.name: suite
     for suite in (
@@ -228,32 +261,13 @@ SUITES = {
             root="SSV2_ROOT",
             published="Something-Something-V2",
         ),
-        Suite(
-            "kinetics-quick",
-            "synthetic-kinetics quick",
-            "kinetics",
-            classes=8,
-            gmacs=0.03,
-            protocol=Protocol(Sampling("segment", frames=8, clips=2), Crops(64, 72, (66, 84), flip=0.0)),
-            entries=_entries("quick", ""),
-            size="quick",
-        ),
-        Suite(
-            "ssv2-quick",
-            "synthetic-ssv2 quick",
-            "ssv2",
-            classes=8,
-            gmacs=0.03,
-            protocol=Protocol(Sampling("segment", frames=8, clips=2), Crops(64, 72, (66, 84), flip=0.0)),
-            entries=_entries("quick", ""),
-            size="quick",
-        ),
+        *(_embedded(layout, size) for size in EMBEDDED for layout in LOADERS),
     )
 }
 
 
 def suite(name: str) -> Suite:
-    """The suite of that name. ``kinetics`` and ``ssv2`` stand for their quick twins while no copy is named.
+    """The suite of that name.
 
     Raises:
         ValueError: no such suite; the message lists them.

@@ -1,7 +1,8 @@
 """Kinetics-400 recipe, the same for every model: SGD from scratch, cosine, long.
 
-After X3D's and SlowFast's public recipes (facebookresearch/SlowFast configs/Kinetics/X3D_M.yaml, SLOWFAST_4x16_R50.yaml):
-learning rate 0.1 per 128 clips, scaled linearly; 35 of 300 epochs warm-up; weight decay 5e-5, none on batch norm.
+After X3D's and SlowFast's public recipes (facebookresearch/SlowFast, configs/Kinetics/X3D_M.yaml and
+SLOWFAST_4x16_R50.yaml): learning rate 0.1 per 128 clips, scaled linearly; 35 of 300 epochs of warm-up; weight decay
+5e-5, none on batch norm.
 """
 
 from mmengine.optim import OptimWrapper
@@ -19,3 +20,4 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=40.0),  # mmaction2's SlowFast
 )
 ema = None
+checkpoint = 1000

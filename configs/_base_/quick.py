@@ -18,3 +18,4 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
 )
 ema = None  # or a momentum, 0.0002
+checkpoint = 100  # steps between checkpoints at the most; at least every five minutes

@@ -5,6 +5,6 @@ from mmengine.config import read_base
 from baselines.x3d import x3d
 
 with read_base():
-    from .._base_.kinetics import *  # noqa: F403
+    from .._base_.kinetics import *
 
 net = dict(type=x3d)

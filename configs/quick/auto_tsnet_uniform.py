@@ -5,6 +5,6 @@ from mmengine.config import read_base
 from autotsnet.models import auto_tsnet_uniform
 
 with read_base():
-    from .._base_.quick import *  # noqa: F403
+    from .._base_.quick import *
 
 net = dict(type=auto_tsnet_uniform, space="tiny")

@@ -5,6 +5,6 @@ from mmengine.config import read_base
 from baselines.slowfast import slowfast
 
 with read_base():
-    from .._base_.quick import *  # noqa: F403
+    from .._base_.quick import *
 
-net = dict(type=slowfast)
+net = dict(type=slowfast, depth=18, blocks=(1, 1, 1, 1), alpha=4)

@@ -5,6 +5,6 @@ from mmengine.config import read_base
 from baselines.tsm import tsm
 
 with read_base():
-    from .._base_.quick import *  # noqa: F403
+    from .._base_.quick import *
 
-net = dict(type=tsm)
+net = dict(type=tsm, depth=18, blocks=(1, 1, 1, 1))

@@ -5,6 +5,6 @@ from mmengine.config import read_base
 from baselines.tsm import tsm
 
 with read_base():
-    from .._base_.ssv2 import *  # noqa: F403
+    from .._base_.ssv2 import *
 
 net = dict(type=tsm)

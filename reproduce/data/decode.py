@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def decode(path: str | Path, pick: Pick, decoder: str = "decord") -> tuple[np.nd
     except DecodeError:
         raise
     except Exception as error:  # decoders raise what they like; anything here means this file
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        lines = [*str(error).strip().splitlines(), type(error).__name__]
+        reason = re.sub(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ", "", next(line for line in lines if "tack trace" not in line))
         raise DecodeError(f"{path}: {decoder} cannot decode it: {reason}") from error
 
 
@@ -69,7 +71,9 @@ def _pyav(path: Path, pick: Pick) -> tuple[np.ndarray, int]:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
-        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        decoded = [
+            np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90) for frame in container.decode(stream)
+        ]
     if not decoded:
         raise DecodeError(f"{path}: the file has no video frames")
     index = np.asarray(pick(len(decoded)))

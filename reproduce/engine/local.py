@@ -145,7 +145,7 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
     steps, schedulers = schedule(config, len(manifest.videos))
     dataset = TrainClips(manifest, suite.protocol, spec.seed)
     sampler = StreamSampler(dataset, config.batch, steps)
-    hook = RunHook(spec.seed, f"{spec.id} train", interval=max(50, steps // 10))
+    hook = RunHook(spec.seed, f"{spec.id} train", interval=config.checkpoint)
     ema = [dict(type=EMAHook, momentum=config.ema)] if config.get("ema") else []
     work = folder / "train"
     runner = _runner(

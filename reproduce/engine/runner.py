@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -49,17 +50,22 @@ class Runner(MMRunner):
     """
 
     def build_logger(self, *args, **kwargs):
-        """The log file gets everything, the console warnings only."""
+        """The log file gets everything, the console errors only."""
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
-                handler.setLevel(logging.WARNING)
+                handler.setLevel(logging.ERROR)
         return logger
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
         """As mmengine's, through a temporary file."""
         write = super().save_checkpoint
         write_atomic(Path(out_dir, filename), lambda path: write(str(path.parent), path.name, *args, **kwargs))
+
+    def load_checkpoint(self, *args, **kwargs) -> dict:
+        """As mmengine's, without its line on the console."""
+        with contextlib.redirect_stdout(None):
+            return super().load_checkpoint(*args, **kwargs)
 
     def call_hook(self, fn_name: str, **kwargs) -> None:
         """As mmengine's; before a checkpoint is written the log history is taken out."""
@@ -149,7 +155,7 @@ class RunHook(Hook):
 
     def after_train_iter(self, runner: MMRunner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Check the loss, show progress, save when due."""
-        self.loss = loss = float(outputs["loss"])
+        self.loss = loss = outputs["loss"].item()
         if loss != loss or loss in (float("inf"), float("-inf")):
             raise DivergedError(
                 f"{self.label}: the loss is {loss} at step {batch_idx + 1}; lower the learning rate or clip gradients. "

@@ -1,0 +1,55 @@
+# Every target that needs the environment makes it first; it is rebuilt only when the lock changes.
+VENV ?= .venv
+PYTHON ?= python3
+RUN := $(VENV)/bin/python -m reproduce
+SEEDS ?= 0
+export SEEDS
+export OMP_WAIT_POLICY ?= PASSIVE  # spinning OpenMP threads and decoding workers slow each other down tenfold
+
+.DEFAULT_GOAL := help
+.PHONY: help env reproduce-kinetics reproduce-ssv2 table-kinetics table-ssv2 lint test test-all bench lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env:  ## make the environment in VENV (default .venv)
+	@cmp -s requirements.lock $(VENV)/requirements.lock || { \
+	  echo "making $(VENV): about 6 GB, a few minutes, once" && \
+	  $(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v <= (3, 12) and f"Python {v[0]}.{v[1]} is not supported, 3.10 to 3.12 are; set PYTHON=")' && \
+	  $(PYTHON) -m venv $(VENV) && \
+	  $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock && \
+	  $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . && \
+	  cp requirements.lock $(VENV)/requirements.lock; }
+
+reproduce-kinetics: env  ## train, test and tabulate on KINETICS_ROOT; without it, on embedded videos (minutes)
+	$(RUN) run kinetics
+
+reproduce-ssv2: env  ## the same on SSV2_ROOT; without it, on embedded videos (minutes)
+	$(RUN) run ssv2
+
+table-kinetics: env  ## tables of Kinetics-400 and of its embedded twin, from whatever records there are
+	$(RUN) table kinetics kinetics-quick
+
+table-ssv2: env  ## tables of Something-Something-V2 and of its embedded twin
+	$(RUN) table ssv2 ssv2-quick
+
+lint: env  ## style: ruff check and format
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+test: env  ## all tests but the slow ones
+	$(VENV)/bin/python -m pytest -q -m "not slow"
+
+test-all: env  ## all tests
+	$(VENV)/bin/python -m pytest -q
+
+bench: env  ## timings, as ratios to a reference of the same run
+	$(VENV)/bin/python -m pytest -q --benchmark-enable --benchmark-only tests/bench
+
+lock: env  ## renew requirements.lock from pyproject.toml
+	$(VENV)/bin/python -m pip install --quiet uv
+	$(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --no-emit-index-url \
+	  --no-annotate --no-header -c constraints.txt -o requirements.lock
+
+clean:  ## remove the environment, embedded videos and run folders (records stay)
+	rm -rf $(VENV) .cache runs

@@ -1,0 +1,10 @@
+"""auto_tsnet_uniform, tiny recipe."""
+
+from mmengine.config import read_base
+
+from autotsnet.models import auto_tsnet_uniform
+
+with read_base():
+    from .._base_.tiny import *
+
+net = dict(type=auto_tsnet_uniform, space="tiny")

@@ -1,0 +1,10 @@
+"""tsm, tiny recipe."""
+
+from mmengine.config import read_base
+
+from baselines.tsm import tsm
+
+with read_base():
+    from .._base_.tiny import *
+
+net = dict(type=tsm, depth=18, blocks=(1, 1, 1, 1))

@@ -1,0 +1,10 @@
+"""x3d, tiny recipe."""
+
+from mmengine.config import read_base
+
+from baselines.x3d import x3d
+
+with read_base():
+    from .._base_.tiny import *
+
+net = dict(type=x3d, blocks=(1, 1, 2, 1), head_width=256)

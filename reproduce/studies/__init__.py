@@ -1,0 +1,1 @@
+"""Studies: questions about the method itself, answered by a script that writes a record."""

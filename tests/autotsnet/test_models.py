@@ -1,0 +1,125 @@
+"""The two-stream network, its blocks, and the supernet."""
+
+import numpy as np
+import pytest
+import torch
+
+from autotsnet.architecture import ATTENTIONS, FUSIONS
+from autotsnet.layers.attention import Attention
+from autotsnet.layers.elastic import Channels
+from autotsnet.layers.fusion import TSFusion
+from autotsnet.models import SuperNet, TwoStreamNet, recalibrate
+from autotsnet.models.supernet import FairWindow
+from autotsnet.space import preset
+
+TINY = preset("tiny")
+CLIP = torch.randn(4, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last_3d)
+
+
+def architectures(n: int, seed: int = 0) -> list:
+    """Random architectures of the tiny space."""
+    return [TINY.decode(c) for c in TINY.sample(n, np.random.default_rng(seed))]
+
+
+@pytest.mark.parametrize("kind", FUSIONS)
+def test_fusion_shapes_and_direction(kind):
+    slow, fast = Channels("slow", 6), Channels("fast", 4)
+    fusion = TSFusion((kind,), slow, fast, alpha=4, kernel=5, name="f").eval()
+    x_slow, x_fast = torch.randn(2, 6, 2, 5, 5), torch.randn(2, 4, 8, 5, 5)
+    y_slow, y_fast = fusion(x_slow, x_fast)
+    assert y_slow.shape == (2, 14 if kind == "concat" else 6, 2, 5, 5)
+    assert y_fast.shape == x_fast.shape
+    to_slow, to_fast = kind in ("concat", "fast_to_slow", "both"), kind in ("slow_to_fast", "both")
+    assert (y_slow.shape == x_slow.shape and torch.equal(y_slow, x_slow)) != to_slow
+    assert torch.equal(y_fast, x_fast) != to_fast
+
+
+@pytest.mark.parametrize("kind", ATTENTIONS)
+def test_attention_keeps_shapes_and_starts_near_the_identity(kind):
+    block = Attention((kind,), Channels("c", 10), "a")
+    x = torch.randn(2, 10, 3, 5, 7)
+    y = block(x)
+    assert y.shape == x.shape
+    if kind != "se":
+        assert torch.equal(x, y)
+
+
+def test_nonlocal_is_the_dot_product_non_local():
+    block = Attention(("nonlocal",), Channels("c", 8), "a").ops["nonlocal"].eval()
+    x = torch.randn(2, 8, 3, 6, 6)
+    pooled = torch.nn.functional.max_pool3d(x, (1, 2, 2))
+    q, k, v = block.query(x).flatten(2), block.key(pooled).flatten(2), block.value(pooled).flatten(2)
+    weights = q.transpose(1, 2) @ k / k.shape[2]  # B L L/4: the definition, with the matrix that we avoid
+    y = (v @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])
+    torch.testing.assert_close(block(x), x + block.out(y))
+
+
+def test_slow_stream_sees_both_end_points():
+    net = TwoStreamNet(architectures(1)[0].alone("slow"), 3).eval()
+    clip = CLIP.clone().requires_grad_()
+    net(clip).sum().backward()
+    seen = clip.grad.abs().sum((0, 1, 3, 4)).nonzero().flatten().tolist()
+    assert seen == [0, 7]
+
+
+@pytest.mark.parametrize("fair", [False, True])
+def test_extracted_model_has_the_outputs_of_the_subnet(fair):
+    torch.manual_seed(0)
+    net = SuperNet(TINY, 5, fair=fair)
+    for architecture in architectures(4):
+        net.train()
+        net(CLIP, architecture).square().sum().backward()
+        with torch.no_grad():
+            for p in net.parameters():
+                if p.grad is not None:
+                    p -= 0.01 * p.grad.clamp(-1, 1)
+    for architecture in [*architectures(6, seed=1), architectures(1)[0].alone("fast")]:
+        recalibrate(net, [CLIP], forward=lambda clip, a=architecture: net(clip, a))
+        net.eval()
+        static = net.extract(architecture)
+        with torch.no_grad():
+            torch.testing.assert_close(static(CLIP), net(CLIP, architecture), atol=1e-5, rtol=1e-5)
+            assert net(CLIP, architecture).std() > 0
+
+
+def test_a_step_touches_only_the_subnet():
+    net = SuperNet(TINY, 5)
+    architecture = TINY.decode(np.zeros(len(TINY.counts), int))
+    net(CLIP, architecture).square().sum().backward()
+    used = sum(int((p.grad != 0).sum()) for p in net.parameters() if p.grad is not None)
+    size = sum(p.numel() for p in TwoStreamNet(architecture, 5).parameters())
+    assert 0 < used <= size < sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize("groups", [5, 7])
+def test_fair_channel_selection_updates_every_group_equally(groups):
+    """Self-check: the long-run update frequency of each group is (N + 1) / 2N: 0.6 for 5, 4/7 for 7."""
+    window = FairWindow(torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(0)
+    largest, updates, draws = groups * 4, np.zeros(groups * 4), 20_000
+    for n in rng.integers(1, groups + 1, draws):
+        window.reset()
+        start = window(Channels("c", 4 * n), largest)
+        updates[(start + np.arange(4 * n)) % largest] += 1
+    np.testing.assert_allclose(updates / draws, (groups + 1) / (2 * groups), atol=0.012)
+
+
+def test_fair_windows_agree_inside_one_forward():
+    window = FairWindow(torch.Generator().manual_seed(0))
+    assert window(Channels("slow.0", 3), 8) == window(Channels("slow.0", 3), 8)
+    assert window(Channels("classes", 3), 8) == 0
+
+
+def test_recalibration_gives_the_statistics_of_the_data():
+    net = TwoStreamNet(architectures(1)[0], 3)
+    shifted = CLIP * 3 + 1
+    assert recalibrate(net, [shifted, shifted]) == 2
+    norm = net.stems["fast"][-2]
+    with torch.no_grad():
+        features = shifted
+        for layer in list(net.stems["fast"])[:-2]:
+            features = layer(features)
+    torch.testing.assert_close(norm.running_mean, features.mean((0, 2, 3, 4)), atol=1e-4, rtol=1e-4)
+    assert norm.momentum == 0.1
+    with pytest.raises(ValueError, match="got no batch"):
+        recalibrate(net, [])

@@ -1,0 +1,251 @@
+"""Runs: resumable at any moment, exact, safe to load."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from reproduce.engine.local import execute, schedule
+from reproduce.engine.runner import CheckpointError, DivergedError, load_checkpoint
+from reproduce.files import OutputError, write_atomic
+from reproduce.records import RecordError, RunRecord, load_all, score, sha256
+from reproduce.suites import RunSpec, Suite, specs
+from reproduce.suites import suite as suite_named
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def spec_of(tiny, entry="tsm", seed=0) -> RunSpec:
+    """The specification of one run of the tiny suite."""
+    suite, train, test = tiny
+    return RunSpec.of(suite, suite.entry(entry), seed, train, test)
+
+
+@pytest.fixture(scope="module")
+def done(tiny, tmp_path_factory):
+    """A finished run: (folder of runs, results, record)."""
+    folder = tmp_path_factory.mktemp("done")
+    suite, train, test = tiny
+    record = execute(suite, spec_of(tiny), train, test, folder / "runs", folder / "results")
+    return folder / "runs", folder / "results", record
+
+
+def predictions(spec: RunSpec, runs: Path) -> pd.DataFrame:
+    """What a run predicted."""
+    return pd.read_parquet(spec.folder(runs) / "predictions.parquet")
+
+
+def test_record_agrees_with_its_predictions(tiny, done):
+    runs, results, record = done
+    table = predictions(spec_of(tiny), runs)
+    assert record.result.n == len(table) == 8
+    assert (record.result.top1, record.result.top5, record.result.failed) == score(table)
+    assert table.scores.map(sum).between(0.999, 1.001).all()
+    copied = results / "records" / "kinetics-tiny" / "tsm-s0.json"
+    assert RunRecord.load(copied) == record
+    assert sha256(copied.with_suffix(".parquet")) == record.result.predictions_sha256
+    assert abs(record.model.residual) <= 0.02
+    assert record.provenance.versions["torch"] == torch.__version__.split("+")[0]
+
+
+def test_a_finished_run_is_left_alone(tiny, done):
+    runs, results, record = done
+    suite, train, test = tiny
+    before = {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()}
+    assert execute(suite, spec_of(tiny), train, test, runs, results) == record
+    assert {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()} == before
+
+
+def test_the_same_seed_gives_the_same_predictions_and_another_seed_others(tiny, done, tmp_path):
+    suite, train, test = tiny
+    execute(suite, spec_of(tiny), train, test, tmp_path / "runs", tmp_path / "results")
+    execute(suite, spec_of(tiny, seed=1), train, test, tmp_path / "runs", tmp_path / "results")
+    first, again = predictions(spec_of(tiny), done[0]), predictions(spec_of(tiny), tmp_path / "runs")
+    pd.testing.assert_frame_equal(first, again, check_exact=True)
+    other = predictions(spec_of(tiny, seed=1), tmp_path / "runs")
+    assert not first.scores.map(tuple).equals(other.scores.map(tuple))
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_predictions(tiny, done, kinetics_root, tmp_path):
+    """SIGKILL after 4, 8, 12, … seconds until it has finished."""
+    spec = spec_of(tiny)
+    command = [sys.executable, "-m", "reproduce", "run", "kinetics-tiny", "--entries", "tsm"]
+    command += ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    command += ["--cache", str(kinetics_root.parent)]
+    kills, patience = 0, 4.0
+    while True:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            output, _ = process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills, patience = kills + 1, patience + 4.0
+            continue
+        assert process.returncode == 0, output.decode()
+        break
+    assert kills > 0
+    pd.testing.assert_frame_equal(predictions(spec, done[0]), predictions(spec, tmp_path / "runs"), check_exact=True)
+
+
+def test_resumed_in_the_middle_of_training_it_gives_the_same_predictions(tiny, done, tmp_path, monkeypatch):
+    """Stopped by an exception after step 4 of 6, with a checkpoint of step 3."""
+    from reproduce.engine.runner import RunHook
+
+    suite, train, test = tiny
+    spec, original = spec_of(tiny), RunHook.after_train_iter
+
+    def stop(self, runner, batch_idx, data_batch=None, outputs=None):
+        if batch_idx == 4:
+            raise KeyboardInterrupt
+        self.interval = 3
+        original(self, runner, batch_idx, data_batch, outputs)
+
+    monkeypatch.setattr(RunHook, "after_train_iter", stop)
+    with pytest.raises(KeyboardInterrupt):
+        execute(suite, spec, train, test, tmp_path / "runs", tmp_path / "results")
+    checkpoint = spec.folder(tmp_path / "runs") / "train" / "last.pth"
+    assert load_checkpoint(str(checkpoint))["meta"]["iter"] == 3
+    steps = []
+
+    def listen(self, runner, batch_idx, data_batch=None, outputs=None):
+        steps.append(batch_idx)
+        original(self, runner, batch_idx, data_batch, outputs)
+
+    monkeypatch.setattr(RunHook, "after_train_iter", listen)
+    execute(suite, spec, train, test, tmp_path / "runs", tmp_path / "results")
+    assert steps == [3, 4, 5]
+    pd.testing.assert_frame_equal(predictions(spec, done[0]), predictions(spec, tmp_path / "runs"), check_exact=True)
+
+
+class Bomb:
+    """Runs code when unpickled."""
+
+    def __reduce__(self):
+        """What pickle executes."""
+        return os.system, ("touch exploded",)
+
+
+def test_a_checkpoint_with_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "0")
+    torch.save(dict(state_dict={}, bomb=Bomb()), "bomb.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Bomb()))
+    (tmp_path / "half.pth").write_bytes((tmp_path / "bomb.pth").read_bytes()[:100])
+    for name in ("bomb.pth", "plain.pth", "half.pth"):
+        with pytest.raises(CheckpointError, match=name):
+            load_checkpoint(str(tmp_path / name))
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_checkpoint(str(tmp_path / "none.pth"))
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_divergence_stops_with_the_last_good_checkpoint_named(tiny, tmp_path, monkeypatch):
+    from reproduce.engine.classifier import VideoClassifier
+
+    suite, train, test = tiny
+    original = VideoClassifier.forward
+
+    def broken(self, clips, label=None, mode="tensor", **info):
+        out = original(self, clips, label, mode, **info)
+        return dict(loss=out["loss"] * float("nan")) if mode == "loss" else out
+
+    monkeypatch.setattr(VideoClassifier, "forward", broken)
+    with pytest.raises(DivergedError, match=r"the loss is nan at step 1.*last\.pth"):
+        execute(suite, spec_of(tiny), train, test, tmp_path / "runs", tmp_path / "results")
+
+
+def test_schedule_rises_and_falls_to_zero(tiny):
+    suite, train, _ = tiny
+    config = suite.config(suite.entry("x3d"))
+    steps, (rise, fall) = schedule(config, len(train.videos))
+    assert steps == config.epochs * len(train.videos) // config.batch
+    assert (rise["begin"], rise["end"], fall["end"]) == (0, fall["begin"], steps)
+
+
+def test_batch_norm_is_not_decayed(tiny):
+    from mmengine.optim import build_optim_wrapper
+
+    from reproduce.engine.classifier import VideoClassifier
+
+    suite, *_ = tiny
+    config = suite.config(suite.entry("auto_tsnet_uniform"))
+    model = VideoClassifier(config.net)
+    groups = build_optim_wrapper(model, config.optim_wrapper).optimizer.param_groups
+    decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            assert {decay[id(p)] for p in module.parameters()} == {0.0}, name
+        elif isinstance(module, torch.nn.Conv3d):
+            assert decay[id(module.weight)] > 0, name
+
+
+def test_nothing_half_written_is_ever_read(tmp_path):
+    path = tmp_path / "sub" / "file.txt"
+    write_atomic(path, lambda p: p.write_text("whole"))
+
+    def fails(p):
+        p.write_text("ha")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match=r"cannot write .*file\.txt: No space left on device; free space"):
+        write_atomic(path, fails)
+    assert path.read_text() == "whole"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+    (tmp_path / "occupied").write_text("")
+    with pytest.raises(OutputError, match="occupied"):
+        write_atomic(tmp_path / "occupied" / "x", lambda p: p.write_text(""))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_clear_error(tmp_path):
+    def full(p):
+        with open("/dev/full", "w") as file:
+            file.write("x" * 100_000)
+
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_atomic(tmp_path / "record.json", full)
+    assert not list(tmp_path.iterdir())
+
+
+def test_records_are_validated(done, tmp_path):
+    _, results, _ = done
+    source = results / "records" / "kinetics-tiny" / "tsm-s0.json"
+    good = json.loads(source.read_text())
+    for change, message in (
+        ({"seed": "many"}, "seed"),
+        ({"surprise": 1}, "surprise"),
+        ({"schema_version": 99}, "schema version 99"),
+    ):
+        (tmp_path / "r.json").write_text(json.dumps(good | change))
+        with pytest.raises(RecordError, match=message):
+            load_all(tmp_path)
+    (tmp_path / "r.json").write_text(source.read_text()[:-20])
+    with pytest.raises(RecordError, match=r"r\.json cannot be read"):
+        load_all(tmp_path)
+
+
+def test_specs_go_seed_by_seed_and_hashes_name_runs(tiny, kinetics_root):
+    suite, *_ = tiny
+    assert isinstance(suite, Suite)
+    runs = list(specs(suite, ["tsm", "x3d"], [0, 1], kinetics_root))
+    assert [r.id for r in runs] == ["tsm-s0", "x3d-s0", "tsm-s1", "x3d-s1"]
+    assert len({r.hash for r in runs}) == 4
+    with pytest.raises(ValueError, match="has no entry 'resnet'; known: slowfast, x3d"):
+        suite.entry("resnet")
+    with pytest.raises(ValueError, match="unknown suite 'imagenet'; known: kinetics"):
+        suite_named("imagenet")
+
+
+def test_time_is_added_up_over_sessions(tiny, done):
+    record = done[2]
+    assert 0 < record.training.wall_s < time.monotonic()
+    assert record.training.steps == 6

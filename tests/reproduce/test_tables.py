@@ -1,0 +1,53 @@
+"""Tables from records, and from none."""
+
+import time
+
+import pytest
+
+from reproduce import tables
+from reproduce.suites import SUITES
+
+
+def test_wilson_against_the_textbook():
+    low, high = tables.wilson(8, 10)  # Brown, Cai, DasGupta 2001: 0.4902, 0.9433
+    assert (low, high) == (pytest.approx(49.02, abs=0.01), pytest.approx(94.33, abs=0.01))
+
+
+@pytest.mark.parametrize("name", ["kinetics", "ssv2", "kinetics-quick"])
+def test_without_records_costs_are_there_and_the_rest_is_not_run(name, tmp_path):
+    text = tables.render(SUITES[name], tmp_path)
+    assert SUITES[name].dataset in text.splitlines()[0]
+    frame = tables.table(SUITES[name], [])
+    assert set(frame["top-1 % [95 %]"]) == {"not run"}
+    assert frame["GMACs/view"].astype(float).between(0.98 * SUITES[name].gmacs, 1.02 * SUITES[name].gmacs).all()
+    assert (tmp_path / "tables" / f"{name}.csv").exists()
+    assert ("literature" in text) == (SUITES[name].published is not None)
+
+
+def test_every_literature_value_has_its_source():
+    for suite in SUITES.values():
+        for entry in suite.entries:
+            value, source = tables.literature(suite, entry)
+            assert (value == "–") == (source == "–")
+
+
+def test_published_rows_exist():
+    values = {e.name: tables.literature(SUITES["kinetics"], e)[0] for e in SUITES["kinetics"].entries}
+    assert values["x3d"].startswith("76.2 (X3D-M")
+    assert values["slowfast"].startswith("75.6 (R50 4x16")
+    assert values["auto_tsnet_uniform"].startswith("78.9 (Auto-TSNet-L")
+
+
+@pytest.mark.benchmark
+def test_all_entries_of_both_suites_are_counted(benchmark):
+    """The figure is a bench's, not an assert's: seconds to solve and count every entry of both real suites."""
+    from reproduce.suites import _solution
+
+    def solve():
+        _solution.cache_clear()
+        return [s.solution(e) for s in (SUITES["kinetics"], SUITES["ssv2"]) for e in s.entries]
+
+    start = time.perf_counter()
+    solutions = benchmark.pedantic(solve, rounds=1)
+    benchmark.extra_info["seconds"] = time.perf_counter() - start
+    assert all(s.matched for s in solutions)

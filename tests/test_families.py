@@ -1,0 +1,101 @@
+"""Every registered family is built, run forward and backward, counted, saved and reloaded."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from autotsnet.models.families import uniform_architecture
+from autotsnet.registry import FAMILIES, MODELS, family
+from reproduce.engine.classifier import VideoClassifier
+from reproduce.measure.macs import count
+
+family("x3d")  # registers all
+SMALL = {
+    "auto_tsnet": dict(architecture=uniform_architecture("tiny").to_dict(), width=0.5),
+    "auto_tsnet_uniform": dict(space="tiny", width=0.5),
+    "slowfast": dict(slow_channels=8, depth=18, alpha=4),
+    "tsm": dict(base_channels=8, depth=18),
+    "x3d": dict(width=8, blocks=(1, 1, 1, 1), head_width=32),
+}
+FRAMES, CROP, CLASSES = 8, 32, 5
+
+
+def build(name: str):
+    """A small member of a family; deterministic."""
+    torch.manual_seed(0)
+    return FAMILIES[name].build(num_classes=CLASSES, frames=FRAMES, crop=CROP, **SMALL[name])
+
+
+def test_every_family_is_covered():
+    assert set(SMALL) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+class TestFamily:
+    """What every family must do."""
+
+    def test_is_registered_and_scaled_by_its_knobs(self, name):
+        assert MODELS.get(name) is FAMILIES[name].build
+        knob = FAMILIES[name].knobs[0]
+        fixed = {k: v for k, v in SMALL[name].items() if k != knob.name}
+        small, large = (
+            count(
+                lambda v=v: FAMILIES[name].build(
+                    num_classes=CLASSES, frames=FRAMES, crop=CROP, **fixed, **{knob.name: v}
+                ),
+                FRAMES,
+                CROP,
+            ).macs
+            for v in (max(knob.low, 1), min(knob.high, 12))
+        )
+        assert small < large
+
+    def test_forward_and_backward(self, name):
+        net = build(name)
+        assert net.train() is net
+        clip = torch.randn(2, 3, FRAMES, CROP, CROP)
+        kept = clip.clone()
+        out = net(clip)
+        assert out.shape == (2, CLASSES)
+        assert torch.equal(clip, kept), "the input was changed"
+        out.square().sum().backward()
+        without = [n for n, p in net.named_parameters() if p.requires_grad and p.grad is None]
+        assert not without
+
+    def test_is_deterministic_and_batch_independent_in_evaluation(self, name):
+        net = build(name)
+        assert net.eval() is net
+        assert not any(m.training for m in net.modules())
+        clip = torch.randn(2, 3, FRAMES, CROP, CROP)
+        with torch.no_grad():
+            both, first = net(clip), net(clip[:1])
+        torch.testing.assert_close(both[:1], first, atol=1e-5, rtol=1e-4)
+
+    def test_is_counted(self, name):
+        measured = count(build(name), FRAMES, CROP)
+        assert measured.macs > 0
+        assert measured.params == sum(p.numel() for p in build(name).parameters())
+
+    def test_is_saved_and_reloaded(self, name, tmp_path):
+        net = build(name).eval()
+        save_file({k: v.contiguous() for k, v in net.state_dict().items()}, tmp_path / "net.safetensors")
+        torch.manual_seed(1)
+        other = FAMILIES[name].build(num_classes=CLASSES, frames=FRAMES, crop=CROP, **SMALL[name]).eval()
+        other.load_state_dict(load_file(tmp_path / "net.safetensors"))
+        clip = torch.randn(1, 3, FRAMES, CROP, CROP)
+        with torch.no_grad():
+            assert torch.equal(net(clip), other(clip))
+
+    def test_channels_last_changes_nothing_but_speed(self, name):
+        clips = torch.randint(256, (2, 2, FRAMES, CROP, CROP, 3), dtype=torch.uint8)
+        outputs = []
+        for channels_last in (False, True):
+            model = VideoClassifier(build(name), channels_last=channels_last).eval()
+            with torch.no_grad():
+                outputs.append(model(clips, mode="tensor"))
+        torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-4)
+
+
+def test_unknown_family_lists_the_known():
+    with pytest.raises(ValueError, match=r"unknown model family 'resnet'; known: .*x3d"):
+        family("resnet")

@@ -1,0 +1,67 @@
+"""The README's commands, end to end, on tiny embedded data."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = Path(sys.prefix)
+
+
+def make(target: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run a make target with this environment, its outputs below ``folder``."""
+    env = {**os.environ, "RUNS": str(folder / "runs"), "RESULTS": str(folder / "results"), **environment}
+    for name in ("KINETICS_ROOT", "SSV2_ROOT"):
+        if name not in environment:
+            env.pop(name, None)
+    return subprocess.run(["make", target, f"VENV={VENV}"], cwd=ROOT, env=env, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", ["kinetics", "ssv2"])
+def test_reproduce_then_table(name, cache, tmp_path):
+    done = make(f"reproduce-{name}", tmp_path, EMBEDDED="tiny", CACHE=str(cache))
+    assert done.returncode == 0, done.stderr
+    assert f"{name.upper()}_ROOT is not set" in done.stderr
+    assert f"synthetic-{name} tiny" in done.stdout
+    assert "ETA" in done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ") and "model" not in line]
+    assert len(rows) >= 4
+    assert "not run" not in done.stdout
+    assert "missed" not in done.stdout
+    again = make(f"reproduce-{name}", tmp_path, EMBEDDED="tiny", CACHE=str(cache))
+    assert again.stdout == done.stdout
+    assert " train:" not in again.stderr
+
+
+@pytest.mark.parametrize("name", ["kinetics", "ssv2"])
+def test_table_without_anything(name, tmp_path):
+    done = make(f"table-{name}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not run" in done.stdout
+    assert "literature" in done.stdout
+
+
+def test_wrong_root_is_one_clear_line(tmp_path):
+    done = make("reproduce-kinetics", tmp_path, KINETICS_ROOT=str(tmp_path))
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert len(lines) == 1
+    assert re.search(r"error: KINETICS_ROOT=.* has no annotations/ or train/; see README", lines[0])
+
+
+def test_an_unwritable_folder_is_one_clear_line(cache, tmp_path):
+    (tmp_path / "runs").write_text("a file where a folder should be")
+    done = make("reproduce-kinetics", tmp_path, EMBEDDED="tiny", CACHE=str(cache))
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert re.search(r"error: cannot write .*spec\.json", done.stderr)
+
+
+def test_help_names_every_documented_target():
+    done = make("help", Path("unused"))
+    for target in ("reproduce-kinetics", "table-ssv2", "test", "lint", "env"):
+        assert target in done.stdout
