@@ -135,7 +135,7 @@ class FPNAS:
         """Architectures to judge next, ``K M``; K is the strategy's choice."""
         return self.distribution.sample(self.num_samples, self.generator)
 
-    def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int = 1) -> Tensor:
+    def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int) -> Tensor:
         """Learn from judged architectures: one step of alpha, unless in warm-up.
 
         Args:
@@ -172,7 +172,7 @@ class FPNAS:
                 low, high = options.beta_range
                 grown = self.beta * math.exp(options.beta_rate * (self._expected_gmacs / self.target - 1))
                 self.beta = min(max(grown, low), high)
-        if step == options.joint_from:
+        if step == options.joint_from and not self.distribution.joint:
             self._turn_joint()
         return weights
 

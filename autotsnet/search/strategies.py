@@ -28,7 +28,7 @@ class Strategy(Protocol):
         """Architectures to judge next; their number is the strategy's choice."""
         ...
 
-    def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int = 1) -> Tensor:
+    def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int) -> Tensor:
         """Learn from judged architectures; returns the weight that each of them had, ``K``."""
         ...
 
@@ -174,7 +174,7 @@ class RandomSearch:
         """``batch`` fresh architectures."""
         return sample_in_budget(self.blocks, self.cost, self.batch, self.target, self.generator)
 
-    def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int = 1) -> Tensor:
+    def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int) -> Tensor:
         """Remember the best; all weigh alike.
 
         Raises:
@@ -268,7 +268,7 @@ class Evolution(RandomSearch):
             return sample_in_budget(self.blocks, self.cost, num, self.target, self.generator)
         return self._children()
 
-    def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int = 1) -> Tensor:
+    def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int) -> Tensor:
         """Let the new in, the oldest out; failed samples are never born."""
         weights = super().tell(codes, log_likelihood, gmacs, num_clips)
         for code, value in zip(codes, log_likelihood.tolist(), strict=True):

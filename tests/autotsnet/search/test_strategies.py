@@ -106,6 +106,34 @@ def test_switch_to_joint_moves_no_probability(adam):
     assert run(strategy, 30).distribution.log_prob(EVERYTHING).isfinite().all()
 
 
+def test_warm_up_before_a_joint_search():
+    strategy = run(FPNAS(BLOCKS, gmacs, TARGET, parsec_options(4, warmup=3)), 5)
+    assert strategy.distribution.joint
+    assert strategy.distribution.alpha.abs().max() > 0
+
+
+def test_beta_follows_the_budget():
+    """Up while the samples cost more than the target on average, down below it, within its range."""
+    costly, cheap = EVERYTHING[-4:], EVERYTHING[:4]
+    strategy = FPNAS(BLOCKS, gmacs, TARGET, FPNASOptions(beta_rate=0.1, beta_range=(1.0, 1.6)))
+    trace = []
+    for codes in [costly] * 3 + [cheap] * 9:
+        strategy.tell(codes, log_likelihood(codes), gmacs(codes), num_clips=64)
+        trace.append(strategy.beta)
+    assert 1.5 < trace[0] <= max(trace) == 1.6
+    assert trace[-1] == 1.0
+
+
+def test_finalists_are_distinct_in_budget_and_start_with_the_best():
+    for name in STRATEGIES:
+        strategy = run(STRATEGIES[name](), 60)
+        finalists = strategy.finalists(8)
+        assert 1 < len(finalists) <= 8
+        assert len(finalists.unique(dim=0)) == len(finalists)
+        assert (gmacs(finalists) <= TARGET).all()
+        assert torch.equal(finalists[0], strategy.best())
+
+
 def test_parsec_is_joint_with_fixed_samples():
     strategy = run(FPNAS(BLOCKS, gmacs, None, parsec_options(), seed=1), 50)
     assert strategy.distribution.joint
