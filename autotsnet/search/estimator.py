@@ -118,8 +118,8 @@ class ImportanceAccumulator:
     def __init__(self, parameters: Iterable[torch.nn.Parameter], temperature: float = 1.0) -> None:
         """Start with no sample."""
         self.parameters = [p for p in parameters if p.requires_grad]
-        if any(p.grad is not None and p.grad.any() for p in self.parameters):
-            raise ValueError("parameters already hold gradients; call optimizer.zero_grad() first")
+        if any(p.grad is not None for p in self.parameters):  # their values would cost a device sync each
+            raise ValueError("parameters already hold gradients; call optimizer.zero_grad(set_to_none=True) first")
         self.temperature = temperature
         self.dropped = 0
         self._scaled: list[float] = []
