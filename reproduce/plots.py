@@ -1,0 +1,586 @@
+"""Pictures: a two-stream architecture for a slide, the course of a search.
+
+Both are 16:9, 1920 × 1080 as PNG, and drawn with Matplotlib's objects, never with pyplot's global state. Colours are
+from Okabe and Ito's palette and a one-hue ramp, so that they survive colour blindness and grey printing; nothing is
+said by colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.text import Text
+
+from autotsnet.architecture import STREAMS, BlockChoice, GroupChoice, TwoStreamArchitecture
+from autotsnet.models.two_stream import STEM_TEMPORAL_KERNELS
+from reproduce.files import write_atomic
+
+FUSION_LABELS = {
+    "none": "none",
+    "concat": "concat",
+    "fast_to_slow": "fast→slow",
+    "slow_to_fast": "slow→fast",
+    "both": "both",
+}
+ATTENTION_LABELS = {"se": "SE", "nonlocal": "NL", "glore": "GloRe", "temporal": "TA"}
+ATTENTION_NAMES = {
+    "se": "squeeze-and-excitation",
+    "nonlocal": "non-local",
+    "glore": "global reasoning",
+    "temporal": "temporal attention",
+}
+JOURNAL_COLUMNS = ("step", "stage", "gmacs", "log_likelihood", "entropy", "samples")
+FORMATS = ("png", "svg", "pdf")
+
+WIDTH, HEIGHT, DPI = 40 / 3, 7.5, 144  # inches of a 16:9 slide; 1920 × 1080 pixels
+# SVG text stays text (searchable, editable); a fixed salt makes equal pictures equal files.
+_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "autotsnet", "font.family": "sans-serif", "hatch.linewidth": 0.8}
+
+INK, GREY, RULE, PAPER = "#222222", "#666666", "#9a9a9a", "#f3f3f1"
+FEATURES = "#4d4d4d"
+FUSION = "#D55E00"  # Okabe-Ito vermillion
+ATTENTION = "#8A3B73"  # Okabe-Ito reddish purple, darker, for white letters
+KERNEL_COLOURS = {1: "#cfe3f3", 3: "#56A0D8", 5: "#0A4A86"}  # light to dark with t; also in grey
+KERNEL_COLOUR_OTHER = "#000000"
+
+
+def draw_architecture(
+    architecture: TwoStreamArchitecture, path: Path, *, title: str = "", gmacs: float | None = None
+) -> None:
+    """Draw a network: streams as lanes, block groups as boxes, one bar per MBConv3D block.
+
+    A bar's colour is t, its width k, its height e. Between the groups stand the feature maps, their height in
+    proportion to the channels, on one scale for both streams; fusions connect them.
+
+    Args:
+        architecture: two streams or one.
+        path: ``.png``, ``.svg`` or ``.pdf``; written atomically.
+        title: set above the picture; empty: ``Auto-TSNet`` and the architecture's hash.
+        gmacs: cost per view, told in the line below the title.
+
+    Raises:
+        ValueError: the suffix is none of these.
+        reproduce.files.OutputError: the file cannot be written.
+    """
+    _save(architecture_figure, path, architecture, title=title, gmacs=gmacs)
+
+
+def draw_trajectory(journal: pd.DataFrame, path: Path, budget: float) -> None:
+    """Draw the course of a search: entropy, samples per step, GMACs against the budget, log-likelihood.
+
+    Args:
+        journal: a row per sampled architecture (or per step): ``step``, ``stage``, ``gmacs`` (per view),
+            ``log_likelihood`` (mean per clip, nats; NaN: sample dropped), ``entropy`` (nats) and ``samples`` (K); the
+            last two are the same in all rows of a step. Other columns are ignored. Steps may count on or start anew
+            with each stage.
+        path: ``.png``, ``.svg`` or ``.pdf``; written atomically.
+        budget: GMACs per view that the search aims at.
+
+    Raises:
+        ValueError: no rows, a column is missing, or an unknown suffix.
+        reproduce.files.OutputError: the file cannot be written.
+    """
+    _save(trajectory_figure, path, journal, budget)
+
+
+def _save(make: Callable[..., Figure], path: Path, *args, **kwargs) -> None:
+    path = Path(path)
+    suffix = path.suffix.lower().lstrip(".")
+    if suffix not in FORMATS:
+        raise ValueError(f"{path}: cannot draw {path.suffix or 'a file without suffix'}; use .{', .'.join(FORMATS)}")
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix, {})
+    with matplotlib.rc_context(_STYLE):
+        figure = make(*args, **kwargs)
+        write_atomic(path, lambda part: figure.savefig(part, format=suffix, dpi=DPI, metadata=metadata))
+
+
+# ---------------------------------------------------------------------------------------------------- architecture
+
+# inches
+MARGIN = 0.3
+CLIP_WIDTH = 0.95
+STEM_WIDTH = 0.66
+MAP_WIDTH = 0.15
+HEAD_WIDTH = 0.98
+BADGE = (0.5, 0.24)
+PAD = 0.07  # between a group's frame and its cells
+GAP = 0.22  # least length of an arrow between two things
+MAX_GAP = 0.7
+MIN_BOX = 0.76  # so that the heading of a narrow group keeps clear of its neighbours
+MAX_CELL_WIDTH, MAX_CELL_HEIGHT = 1.0, 2.4
+MAX_ROWS = 6
+MAX_LABEL_POINTS = 11.0
+SMALL_LABEL_POINTS = 8.0  # when labels would be smaller, badges stand upright to make room
+LANE_HEIGHT = {1: 3.8, 2: 2.0}  # by number of streams
+LANE_CENTRES = {1: (3.75,), 2: (5.02, 2.47)}
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where things stand, in inches; the columns are common to both lanes.
+
+    Attributes:
+        rows: rows of bars in a group's box, at most.
+        columns: columns of bars, per group.
+        cell: width and height of the place of one bar and its two labels.
+        points: size of these labels.
+        upright: whether badges are turned by 90 degrees.
+        gap: length of the arrows between things.
+        clip: left end of the clip.
+        stem: left end of the stem.
+        maps: centre of the feature maps after the stem and after each group.
+        boxes: left and right end of each group's box.
+        head: left end of the head.
+    """
+
+    rows: int
+    columns: tuple[int, ...]
+    cell: tuple[float, float]
+    points: float
+    upright: bool
+    gap: float
+    clip: float
+    stem: float
+    maps: tuple[float, ...]
+    boxes: tuple[tuple[float, float], ...]
+    head: float
+
+
+def _layout(streams: dict[str, tuple[GroupChoice, ...]], upright: bool = False) -> _Layout:
+    groups = list(zip(*streams.values(), strict=True))
+    depths = [max(1, *(len(g.blocks) for g in group)) for group in groups]
+    badges = [any(g.attention != "none" for g in group) for group in groups]
+    gaps = 3 + sum(2 + badge for badge in badges)  # clip-stem, stem-map, before and after each box, last map-head
+    fixed = 2 * MARGIN + CLIP_WIDTH + STEM_WIDTH + HEAD_WIDTH + MAP_WIDTH * (1 + len(groups))
+    fixed += sum(BADGE[upright] * badge + 2 * PAD for badge in badges)
+    free = WIDTH - fixed - GAP * gaps
+
+    def fit(rows: int) -> tuple[float, tuple[int, ...], float, float]:
+        columns = tuple(ceil(d / rows) for d in depths)
+        width, narrow = free / sum(columns), 0
+        while (now := sum(n * width < MIN_BOX for n in columns)) > narrow and now < len(columns):
+            narrow = now
+            wide = sum(n for n in columns if n * width >= MIN_BOX)
+            width = (free - MIN_BOX * narrow) / wide
+        width = min(MAX_CELL_WIDTH, width)
+        height = min(MAX_CELL_HEIGHT, LANE_HEIGHT[len(streams)] / rows - 0.02)
+        # the label "3×5²" is 2.6 em wide; two lines of labels may take half of the height
+        return min(0.88 * 72 / 2.6 * width, 0.5 * 72 / 2.5 * height, MAX_LABEL_POINTS), columns, width, height
+
+    rows = max(range(1, MAX_ROWS + 1), key=lambda r: (fit(r)[0], -r))
+    points, columns, width, height = fit(rows)
+    if points < SMALL_LABEL_POINTS and not upright:
+        return _layout(streams, upright=True)
+    inner = [max(MIN_BOX, n * width) for n in columns]
+    gap = min(MAX_GAP, GAP + (free - sum(inner)) / gaps)
+    clip = MARGIN + (WIDTH - fixed - sum(inner) - gap * gaps) / 2
+    stem = clip + CLIP_WIDTH + gap
+    x = stem + STEM_WIDTH + gap
+    maps, boxes = [x + MAP_WIDTH / 2], []
+    for wide, badge in zip(inner, badges, strict=True):
+        left = x + MAP_WIDTH + gap
+        right = left + wide + 2 * PAD
+        boxes.append((left, right))
+        x = right + gap + badge * (BADGE[upright] + gap)
+        maps.append(x + MAP_WIDTH / 2)
+    head = x + MAP_WIDTH + gap
+    return _Layout(rows, columns, (width, height), points, upright, gap, clip, stem, tuple(maps), tuple(boxes), head)
+
+
+def architecture_figure(architecture: TwoStreamArchitecture, *, title: str = "", gmacs: float | None = None) -> Figure:
+    """The figure that ``draw_architecture`` writes."""
+    macro = architecture.macro
+    streams = {n: getattr(architecture, n) for n in STREAMS if getattr(architecture, n) is not None}
+    frames = {"slow": macro.frames // macro.alpha, "fast": macro.frames}
+    sides = [ceil(macro.crop / 2)]  # the stem's stride is 2
+    for stride in macro.strides:
+        sides.append(ceil(sides[-1] / stride))
+    widths = {n: [macro.stems[STREAMS.index(n)], *(g.channels for g in groups)] for n, groups in streams.items()}
+    # what a concat adds to the slow stream: twice the fast stream's channels
+    lateral = [2 * widths["fast"][i] if f == "concat" else 0 for i, f in enumerate(architecture.fusions)] + [0]
+
+    layout = _layout(streams)
+    axes, figure = _canvas()
+    lane_height = LANE_HEIGHT[len(streams)]
+    centres = dict(zip(streams, LANE_CENTRES[len(streams)], strict=True))
+    extra = {n: lateral if n == "slow" else [0] * len(lateral) for n in streams}
+    scale = lane_height / max(c + x for n in streams for c, x in zip(widths[n], extra[n], strict=True))
+    blocks = [b for groups in streams.values() for g in groups for b in g.blocks]
+    largest = (max(b.k for b in blocks), max(b.e for b in blocks))
+
+    _heading(axes, architecture, streams, title, gmacs, layout.rows > 1)
+    for name, groups in streams.items():
+        y, above = centres[name], name == next(iter(streams))
+        _clip(axes, name, layout, y, frames[name], macro.crop)
+        axes.plot([layout.stem + STEM_WIDTH / 2, layout.head], [y, y], color=RULE, lw=1.4, zorder=1)
+        _arrow(axes, (layout.head - 0.12, y), (layout.head, y), RULE, 1.4)
+        _stem(axes, layout, y, STEM_TEMPORAL_KERNELS[STREAMS.index(name)])
+        for g, group in enumerate(groups):
+            _group(axes, group, layout, g, y, lane_height, largest)
+        for i, x in enumerate(layout.maps):
+            _feature_map(axes, x, y, widths[name][i], extra[name][i], scale)
+            edge = lane_height / 2 + 0.08
+            _text(
+                axes,
+                x,
+                y + (edge + 0.19 if above else -edge),
+                f"{widths[name][i]} ch",
+                10,
+                weight="bold",
+                va="bottom" if above else "top",
+            )
+            _text(
+                axes,
+                x,
+                y + (edge if above else -edge - 0.19),
+                f"{sides[i]}² px",
+                9,
+                color=GREY,
+                va="bottom" if above else "top",
+            )
+    top = max(centres.values()) + lane_height / 2 + 0.08
+    for g, (left, right) in enumerate(layout.boxes):
+        depths = list(dict.fromkeys(len(groups[g].blocks) for groups in streams.values()))
+        count = " | ".join(map(str, depths)) + (" block" if depths == [1] else " blocks")
+        _text(axes, (left + right) / 2, top + 0.19, f"group {g + 1}", 10, weight="bold", va="bottom")
+        _text(axes, (left + right) / 2, top, count, 9, color=GREY, va="bottom")
+    if len(streams) == 2:
+        for i, fusion in enumerate(architecture.fusions):
+            low = centres["fast"] + scale * widths["fast"][i] / 2
+            high = centres["slow"] - scale * (widths["slow"][i] + lateral[i]) / 2
+            _fusion(axes, layout.maps[i], low, high, sum(centres.values()) / 2, fusion, lateral[i])
+    head = min(centres.values()) - lane_height / 2, max(centres.values()) + lane_height / 2
+    _head(axes, layout.head, *head, [w[-1] for w in widths.values()], macro.head)
+    _legend(axes, architecture, blocks)
+    return figure
+
+
+def _canvas() -> tuple[Axes, Figure]:
+    """Axes that fill a slide, in inches."""
+    figure = Figure(figsize=(WIDTH, HEIGHT), facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, WIDTH), ylim=(0, HEIGHT))
+    axes.axis("off")
+    return axes, figure
+
+
+def _text(axes: Axes, x: float, y: float, text: str, size: float, **kwargs) -> Text:
+    style = {"ha": "center", "va": "center", "color": INK, "zorder": 6} | kwargs
+    return axes.text(x, y, text, fontsize=size, **style)
+
+
+def _box(axes: Axes, x: float, y: float, w: float, h: float, face: str, edge: str, **kwargs) -> None:
+    rounding = min(0.08, w / 2, h / 2)
+    style = f"round,pad=0,rounding_size={rounding}"
+    axes.add_patch(
+        FancyBboxPatch((x, y), w, h, boxstyle=style, fc=face, ec=edge, **({"lw": 1.0, "zorder": 2} | kwargs))
+    )
+
+
+def _arrow(axes: Axes, start: tuple, end: tuple, colour: str, lw: float, style: str = "-|>") -> None:
+    axes.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle=style,
+            mutation_scale=12,
+            shrinkA=0,
+            shrinkB=0,
+            color=colour,
+            lw=lw,
+            zorder=3,
+            capstyle="butt",
+            joinstyle="miter",
+        )
+    )
+
+
+def _heading(
+    axes: Axes, architecture: TwoStreamArchitecture, streams: dict, title: str, gmacs: float | None, wrapped: bool
+) -> None:
+    macro = architecture.macro
+    depth = " + ".join(str(sum(len(g.blocks) for g in groups)) for groups in streams.values())
+    facts = [
+        f"clip of {macro.frames} frames, {macro.crop} × {macro.crop} px",
+        f"{depth} MBConv3D blocks" + ", row by row" * wrapped,
+    ]
+    if gmacs is not None:
+        facts.insert(0, f"{gmacs:.3g} GMACs per view")
+    if len(streams) == 1:
+        facts.append(f"{next(iter(streams))} stream alone")
+    _text(axes, MARGIN, 7.12, title or f"Auto-TSNet {architecture.hash}", 19, weight="bold", ha="left")
+    _text(axes, MARGIN, 6.74, "  ·  ".join(facts), 11.5, color=GREY, ha="left")
+
+
+def _clip(axes: Axes, name: str, layout: _Layout, y: float, frames: int, crop: int) -> None:
+    """Frames as cards along a common time span, so that the fast stream's stand closer."""
+    side, span = 0.42, 0.36
+    left = layout.clip + (CLIP_WIDTH - side - span) / 2
+    steps = np.linspace(0, 1, frames)
+    for i, at in enumerate(steps[::-1]):
+        x0, y0 = left + span * at, y - side / 2 - 0.12 + 0.26 * at
+        axes.add_patch(Rectangle((x0, y0), side, side, fc="white", ec=INK, lw=0.8, zorder=2 + i / (frames + 1)))
+    middle = left + (side + span) / 2
+    _text(axes, middle, y + 0.56, name, 14, weight="bold")
+    _text(axes, middle, y - 0.53, f"{frames} frame" + "s" * (frames != 1), 10)
+    _text(axes, middle, y - 0.73, f"{crop}² px", 9, color=GREY)
+    _arrow(axes, (left + side + span + 0.04, y), (layout.stem, y), RULE, 1.4)
+
+
+def _stem(axes: Axes, layout: _Layout, y: float, temporal_kernel: int) -> None:
+    _box(axes, layout.stem, y - 0.42, STEM_WIDTH, 0.84, PAPER, RULE)
+    lines = ["1×3²"] + [f"{temporal_kernel}×1²"] * (temporal_kernel > 1)
+    _text(axes, layout.stem + STEM_WIDTH / 2, y + 0.22, "stem", 10.5, weight="bold")
+    _text(axes, layout.stem + STEM_WIDTH / 2, y - 0.12, "\n".join(lines), 9)
+
+
+def _group(axes: Axes, group: GroupChoice, layout: _Layout, g: int, y: float, height: float, largest: tuple) -> None:
+    (left, right), cell_height, columns = layout.boxes[g], layout.cell[1], layout.columns[g]
+    pitch = (right - left - 2 * PAD) / columns
+    _box(axes, left, y - height / 2, right - left, height, PAPER, RULE)
+    rows = ceil(len(group.blocks) / columns)
+    top = y + rows * cell_height / 2
+    for r in range(rows):
+        row = group.blocks[r * columns : (r + 1) * columns]
+        x = left + PAD
+        if rows == 1:
+            x += (columns - len(row)) * pitch / 2
+        for b, block in enumerate(row):
+            _block(axes, block, x + (b + 0.5) * pitch, top - (r + 1) * cell_height, layout, largest)
+    if group.attention != "none":
+        _badge(axes, right + layout.gap, y, ATTENTION_LABELS[group.attention], layout.upright)
+
+
+def _block(axes: Axes, block: BlockChoice, x: float, y: float, layout: _Layout, largest: tuple[int, float]) -> None:
+    """A bar on the line between its labels: e above, t×k² below."""
+    width, height = layout.cell
+    line = 1.25 * layout.points / 72
+    base = y + line + 0.01
+    bar = (height - 2 * line - 0.03) * block.e / largest[1]
+    wide = 0.78 * width * block.k / largest[0]
+    colour = KERNEL_COLOURS.get(block.t, KERNEL_COLOUR_OTHER)
+    axes.add_patch(Rectangle((x - wide / 2, base), wide, bar, fc=colour, ec=INK, lw=0.6, zorder=4))
+    _text(axes, x, base + bar + 0.015, f"{block.e:.3g}", layout.points, color=GREY, va="bottom")
+    _text(axes, x, base - 0.025, f"{block.t}×{block.k}²", layout.points, va="top")
+
+
+def _badge(axes: Axes, x: float, y: float, label: str, upright: bool = False) -> None:
+    width, height = BADGE[upright], BADGE[not upright]
+    _box(axes, x, y - height / 2, width, height, ATTENTION, ATTENTION, zorder=4)
+    _text(axes, x + width / 2, y - 0.005, label, 9, color="white", weight="bold", rotation=90 * upright)
+
+
+def _feature_map(axes: Axes, x: float, y: float, channels: int, extra: int, scale: float) -> None:
+    high = scale * (channels + extra)
+    left, bottom = x - MAP_WIDTH / 2, y - high / 2
+    axes.add_patch(Rectangle((left, bottom + scale * extra), MAP_WIDTH, scale * channels, fc=FEATURES, lw=0, zorder=5))
+    if extra:
+        axes.add_patch(
+            Rectangle((left, bottom), MAP_WIDTH, scale * extra, fc="white", ec=FUSION, hatch="////", lw=0.8, zorder=5)
+        )
+
+
+def _fusion(axes: Axes, x: float, low: float, high: float, label_y: float, fusion: str, extra: int) -> None:
+    label = FUSION_LABELS[fusion] + (f" +{extra}" if extra else "")
+    if fusion == "none":
+        axes.plot([x, x], [low, high], color=RULE, lw=0.9, ls=":", zorder=1)
+        _text(axes, x, label_y, label, 9, color=GREY, bbox={"fc": "white", "ec": "none", "pad": 1.5})
+        return
+    style = {"slow_to_fast": "<|-", "both": "<|-|>"}.get(fusion, "-|>")
+    _arrow(axes, (x, low), (x, high), FUSION, 2.0, style)
+    box = {"fc": "white", "ec": FUSION, "lw": 1.4, "boxstyle": "round,pad=0.28"}
+    _text(axes, x, label_y, label, 9, color=FUSION, weight="bold", bbox=box)
+
+
+def _head(axes: Axes, left: float, low: float, high: float, widths: Sequence[int], hidden: int) -> None:
+    _box(axes, left, low, HEAD_WIDTH, high - low, PAPER, RULE)
+    steps = ["average\npool", f"FC\n{hidden}", "classes"]
+    if len(widths) == 2:
+        steps.insert(1, f"concat\n{sum(widths)} ch")
+    x, middle, pitch = left + HEAD_WIDTH / 2, (low + high) / 2, 0.62
+    _text(axes, x, high - 0.2, "head", 10.5, weight="bold")
+    for i, step in enumerate(steps):
+        at = middle + (len(steps) - 1) * pitch / 2 - i * pitch - 0.08
+        _text(axes, x, at, step, 9.5)
+        if i + 1 < len(steps):
+            _arrow(axes, (x, at - 0.19), (x, at - 0.43), RULE, 1.2)
+
+
+def _legend(axes: Axes, architecture: TwoStreamArchitecture, blocks: list[BlockChoice]) -> None:
+    """What the signs mean, of those that the picture has; two lines, set one thing after the other."""
+    groups = [g for n in STREAMS for g in getattr(architecture, n) or ()]
+    two_streams = architecture.slow is not None and architecture.fast is not None
+    high, low = 0.66, 0.28
+    axes.plot([MARGIN, WIDTH - MARGIN], [0.96, 0.96], color="#dddddd", lw=0.8)
+    renderer = axes.figure.canvas.get_renderer()
+
+    def say(x: float, y: float, text: str, **kwargs) -> float:
+        label = _text(axes, x, y, text, 9.5, ha="left", **kwargs)
+        return label.get_window_extent(renderer).transformed(axes.transData.inverted()).x1
+
+    def bar(x: float, y: float, w: float, h: float, colour: str) -> float:
+        axes.add_patch(Rectangle((x, y), w, h, fc=colour, ec=INK, lw=0.6, zorder=4))
+        return x + w + 0.06
+
+    x = say(MARGIN, high, "MBConv3D block", weight="bold") + 0.2
+    for t in sorted({b.t for b in blocks}):
+        x = bar(x, high - 0.09, 0.2, 0.18, KERNEL_COLOURS.get(t, KERNEL_COLOUR_OTHER))
+        x = say(x, high, f"t = {t}") + 0.16
+    ends = [x]
+    x = say(MARGIN, low, "t×k², e on top", weight="bold") + 0.2
+    kernels, expansions = sorted({b.k for b in blocks}), sorted({b.e for b in blocks})
+    for k in kernels:
+        x = bar(x, low - 0.09, 0.26 * k / kernels[-1], 0.18, "white")
+        x = say(x, low, f"k = {k}") + 0.16
+    for e in dict.fromkeys((expansions[0], expansions[-1])):
+        x = bar(x, low - 0.1, 0.16, 0.24 * e / expansions[-1], "white")
+        x = say(x, low, f"e = {e:.3g}") + 0.16
+    x = max(*ends, x) + 0.2
+
+    _feature_map(axes, x + 0.08, high, 1, 0, 0.3)
+    ends = [say(x + 0.24, high, "features, height ∝ channels")]
+    if "concat" in architecture.fusions:
+        _feature_map(axes, x + 0.08, low, 0, 1, 0.24)
+        ends.append(say(x + 0.24, low, "channels that concat adds"))
+    x = max(ends) + 0.36
+
+    if two_streams:
+        kinds = set(architecture.fusions)
+        ends = []
+        if kinds - {"none"}:
+            _arrow(axes, (x, high), (x + 0.36, high), FUSION, 2.0)
+            ends.append(say(x + 0.44, high, "TS-Fusion"))
+        if "none" in kinds:
+            axes.plot([x, x + 0.36], [low, low], color=RULE, lw=0.9, ls=":")
+            ends.append(say(x + 0.44, low, "no fusion"))
+        x = max(ends) + 0.36
+    present = [a for a in ATTENTION_LABELS if any(g.attention == a for g in groups)]
+    for column in (present[:2], present[2:]):
+        ends = [x]
+        for y, kind in zip((high, low), column, strict=False):
+            _badge(axes, x, y, ATTENTION_LABELS[kind])
+            ends.append(say(x + BADGE[0] + 0.08, y, ATTENTION_NAMES[kind]) + 0.25)
+        x = max(ends)
+
+
+# ------------------------------------------------------------------------------------------------------- trajectory
+
+
+def trajectory_figure(journal: pd.DataFrame, budget: float) -> Figure:
+    """The figure that ``draw_trajectory`` writes."""
+    missing = [c for c in JOURNAL_COLUMNS if c not in journal.columns]
+    if missing:
+        raise ValueError(f"the journal has no column {', '.join(missing)}; it has {', '.join(journal.columns)}")
+    if journal.empty:
+        raise ValueError("the journal has no rows; draw it after the first step of the search")
+    steps = _steps(journal)
+    figure = Figure(figsize=(WIDTH, HEIGHT), facecolor="white")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(4, 1, sharex=True, gridspec_kw={"hspace": 0.16})
+    figure.subplots_adjust(left=0.085, right=0.935, top=0.91, bottom=0.085)
+    colours = ("#0072B2", "#009E73", "#D55E00", "#6A3D7C")  # Okabe-Ito blue, green, vermillion; a dark purple
+
+    entropy, samples, gmacs, likelihood = panels
+    for part in _stage_runs(steps):
+        entropy.plot(part["position"], part["entropy"], color=colours[0], lw=1.8)
+    entropy.set_ylabel("entropy of P\n(nats)")
+    samples.step(steps["position"], steps["samples"], where="mid", color=colours[1], lw=1.8)
+    samples.set_ylabel("samples per step\n(architectures)")
+    samples.set_ylim(0, 1.12 * steps["samples"].max())
+    _band(gmacs, steps, "gmacs", colours[2])
+    gmacs.axhline(budget, color=INK, lw=1.4, ls="--")
+    inside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    gmacs.annotate(f"budget\n{budget:.3g}", (1, budget), (6, 0), ha="left", va="center", fontsize=10, **inside)
+    gmacs.set_ylabel("expected cost\n(GMACs per view)")
+    _band(likelihood, steps, "log_likelihood", colours[3])
+    likelihood.set_ylabel("log-likelihood\n(nats per clip)")
+    window = _window(steps)
+    running = f", running over {window} steps" if window > 1 else ""
+    likelihood.set_xlabel(f"search step (updates of P); lines: mean of the step's samples{running}; bands: their range")
+    for panel in panels:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(axis="y", color="#dddddd", lw=0.6)
+        panel.set_axisbelow(True)
+        panel.tick_params(labelsize=10)
+        panel.yaxis.label.set_size(11)
+    figure.align_ylabels(panels)
+    likelihood.xaxis.label.set_size(11)
+    edges = steps["position"].iloc[0] - 0.5, steps["position"].iloc[-1] + 0.5
+    likelihood.set_xlim(*edges)
+    _stages(panels, steps)
+    return figure
+
+
+def _steps(journal: pd.DataFrame) -> pd.DataFrame:
+    """A row per step, in order; ``position`` counts on where a stage starts its steps anew."""
+    key = journal[["step", "stage"]]
+    run = key.ne(key.shift()).any(axis=1).cumsum()
+    finite = journal.assign(log_likelihood=journal["log_likelihood"].where(np.isfinite(journal["log_likelihood"])))
+    steps = finite.groupby(run, sort=False).agg(
+        step=("step", "first"),
+        stage=("stage", "first"),
+        entropy=("entropy", "first"),
+        samples=("samples", "first"),
+        **{f"{c}_{f}": (c, f) for c in ("gmacs", "log_likelihood") for f in ("mean", "min", "max")},
+    )
+    restarts = steps["step"].diff().fillna(1) <= 0
+    before = steps["step"].shift(fill_value=0)
+    offset = (before - steps["step"] + 1).where(restarts, 0).cumsum()
+    return steps.assign(position=steps["step"] + offset).reset_index(drop=True)
+
+
+def _window(steps: pd.DataFrame) -> int:
+    return max(1, len(steps) // 60)
+
+
+def _stage_runs(steps: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Steps of one stage that follow each other."""
+    for _, part in steps.groupby((steps["stage"] != steps["stage"].shift()).cumsum()):
+        yield part
+
+
+def _band(panel: Axes, steps: pd.DataFrame, column: str, colour: str) -> None:
+    """Range of the samples as a band, their mean as a line; over long runs the line is a running mean, too."""
+    for part in _stage_runs(steps):
+        at, mean = part["position"], part[f"{column}_mean"].rolling(_window(steps), min_periods=1, center=True).mean()
+        panel.fill_between(at, part[f"{column}_min"], part[f"{column}_max"], color=colour, alpha=0.2, lw=0)
+        panel.plot(at, mean, color=colour, lw=1.8)
+
+
+def _stages(panels: Sequence[Axes], steps: pd.DataFrame) -> None:
+    """Shade every second stage, and name all above the first panel, on a second line where names would touch."""
+    first, last = steps["position"].iloc[0] - 0.5, steps["position"].iloc[-1] + 0.5
+    inches = panels[0].get_position().width * WIDTH / (last - first)
+    taken = [-np.inf, -np.inf]
+    for i, part in enumerate(_stage_runs(steps)):
+        name, start, end = str(part["stage"].iloc[0]), part["position"].iloc[0] - 0.5, part["position"].iloc[-1] + 0.5
+        for panel in panels:
+            if i % 2:
+                panel.axvspan(start, end, color="#000000", alpha=0.06, lw=0, zorder=0)
+            if i:
+                panel.axvline(start, color=RULE, lw=0.8, zorder=1)
+        middle, half = (start + end) / 2, 0.06 * len(name) + 0.08  # inches, 12 points bold
+        line = int(middle * inches - half < taken[0])
+        taken[line] = middle * inches + half
+        panels[0].annotate(
+            name,
+            (middle, 1),
+            (0, 6 + 17 * line),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=12,
+            weight="bold",
+        )
