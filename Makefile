@@ -7,7 +7,7 @@ export SEEDS
 export OMP_WAIT_POLICY ?= PASSIVE  # spinning OpenMP threads and decoding workers slow each other down tenfold
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce-kinetics reproduce-ssv2 table-kinetics table-ssv2 lint test test-all bench lock clean
+.PHONY: help env reproduce-kinetics reproduce-ssv2 search-kinetics search-ssv2 table-kinetics table-ssv2 lint test test-all bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,12 @@ reproduce-kinetics: env  ## train, test and tabulate on KINETICS_ROOT; without i
 
 reproduce-ssv2: env  ## the same on SSV2_ROOT; without it, on embedded videos (minutes)
 	$(RUN) run ssv2
+
+search-kinetics: env  ## search Auto-TSNet's architecture on KINETICS_ROOT; without it, on embedded videos (minutes)
+	$(RUN) search kinetics
+
+search-ssv2: env  ## the same on SSV2_ROOT
+	$(RUN) search ssv2
 
 table-kinetics: env  ## tables of Kinetics-400 and of its embedded twin, from whatever records there are
 	$(RUN) table kinetics kinetics-quick

@@ -8,7 +8,7 @@ not public; those of the presets are ours, see autotsnet/README.md.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
@@ -78,6 +78,10 @@ class SearchSpace:
     target: float
     fusions: tuple[str, ...] = FUSIONS
     attentions: tuple[str, ...] = ATTENTIONS
+
+    def at(self, frames: int, crop: int) -> SearchSpace:
+        """The same candidates on clips of another size; costs change, and with them which budgets are in range."""
+        return replace(self, macro=replace(self.macro, frames=frames, crop=crop))
 
     @cached_property
     def variables(self) -> tuple[Variable, ...]:

@@ -37,7 +37,7 @@ def temporal_shift(x: Tensor, frames: int) -> Tensor:
         A new tensor ``BT C H W`` of the same memory format.
     """
     x = x.unflatten(0, (-1, frames))  # B T C H W
-    fold = x.shape[2] // SHIFT_DIV
+    fold = max(1, x.shape[2] // SHIFT_DIV)  # a narrow layer would not see time at all
     out = torch.zeros_like(x)
     out[:, :-1, :fold] = x[:, 1:, :fold]
     out[:, 1:, fold : 2 * fold] = x[:, :-1, fold : 2 * fold]

@@ -57,22 +57,47 @@ def run(
     Example: python -m reproduce run kinetics --entries x3d,tsm --seeds 0,1,2
     """
     from reproduce import tables
-    from reproduce.engine.local import execute
-    from reproduce.suites import specs, suite
+    from reproduce.engine.local import run_suite
+    from reproduce.suites import suite
 
     s = suite(choose(suite_name))
     names = [n for n in entries.split(",") if n] or [e.name for e in s.entries]
     for name in names:
-        s.entry(name)
-    numbers = _integers("--seeds", seeds)
-    root = s.data_root(cache)
-    train, test = s.manifest("train", root), s.manifest("val", root)
-    jobs = list(specs(s, names, numbers, root))
-    for i, spec in enumerate(jobs, 1):
-        whole = (spec.folder(runs) / "record.json").exists()
-        typer.echo(f"[{i}/{len(jobs)}] {s.name} {spec.id}: {'complete' if whole else spec.folder(runs)}", err=True)
-        execute(s, spec, train, test, runs, results)
+        s.entry(name)  # unknown names first, before hours of work
+    run_suite(s, names, _integers("--seeds", seeds), cache, runs, results)
     typer.echo(tables.render(s, results))
+
+
+@app.command()
+def search(
+    suite_name: Annotated[str, typer.Argument(metavar="SUITE", help="kinetics, ssv2, or <layout>-<tiny|quick|full>.")],
+    seeds: Annotated[str, typer.Option(envvar="SEEDS", help="Comma-separated seeds.")] = "0",
+    strategy: Annotated[str, typer.Option(help="fpnas, parsec, random or evolution; default: the recipe's.")] = "",
+    joint: Annotated[bool, typer.Option("--joint", help="All variables at once instead of stage by stage.")] = False,
+    runs: RunsOption = Path("runs"),
+    cache: CacheOption = Path(".cache"),
+) -> None:
+    """Search Auto-TSNet's space at the suite's budget; leaves architecture, journal, trajectory and pictures.
+
+    Example: python -m reproduce search ssv2-quick --strategy evolution
+
+    Under torchrun every rank takes its part of the batch: torchrun --nproc-per-node 8 -m reproduce search kinetics
+    """
+    from reproduce.engine.distributed import start
+    from reproduce.engine.searching import search as find
+    from reproduce.engine.searching import search_config
+    from reproduce.suites import suite
+
+    start()
+    s = suite(choose(suite_name))
+    config = search_config(s.entry("auto_tsnet"), strategy, progressive=not joint)
+    train = s.manifest("train", s.data_root(cache))
+    for seed in _integers("--seeds", seeds):
+        found = find(s, config, seed, train, runs)
+        typer.echo(
+            f"{found.folder}: architecture {found.architecture.hash}, {found.cost.architectures} judged in "
+            f"{found.cost.wall_s / 60:.1f} min; see network.png, search.png, journal.parquet"
+        )
 
 
 @app.command()

@@ -104,6 +104,19 @@ class Provenance(_Part):
     time: str  # UTC, ISO 8601
 
 
+class Search(_Part):
+    """What it took to find the architecture."""
+
+    strategy: str
+    space: str
+    seed: int
+    steps: int
+    architectures: int  # judged
+    clips: int  # that passed a network
+    wall_s: float
+    devices: int
+
+
 class RunRecord(_Part):
     """One run of one entry of a suite with one seed."""
 
@@ -111,12 +124,14 @@ class RunRecord(_Part):
     suite: str
     entry: str
     seed: int
+    variant: int = 0  # which of several architectures of the entry
     run: str  # hash of the specification
     note: str
     model: Model
     data: Data
     result: Result
     training: Training
+    search: Search | None = None  # present when the architecture was searched for
     throughput: Throughput
     provenance: Provenance
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from autotsnet.architecture import TwoStreamArchitecture
 from autotsnet.registry import family
 from reproduce.budget import Solution, solve
 from reproduce.data import kinetics, ssv2, synthetic
@@ -32,12 +32,18 @@ class Entry:
         config: Python config below ``configs/``: the network's structure and the recipe.
         note: what the reader must know, printed beside the name.
         published: (model, variant) of the row of ``published.csv`` to stand beside it; the nearest native variant.
+        search: search recipe below ``configs/``, where the architecture is searched for or drawn from its space.
+        variants: more than 1: so many architectures drawn at random, each trained like the others.
+        architecture: once it is known.
     """
 
     name: str
     config: str
     note: str = ""
     published: tuple[str, str] | None = None
+    search: str | None = None
+    variants: int = 1
+    architecture: TwoStreamArchitecture | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,10 @@ class Suite:
 def _solution(suite: Suite, entry: Entry) -> Solution:
     net = dict(Config.fromfile(str(CONFIGS / entry.config)).net)
     kind = net.pop("type")
+    if entry.architecture:
+        net["architecture"] = entry.architecture.to_dict()
+        if entry.variants > 1:  # drawn within the tolerance: counted as it is
+            net |= dict(width=1.0, expansion=1.0)
     name = kind if isinstance(kind, str) else kind.__name__
     model = family(name.rsplit(".", 1)[-1])
     sampling, crops = suite.protocol.sampling, suite.protocol.crops
@@ -141,6 +151,7 @@ class RunSpec:
     Attributes:
         suite: name of the suite.
         entry: name of the entry.
+        variant: which of several architectures of the entry.
         seed: of initialisation, order and augmentation.
         net: the network's config after solving, type first.
         recipe: the rest of the config, as text.
@@ -151,6 +162,7 @@ class RunSpec:
 
     suite: str
     entry: str
+    variant: int
     seed: int
     net: str
     recipe: str
@@ -165,19 +177,20 @@ class RunSpec:
 
     @property
     def id(self) -> str:
-        """``x3d-s0``: names the record."""
-        return f"{self.entry}-s{self.seed}"
+        """``x3d-s0``, ``auto_tsnet_random-a2-s0``: names the record."""
+        return f"{self.entry}-a{self.variant}-s{self.seed}" if self.variant else f"{self.entry}-s{self.seed}"
 
     def folder(self, runs: Path) -> Path:
         """Where the run's artefacts live."""
         return runs / self.suite / f"{self.id}-{self.hash}"
 
     @classmethod
-    def of(cls, suite: Suite, entry: Entry, seed: int, train: Manifest, test: Manifest) -> RunSpec:
-        """The specification of one run of a suite."""
+    def of(cls, suite: Suite, entry: Entry, seed: int, train: Manifest, test: Manifest, variant: int = 0) -> RunSpec:
+        """The specification of one run of a suite; the entry's architecture must be known where it needs one."""
         config = suite.config(entry)
         net = Config(dict(net=config.pop("net"))).pretty_text
-        return cls(suite.name, entry.name, seed, net, config.pretty_text, asdict(suite.protocol), train.hash, test.hash)
+        recipe, protocol = config.pretty_text, asdict(suite.protocol)
+        return cls(suite.name, entry.name, variant, seed, net, recipe, protocol, train.hash, test.hash)
 
 
 def _entries(folder: str, dataset: str) -> tuple[Entry, ...]:
@@ -186,7 +199,7 @@ def _entries(folder: str, dataset: str) -> tuple[Entry, ...]:
             "slowfast": ("SlowFast", "R50 4x16"),
             "x3d": ("X3D", "X3D-M"),
             "tsm": ("TSM", "TSM ResNet50 uniform"),
-            "auto_tsnet_uniform": ("Auto-TSNet", "Auto-TSNet-L"),
+            "auto_tsnet": ("Auto-TSNet", "Auto-TSNet-L"),
         },
         "Something-Something-V2": {
             "slowfast": ("SlowFast", "R50 16x8 standard schedule"),
@@ -194,10 +207,13 @@ def _entries(folder: str, dataset: str) -> tuple[Entry, ...]:
             "tsm": ("TSM (mmaction2 re-train)", "TSM ResNet50"),
         },
     }.get(dataset, {})
+    plain = ("slowfast", "x3d", "tsm", "auto_tsnet_uniform")
     notes = {"auto_tsnet_uniform": "uniform, not searched"}
-    return tuple(
-        Entry(name, f"{folder}/{name}.py", notes.get(name, ""), published.get(name))
-        for name in ("slowfast", "x3d", "tsm", "auto_tsnet_uniform")
+    auto, recipe = f"{folder}/auto_tsnet.py", f"{folder}/search.py"
+    return (
+        *(Entry(name, f"{folder}/{name}.py", notes.get(name, ""), published.get(name)) for name in plain),
+        Entry("auto_tsnet_random", auto, "random architectures of equal GMACs", search=recipe, variants=3),
+        Entry("auto_tsnet", auto, "searched", published.get("auto_tsnet"), search=recipe),
     )
 
 
@@ -213,7 +229,7 @@ class _Size:
 
 EMBEDDED = {
     "tiny": _Size(classes=4, frames=8, crop=32, gmacs=0.006),  # seconds: for tests
-    "quick": _Size(classes=8, frames=8, crop=64, gmacs=0.03),  # minutes
+    "quick": _Size(classes=8, frames=8, crop=48, gmacs=0.016),  # minutes
     "full": _Size(classes=24, frames=16, crop=112, gmacs=0.5),  # hours
 }
 
@@ -275,11 +291,3 @@ def suite(name: str) -> Suite:
     if name not in SUITES:
         raise ValueError(f"unknown suite {name!r}; known: {', '.join(SUITES)}")
     return SUITES[name]
-
-
-def specs(suite: Suite, entries: list[str], seeds: list[int], root: Path) -> Iterator[RunSpec]:
-    """The runs of a suite, seeds outermost, so that a stopped job has whole tables first."""
-    train, test = suite.manifest("train", root), suite.manifest("val", root)
-    for seed in seeds:
-        for name in entries:
-            yield RunSpec.of(suite, suite.entry(name), seed, train, test)

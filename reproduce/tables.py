@@ -64,31 +64,53 @@ def _accuracy(correct: list[int], n: int) -> str:
 def _row(suite: Suite, entry: Entry, records: list[RunRecord]) -> dict[str, object]:
     protocol = suite.protocol
     value, source = literature(suite, entry)
-    cost = records[0].model if records else suite.solution(entry)
     row: dict[str, object] = {
         "model": entry.name + (f" ({entry.note})" if entry.note else ""),
         "frames×crop": f"{protocol.sampling.frames}×{protocol.crops.size}²",
         "views": protocol.view_text,
-        "GMACs/view": f"{cost.gmacs:.4g}",
-        "GMACs/video": f"{cost.gmacs * protocol.views:.4g}",
-        "GFLOPs/view": f"{2 * cost.gmacs:.4g}",
-        "params M": f"{cost.params / 1e6:.3g}",
-        "residual %": f"{100 * cost.residual:+.2f}" + ("" if cost.matched else " **missed**"),
     }
+    costs = [r.model for r in records] or ([] if entry.search else [suite.solution(entry)])
+    if costs:
+        gmacs = sum(c.gmacs for c in costs) / len(costs)
+        worst = max((c.residual for c in costs), key=abs)
+        row |= {
+            "GMACs/view": f"{gmacs:.4g}",
+            "GMACs/video": f"{gmacs * protocol.views:.4g}",
+            "GFLOPs/view": f"{2 * gmacs:.4g}",
+            "params M": f"{sum(c.params for c in costs) / len(costs) / 1e6:.3g}",
+            "residual %": f"{100 * worst:+.2f}" + ("" if all(c.matched for c in costs) else " **missed**"),
+        }
+    else:
+        row |= dict.fromkeys(("GMACs/view", "GMACs/video", "GFLOPs/view", "params M", "residual %"), NOT_RUN)
     if records:
-        n, speed = records[0].result.n, records[0].throughput
+        n = records[0].result.n
+        speed = sorted(records, key=lambda r: r.throughput.clips_per_s)[len(records) // 2].throughput
+        architectures = len({r.variant for r in records})
         failed = max(len(r.result.failed) for r in records)
         row |= {
             "top-1 % [95 %]": _accuracy([r.result.top1 for r in records], n),
             "top-5 % [95 %]": _accuracy([r.result.top5 for r in records], n),
             "n": f"{n}" + (f" ({failed} failed, counted wrong)" if failed else ""),
-            "seeds": len(records),
+            "seeds": f"{len({r.seed for r in records})}"
+            + (f" × {architectures} architectures" if architectures > 1 else ""),
             "clips/s": f"{speed.clips_per_s:.3g} ±{100 * speed.spread:.0f} %",
             "train": f"{sum(r.training.wall_s for r in records) / len(records) / 60:.1f} min",
         }
     else:
         row |= dict.fromkeys(("top-1 % [95 %]", "top-5 % [95 %]", "n", "seeds", "clips/s", "train"), NOT_RUN)
-    return row | {"search cost": "none", "literature top-1 %": value, "literature source": source}
+    return row | {"search cost": _search_cost(entry, records), "literature top-1 %": value, "literature source": source}
+
+
+def _search_cost(entry: Entry, records: list[RunRecord]) -> str:
+    if entry.search is None or entry.variants > 1:
+        return "none"
+    costs = [r.search for r in records if r.search]
+    if not costs:
+        return NOT_RUN
+    minutes = sum(c.wall_s * c.devices for c in costs) / len(costs) / 60
+    judged = sum(c.architectures for c in costs) / len(costs)
+    clips = sum(c.clips for c in costs) / len(costs)
+    return f"{minutes:.1f} device-min, {judged:.0f} architectures, {clips / 1000:.0f}k clips"
 
 
 def table(suite: Suite, records: list[RunRecord]) -> pd.DataFrame:

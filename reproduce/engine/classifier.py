@@ -48,16 +48,20 @@ class VideoClassifier(BaseModel):
             x = x.contiguous()
         return (x.float() - self.mean) / self.std
 
-    def forward(self, clips: Tensor, label: Tensor | None = None, mode: str = "tensor", **info) -> object:
+    def forward(
+        self, clips: Tensor, label: Tensor | None = None, mode: str = "tensor", architecture=None, **info
+    ) -> object:
         """Logits (``tensor``), losses (``loss``), or one dict per video with its mean ``scores`` (``predict``).
 
         Args:
             clips: uint8 B V T H W 3.
             label: B.
             mode: one of the three.
+            architecture: which subnet, where the network is a supernet.
             info: whatever else the data set says of each video; returned by ``predict``.
         """
-        logits = self.net(self.prepare(clips))
+        x = self.prepare(clips)
+        logits = self.net(x) if architecture is None else self.net(x, architecture)
         if logits.dim() != 2 or logits.shape[0] != clips.shape[0] * clips.shape[1]:
             expected = f"({clips.shape[0] * clips.shape[1]}, classes)"
             raise ValueError(

@@ -5,11 +5,10 @@ spec.json → train/last.pth → model.safetensors + training.json → predictio
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import shutil
-import warnings
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,10 +17,9 @@ import pandas as pd
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, Evaluator
-from mmengine.hooks import EMAHook, IterTimerHook, LoggerHook, ParamSchedulerHook, RuntimeInfoHook
+from mmengine.hooks import EMAHook
 from mmengine.optim import CosineAnnealingLR, LinearLR
 from mmengine.runner import TestLoop
-from mmengine.visualization import TensorboardVisBackend, Visualizer
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
@@ -29,14 +27,13 @@ from autotsnet.registry import METRICS
 from reproduce.data.datasets import StreamSampler, TestVideos, TrainClips
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.runner import LAST, RunHook, Runner, StreamLoop
+from reproduce.engine.runner import LAST, RunHook, StreamLoop, build_runner, resume_from
+from reproduce.engine.searching import resolved
 from reproduce.files import write_atomic, write_json
 from reproduce.measure.throughput import forward_throughput
 from reproduce.progress import Progress
-from reproduce.records import Data, Model, Result, RunRecord, Throughput, Training, provenance, score, sha256
-from reproduce.suites import RunSpec, Suite
-
-_instances = itertools.count()  # mmengine keeps loggers and visualizers by name; each Runner needs its own
+from reproduce.records import Data, Model, Result, RunRecord, Search, Throughput, Training, provenance, score, sha256
+from reproduce.suites import Entry, RunSpec, Suite
 
 
 @METRICS.register_module()
@@ -62,16 +59,27 @@ class Predictions(BaseMetric):
         return dict(top1=score(table)[0] / len(table))
 
 
-def execute(suite: Suite, spec: RunSpec, train: Manifest, test: Manifest, runs: Path, results: Path) -> RunRecord:
+def execute(
+    suite: Suite,
+    entry: Entry,
+    spec: RunSpec,
+    train: Manifest,
+    test: Manifest,
+    runs: Path,
+    results: Path,
+    search: Search | None = None,
+) -> RunRecord:
     """Do what is missing of a run and return its record, also copied to ``results/records/<suite>/``.
 
     Args:
         suite: the suite.
+        entry: the entry, its architecture known.
         spec: the run.
         train: training videos.
         test: test videos.
         runs: folder of run folders.
         results: folder of records and tables.
+        search: what finding the architecture took.
 
     Raises:
         OutputError: a folder cannot be written.
@@ -86,7 +94,7 @@ def execute(suite: Suite, spec: RunSpec, train: Manifest, test: Manifest, runs: 
         ("model.safetensors", lambda: _train(suite, spec, train, folder)),
         ("predictions.parquet", lambda: _test(suite, spec, test, folder)),
         ("throughput.json", lambda: _measure(suite, spec, folder)),
-        ("record.json", lambda: _record(suite, spec, train, folder)),
+        ("record.json", lambda: _record(suite, entry, spec, train, folder, search)),
     )
     for artefact, stage in stages:
         if not (folder / artefact).exists():
@@ -97,6 +105,19 @@ def execute(suite: Suite, spec: RunSpec, train: Manifest, test: Manifest, runs: 
         if not (target / name).exists() or sha256(target / name) != sha256(folder / source):
             write_atomic(target / name, lambda path, source=source: shutil.copyfile(folder / source, path))
     return record
+
+
+def run_suite(suite: Suite, entries: list[str], seeds: list[int], cache: Path, runs: Path, results: Path) -> None:
+    """Every run of a suite, seeds outermost, so that a stopped job has whole tables first."""
+    root = suite.data_root(cache)
+    train, test = suite.manifest("train", root), suite.manifest("val", root)
+    jobs = [(seed, suite.entry(n), v) for seed in seeds for n in entries for v in range(suite.entry(n).variants)]
+    for i, (seed, entry, variant) in enumerate(jobs, 1):
+        label = entry.name + (f" architecture {variant}" if entry.variants > 1 else "")
+        print(f"[{i}/{len(jobs)}] {suite.name}: {label}, seed {seed}", file=sys.stderr)
+        known, search = resolved(suite, entry, seed, variant, train, runs)
+        spec = RunSpec.of(suite, known, seed, train, test, variant)
+        execute(suite, known, spec, train, test, runs, results, search)
 
 
 def schedule(config: Config, videos: int) -> tuple[int, list[dict]]:
@@ -117,28 +138,6 @@ def _model(config: Config) -> VideoClassifier:
     return VideoClassifier(config.net, label_smoothing=config.get("label_smoothing", 0.0))
 
 
-def _runner(config: Config, folder: Path, name: str, **kwargs) -> Runner:
-    hooks = dict(
-        runtime_info=dict(type=RuntimeInfoHook),
-        timer=dict(type=IterTimerHook),
-        sampler_seed=None,  # the stream needs none
-        logger=dict(type=LoggerHook, interval=20, log_metric_by_epoch=False),
-        param_scheduler=dict(type=ParamSchedulerHook),
-        checkpoint=None,  # RunHook's
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="mmengine")
-        return Runner(
-            work_dir=str(folder),
-            default_hooks=hooks,
-            visualizer=dict(type=Visualizer, vis_backends=[dict(type=TensorboardVisBackend)]),
-            experiment_name=f"{name}-{next(_instances)}",
-            default_scope="mmengine",
-            cfg=config,
-            **kwargs,
-        )
-
-
 def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> None:
     config = _config(spec)
     torch.manual_seed(spec.seed)
@@ -148,7 +147,7 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
     hook = RunHook(spec.seed, f"{spec.id} train", interval=config.checkpoint)
     ema = [dict(type=EMAHook, momentum=config.ema)] if config.get("ema") else []
     work = folder / "train"
-    runner = _runner(
+    runner = build_runner(
         config,
         work,
         spec.id,
@@ -165,9 +164,8 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
         optim_wrapper=config.optim_wrapper,
         param_scheduler=schedulers,
         custom_hooks=[hook, *ema],
-        load_from=str(work / LAST) if (work / LAST).exists() else None,
-        resume=(work / LAST).exists(),
         randomness=dict(seed=spec.seed),
+        **resume_from(work),
     )
     runner.train()
     training = Training(
@@ -198,7 +196,7 @@ def _test(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> None
         dataset, batch_size=max(1, config.batch // suite.protocol.views), num_workers=config.workers, shuffle=False
     )
     metric = Predictions(folder / "predictions.parquet", f"{spec.id} test", len(dataset))
-    runner = _runner(
+    runner = build_runner(
         config,
         folder / "test",
         f"{spec.id}-test",
@@ -218,8 +216,7 @@ def _measure(suite: Suite, spec: RunSpec, folder: Path) -> None:
     write_json(folder / "throughput.json", speed.model_dump())
 
 
-def _record(suite: Suite, spec: RunSpec, train: Manifest, folder: Path) -> None:
-    entry = suite.entry(spec.entry)
+def _record(suite: Suite, entry: Entry, spec: RunSpec, train: Manifest, folder: Path, search: Search | None) -> None:
     solution, protocol = suite.solution(entry), suite.protocol
     predictions = pd.read_parquet(folder / "predictions.parquet")
     top1, top5, failed = score(predictions)
@@ -227,6 +224,7 @@ def _record(suite: Suite, spec: RunSpec, train: Manifest, folder: Path) -> None:
     RunRecord(
         suite=spec.suite,
         entry=spec.entry,
+        variant=spec.variant,
         seed=spec.seed,
         run=spec.hash,
         note=entry.note,
@@ -259,6 +257,7 @@ def _record(suite: Suite, spec: RunSpec, train: Manifest, folder: Path) -> None:
             predictions_sha256=sha256(folder / "predictions.parquet"),
         ),
         training=Training(**json.loads((folder / "training.json").read_text())),
+        search=search,
         throughput=Throughput(**json.loads((folder / "throughput.json").read_text())),
         provenance=provenance(spec.recipe + "\n" + spec.net, "decord"),
     ).save(folder / "record.json")

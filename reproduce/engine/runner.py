@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import time
+import warnings
 from pathlib import Path
 
 import torch
-from mmengine.hooks import Hook
+from mmengine.config import Config
+from mmengine.hooks import Hook, IterTimerHook, LoggerHook, ParamSchedulerHook, RuntimeInfoHook
 from mmengine.runner import BaseLoop, CheckpointLoader
 from mmengine.runner import Runner as MMRunner
+from mmengine.visualization import TensorboardVisBackend, Visualizer
 
 from autotsnet.registry import HOOKS, LOOPS
 from reproduce.files import write_atomic, write_json
 from reproduce.progress import Progress
 
 LAST = "last.pth"
+_instances = itertools.count()  # mmengine keeps loggers and visualizers by name; each Runner needs its own
 
 
 class CheckpointError(RuntimeError):
@@ -68,10 +73,15 @@ class Runner(MMRunner):
             return super().load_checkpoint(*args, **kwargs)
 
     def call_hook(self, fn_name: str, **kwargs) -> None:
-        """As mmengine's; before a checkpoint is written the log history is taken out."""
+        """As mmengine's; checkpoints lose the log history and gain the state of a loop that has one."""
         super().call_hook(fn_name, **kwargs)
+        checkpoint = kwargs.get("checkpoint")
         if fn_name == "before_save_checkpoint":
-            kwargs["checkpoint"]["message_hub"] = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+            checkpoint["message_hub"] = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+            if hasattr(self.train_loop, "state_dict"):
+                checkpoint["loop"] = self.train_loop.state_dict()
+        elif fn_name == "after_load_checkpoint" and "loop" in checkpoint:
+            self.train_loop.load_state_dict(checkpoint["loop"])
 
 
 @LOOPS.register_module()
@@ -175,3 +185,32 @@ class RunHook(Hook):
         """End the progress line."""
         if self._progress:
             self._progress.__exit__()
+
+
+def resume_from(folder: Path) -> dict:
+    """Arguments of ``build_runner`` that continue an interrupted job, or nothing."""
+    path = folder / LAST
+    return dict(load_from=str(path), resume=True) if path.exists() else {}
+
+
+def build_runner(config: Config, folder: Path, name: str, **kwargs) -> Runner:
+    """A Runner with this project's hooks; everything else as mmengine's."""
+    hooks = dict(
+        runtime_info=dict(type=RuntimeInfoHook),
+        timer=dict(type=IterTimerHook),
+        sampler_seed=None,  # the stream needs none
+        logger=dict(type=LoggerHook, interval=20, log_metric_by_epoch=False),
+        param_scheduler=dict(type=ParamSchedulerHook),
+        checkpoint=None,  # RunHook's
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="mmengine")
+        return Runner(
+            work_dir=str(folder),
+            default_hooks=hooks,
+            visualizer=dict(type=Visualizer, vis_backends=[dict(type=TensorboardVisBackend)]),
+            experiment_name=f"{name}-{next(_instances)}",
+            default_scope="mmengine",
+            cfg=config,
+            **kwargs,
+        )

@@ -1,0 +1,10 @@
+"""Searched or random architectures of Auto-TSNet's space, tiny recipe."""
+
+from mmengine.config import read_base
+
+from autotsnet.models import auto_tsnet
+
+with read_base():
+    from .._base_.tiny import *
+
+net = dict(type=auto_tsnet)

@@ -1,0 +1,278 @@
+"""The search loop: stages, exact resumption, failed samples, ranks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from autotsnet.architecture import TwoStreamArchitecture
+from autotsnet.cost import CostModel
+from autotsnet.search.progressive import ProgressiveSearchLoop, SearchError, SearchOptions, stages
+from autotsnet.space import PRESETS, STAGES, preset
+from reproduce.engine import searching
+from reproduce.engine.classifier import VideoClassifier
+from reproduce.engine.runner import RunHook, load_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_stages_decide_every_variable_once_within_the_budget(name):
+    found = stages(preset(name), SearchOptions(), 10)
+    assert [v for s in found for v in s.decides] == list(STAGES)
+    assert sum(s.share for s in found if s.alone) == pytest.approx(0.85)
+    assert found[-1].share == 1.0
+    joint = stages(preset(name), SearchOptions(progressive=False), 10)
+    assert len(joint) == 1
+    assert joint[0].warmup + joint[0].steps == sum(s.warmup + s.steps for s in found)
+
+
+def config_of(tiny, **changes):
+    """The tiny suite's search recipe."""
+    suite, *_ = tiny
+    config = searching.search_config(suite.entry("auto_tsnet"))
+    config.update(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def found(tiny, tmp_path_factory):
+    """A finished search of the tiny suite."""
+    suite, train, _ = tiny
+    return searching.search(suite, config_of(tiny), 0, train, tmp_path_factory.mktemp("search"))
+
+
+def test_a_search_leaves_its_artefacts(tiny, found):
+    suite, *_ = tiny
+    names = {p.name for p in found.folder.iterdir()}
+    artefacts = {"architecture.json", "journal.parquet", "trajectory.parquet", "network.png", "search.png"}
+    assert artefacts | {"search.json"} <= names
+    space = searching.space_of(suite, config_of(tiny))
+    code = space.encode(TwoStreamArchitecture.load(found.folder / "architecture.json"))
+    cost = CostModel(space, suite.classes)
+    assert cost.gmacs(code[None])[0] <= suite.gmacs
+    journal = pd.read_parquet(found.folder / "journal.parquet")
+    assert list(journal.stage.unique()) == ["slow", "fast", "fusion", "attention"]
+    assert len(journal) == found.cost.architectures
+    both = journal[journal.stage.isin(["fusion", "attention"])]
+    np.testing.assert_allclose(cost.gmacs(np.stack(both.code)), both.gmacs)
+    undecided = space.positions("attention")
+    assert (np.stack(journal[journal.stage == "fusion"].code)[:, undecided] == 0).all(), "attention waits for its stage"
+    trajectory = pd.read_parquet(found.folder / "trajectory.parquet")
+    assert trajectory.probabilities.map(sum).between(0.999, 1.001).all()
+
+
+def test_a_finished_search_is_read_not_repeated(tiny, found):
+    suite, train, _ = tiny
+    before = {p: p.stat().st_mtime_ns for p in found.folder.rglob("*")}
+    again = searching.search(suite, config_of(tiny), 0, train, found.folder.parent.parent)
+    assert again == found
+    assert {p: p.stat().st_mtime_ns for p in found.folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("step", [1, 5, 9, 15])
+def test_interrupted_in_any_stage_it_finds_the_same(tiny, found, tmp_path, monkeypatch, step):
+    suite, train, _ = tiny
+    original = RunHook.after_train_iter
+
+    def stop(self, runner, batch_idx, data_batch=None, outputs=None):
+        original(self, runner, batch_idx, data_batch, outputs)
+        if batch_idx == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunHook, "after_train_iter", stop)
+    with pytest.raises(KeyboardInterrupt):
+        searching.search(suite, config_of(tiny), 0, train, tmp_path)
+    checkpoint = next(tmp_path.rglob("last.pth"))
+    assert load_checkpoint(str(checkpoint))["meta"]["iter"] == step + 1
+    monkeypatch.setattr(RunHook, "after_train_iter", original)
+    resumed = searching.search(suite, config_of(tiny), 0, train, tmp_path)
+    assert resumed.architecture == found.architecture
+    journals = [pd.read_parquet(f.folder / "journal.parquet") for f in (found, resumed)]
+    pd.testing.assert_frame_equal(*journals, check_exact=True)
+
+
+@pytest.mark.parametrize("changes", [dict(strategy=s) for s in ("parsec", "random", "evolution")] + [dict(fair=True)])
+def test_every_strategy_ends_with_an_architecture_in_the_budget(tiny, tmp_path, changes):
+    suite, train, _ = tiny
+    found = searching.search(suite, config_of(tiny, **changes), 0, train, tmp_path)
+    space = searching.space_of(suite, config_of(tiny))
+    gmacs = CostModel(space, suite.classes).gmacs(space.encode(found.architecture)[None])[0]
+    assert gmacs <= suite.gmacs
+
+
+def test_joint_search_has_one_stage(tiny, tmp_path):
+    suite, train, _ = tiny
+    config = searching.search_config(suite.entry("auto_tsnet"), progressive=False)
+    found = searching.search(suite, config, 0, train, tmp_path)
+    assert set(pd.read_parquet(found.folder / "journal.parquet").stage) == {"joint"}
+
+
+def test_a_failed_sample_is_dropped_and_all_failed_stop_with_the_checkpoint_named(tiny, tmp_path, monkeypatch):
+    suite, train, _ = tiny
+    original, calls = VideoClassifier.forward, [0]
+
+    def sometimes(self, clips, label=None, mode="tensor", architecture=None, **info):
+        out = original(self, clips, label, mode, architecture, **info)
+        calls[0] += 1
+        return dict(loss=out["loss"] * float("nan")) if not torch.is_grad_enabled() and calls[0] % 5 == 0 else out
+
+    monkeypatch.setattr(VideoClassifier, "forward", sometimes)
+    found = searching.search(suite, config_of(tiny, strategy="parsec"), 0, train, tmp_path / "some")
+    journal = pd.read_parquet(found.folder / "journal.parquet")
+    failed = journal[~np.isfinite(journal.log_likelihood)]
+    assert 0 < len(failed) < len(journal)
+    assert (failed.weight == 0).all()
+
+    def always(self, clips, label=None, mode="tensor", architecture=None, **info):
+        out = original(self, clips, label, mode, architecture, **info)
+        return dict(loss=out["loss"] * float("nan"))
+
+    monkeypatch.setattr(VideoClassifier, "forward", always)
+    with pytest.raises(SearchError, match=r"stage slow, step 0: none of 1 .* finite loss; resume from .*last\.pth"):
+        searching.search(suite, config_of(tiny), 0, train, tmp_path / "all")
+
+
+def test_a_budget_out_of_range_says_the_range(tiny, tmp_path):
+    from dataclasses import replace
+
+    suite, train, _ = tiny
+    with pytest.raises(
+        SearchError, match=r"budget of 3 GMACs is outside of space 'tiny', whose architectures cost 0\.0"
+    ):
+        searching.search(replace(suite, gmacs=3.0), config_of(tiny), 0, train, tmp_path)
+    with pytest.raises(SearchError, match="unknown strategy 'luck'; known: fpnas, parsec"):
+        searching.search(suite, config_of(tiny, strategy="luck"), 0, train, tmp_path)
+
+
+def test_halves_are_disjoint_whole_and_stratified(tiny):
+    _, train, _ = tiny
+    first, second = searching.halves(train, 0)
+    a, b = ({v.id for v in half.videos} for half in (first, second))
+    assert not a & b
+    assert a | b == {v.id for v in train.videos}
+    for label in range(len(train.classes)):
+        counts = [sum(v.label == label for v in half.videos) for half in (first, second)]
+        assert abs(counts[0] - counts[1]) <= 1
+
+
+RANK = """
+import sys, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from reproduce.engine.distributed import start
+from reproduce.engine import searching
+from reproduce.suites import SUITES
+start()
+suite = SUITES["kinetics-tiny"]
+config = searching.search_config(suite.entry("auto_tsnet"))
+config.batch = 8
+config.options.chunks = int(sys.argv[3])
+train = suite.manifest("train", Path(sys.argv[1]))
+searching.search(suite, config, 0, train, Path(sys.argv[2]))
+"""
+
+
+def launch(
+    ranks: int, chunks: int, root: Path, runs: Path, code: str = RANK, **environment: str
+) -> subprocess.CompletedProcess:
+    """A search under torchrun."""
+    script = runs / "rank.py"
+    runs.mkdir(exist_ok=True)
+    script.write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(
+        [*command, str(script), str(root), str(runs), str(chunks)], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+
+
+def test_two_ranks_equal_one_rank_of_the_double_batch(kinetics_root, tmp_path):
+    for ranks, chunks in ((2, 1), (1, 2)):
+        done = launch(ranks, chunks, kinetics_root, tmp_path / str(ranks))
+        assert done.returncode == 0, done.stderr
+    journals = [pd.read_parquet(next((tmp_path / r).rglob("journal.parquet"))) for r in "12"]
+    assert (np.stack(journals[0].code) == np.stack(journals[1].code)).all(), "the same architectures are drawn"
+    for column in ("log_likelihood", "weight", "entropy"):
+        np.testing.assert_allclose(journals[0][column], journals[1][column], atol=1e-5, rtol=0)
+
+
+def test_a_dead_rank_ends_the_job_and_it_resumes(kinetics_root, tmp_path):
+    dying = RANK.replace(
+        "searching.search(suite",
+        "import os\n"
+        "from reproduce.engine.runner import RunHook\n"
+        "old = RunHook.after_train_iter\n"
+        "def after(self, runner, batch_idx, **k):\n"
+        "    old(self, runner, batch_idx, **k)\n"
+        "    if batch_idx == 6 and runner.rank == 1 and not os.environ.get('LIVE'):\n"
+        "        os._exit(9)\n"
+        "RunHook.after_train_iter = after\n"
+        "searching.search(suite",
+    )
+    assert launch(2, 1, kinetics_root, tmp_path, dying).returncode != 0
+    steps = load_checkpoint(str(next(tmp_path.rglob("last.pth"))))["meta"]["iter"]
+    assert steps == 7
+    done = launch(2, 1, kinetics_root, tmp_path, dying, LIVE="1")
+    assert done.returncode == 0, done.stderr
+    assert next(tmp_path.rglob("search.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["s", "m", "l"])
+def test_one_real_step_of_each_preset(name, tmp_path, record_property):
+    """Forward, backward and an update of alpha at full size; the peak memory goes into the report."""
+    import resource
+
+    from mmengine.runner import Runner
+    from torch.utils.data import DataLoader
+
+    from autotsnet.models import SuperNet
+    from reproduce.data.datasets import StreamSampler
+
+    space = preset(name)
+    shape = (1, space.macro.frames, space.macro.crop, space.macro.crop, 3)
+
+    class Noise(torch.utils.data.Dataset):
+        metainfo = {}
+
+        def __getitem__(self, n):
+            generator = torch.Generator().manual_seed(n)
+            return dict(clips=torch.randint(256, shape, generator=generator, dtype=torch.uint8), label=n % 4)
+
+        def __len__(self):
+            return 8
+
+    loaders = [DataLoader(Noise(), 1, sampler=StreamSampler(Noise(), 1, 9)) for _ in range(2)]
+    model = VideoClassifier(SuperNet(space, 400))
+    runner = Runner(
+        model=model,
+        work_dir=str(tmp_path),
+        train_dataloader=loaders[0],
+        train_cfg=dict(
+            type=ProgressiveSearchLoop,
+            held_out=loaders[1],
+            space=space,
+            num_classes=400,
+            gmacs=space.target,
+            options=SearchOptions(warmup=0, steps=1, type_steps=1, progressive=False, judge_batches=1, finalists=1),
+        ),
+        optim_wrapper=dict(optimizer=dict(type=torch.optim.SGD, lr=0.1)),
+        experiment_name=f"step-{name}",
+        log_level="ERROR",
+    )
+    loop = runner.build_train_loop(runner._train_loop)
+    runner._train_loop = loop
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    loop.strategy.options = type(loop.strategy.options)(fixed_samples=2, joint_from=None)
+    before = loop.strategy.distribution.alpha.detach().clone()
+    first = loaders[0].dataset[0]
+    batch = dict(clips=first["clips"][None], label=torch.tensor([first["label"]]))
+    loop._step(batch, batch)
+    assert not torch.equal(before, loop.strategy.distribution.alpha)
+    record_property("peak_rss_mib", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
