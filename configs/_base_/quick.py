@@ -6,7 +6,7 @@ AdamW because it is fast out of the gate: in so few steps SGD at 0.02 reached le
 from mmengine.optim import OptimWrapper
 from torch.optim import AdamW
 
-epochs = 4
+epochs = 3
 batch = 16  # clips per step, all devices together
 warmup = 0.1  # share of the steps with a linearly rising rate; cosine to zero after that
 workers = 1
