@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from reproduce.suites import SUITES
+
 ROOT = Path(__file__).resolve().parent.parent
 VENV = Path(sys.prefix)
 
@@ -28,8 +30,8 @@ def test_reproduce_then_table(name, cache, tmp_path):
     assert f"{name.upper()}_ROOT is not set" in done.stderr
     assert f"synthetic-{name} tiny" in done.stdout
     assert "ETA" in done.stderr
-    rows = [line for line in done.stdout.splitlines() if line.startswith("| ") and "model" not in line]
-    assert len(rows) >= 4
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert [row.split()[1] for row in rows[1:]] == [e.name for e in SUITES[f"{name}-tiny"].entries]
     assert "not run" not in done.stdout
     assert "missed" not in done.stdout
     again = make(f"reproduce-{name}", tmp_path, EMBEDDED="tiny", CACHE=str(cache))

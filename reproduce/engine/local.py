@@ -145,7 +145,7 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
     dataset = TrainClips(manifest, suite.protocol, spec.seed)
     sampler = StreamSampler(dataset, config.batch, steps)
     hook = RunHook(spec.seed, f"{spec.id} train", interval=config.checkpoint)
-    ema = [dict(type=EMAHook, momentum=config.ema)] if config.get("ema") else []
+    ema = EMAHook(momentum=config.ema) if config.ema else None
     work = folder / "train"
     runner = build_runner(
         config,
@@ -163,7 +163,7 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
         train_cfg=dict(type=StreamLoop, max_iters=steps),
         optim_wrapper=config.optim_wrapper,
         param_scheduler=schedulers,
-        custom_hooks=[hook, *ema],
+        custom_hooks=[hook, ema] if ema else [hook],
         randomness=dict(seed=spec.seed),
         **resume_from(work),
     )
@@ -177,7 +177,8 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
         final_loss=hook.loss,
     )
     write_json(folder / "training.json", training.model_dump())
-    state = {k: v.contiguous() for k, v in runner.model.net.state_dict().items()}
+    model = ema.ema_model.module if ema else runner.model
+    state = {k: v.contiguous() for k, v in model.net.state_dict().items()}
     write_atomic(folder / "model.safetensors", lambda path: save_file(state, path))
     (work / LAST).unlink()
 

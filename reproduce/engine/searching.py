@@ -1,7 +1,8 @@
 """The search stage of a run: an architecture, how it was found, and what that cost.
 
 runs/<suite>/search-<strategy>-s<seed>-<hash>/
-    train/last.pth → journal.parquet, trajectory.parquet, architecture.json, network.png, search.png → search.json
+    train/last.pth → supernet.safetensors, journal.parquet, trajectory.parquet, architecture.json, network.png,
+    search.png → search.json
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import barrier, get_rank, get_world_size
 from mmengine.optim import LinearLR
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from autotsnet.architecture import TwoStreamArchitecture
@@ -156,6 +158,8 @@ def _search(suite: Suite, config: Config, seed: int, manifest: Manifest, folder:
     )
     runner.train()
     if get_rank() == 0:
+        state = {k: v.contiguous() for k, v in runner.model.net.state_dict().items()}
+        write_atomic(folder / "supernet.safetensors", lambda p: save_file(state, p))
         _write(suite, runner.train_loop, hook, config, seed, folder)
     barrier()
 

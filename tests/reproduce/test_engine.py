@@ -7,17 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from reproduce.engine.local import execute, schedule
+from reproduce.engine.local import _config, _model, execute, schedule
 from reproduce.engine.runner import CheckpointError, DivergedError, load_checkpoint
 from reproduce.files import OutputError, write_atomic
 from reproduce.records import RecordError, RunRecord, load_all, score, sha256
-from reproduce.suites import RunSpec, Suite, specs
+from reproduce.suites import RunSpec
 from reproduce.suites import suite as suite_named
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -34,7 +36,7 @@ def done(tiny, tmp_path_factory):
     """A finished run: (folder of runs, results, record)."""
     folder = tmp_path_factory.mktemp("done")
     suite, train, test = tiny
-    record = execute(suite, spec_of(tiny), train, test, folder / "runs", folder / "results")
+    record = execute(suite, suite.entry("tsm"), spec_of(tiny), train, test, folder / "runs", folder / "results")
     return folder / "runs", folder / "results", record
 
 
@@ -60,14 +62,14 @@ def test_a_finished_run_is_left_alone(tiny, done):
     runs, results, record = done
     suite, train, test = tiny
     before = {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()}
-    assert execute(suite, spec_of(tiny), train, test, runs, results) == record
+    assert execute(suite, suite.entry("tsm"), spec_of(tiny), train, test, runs, results) == record
     assert {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()} == before
 
 
 def test_the_same_seed_gives_the_same_predictions_and_another_seed_others(tiny, done, tmp_path):
     suite, train, test = tiny
-    execute(suite, spec_of(tiny), train, test, tmp_path / "runs", tmp_path / "results")
-    execute(suite, spec_of(tiny, seed=1), train, test, tmp_path / "runs", tmp_path / "results")
+    execute(suite, suite.entry("tsm"), spec_of(tiny), train, test, tmp_path / "runs", tmp_path / "results")
+    execute(suite, suite.entry("tsm"), spec_of(tiny, seed=1), train, test, tmp_path / "runs", tmp_path / "results")
     first, again = predictions(spec_of(tiny), done[0]), predictions(spec_of(tiny), tmp_path / "runs")
     pd.testing.assert_frame_equal(first, again, check_exact=True)
     other = predictions(spec_of(tiny, seed=1), tmp_path / "runs")
@@ -111,7 +113,7 @@ def test_resumed_in_the_middle_of_training_it_gives_the_same_predictions(tiny, d
 
     monkeypatch.setattr(RunHook, "after_train_iter", stop)
     with pytest.raises(KeyboardInterrupt):
-        execute(suite, spec, train, test, tmp_path / "runs", tmp_path / "results")
+        execute(suite, suite.entry("tsm"), spec, train, test, tmp_path / "runs", tmp_path / "results")
     checkpoint = spec.folder(tmp_path / "runs") / "train" / "last.pth"
     assert load_checkpoint(str(checkpoint))["meta"]["iter"] == 3
     steps = []
@@ -121,7 +123,7 @@ def test_resumed_in_the_middle_of_training_it_gives_the_same_predictions(tiny, d
         original(self, runner, batch_idx, data_batch, outputs)
 
     monkeypatch.setattr(RunHook, "after_train_iter", listen)
-    execute(suite, spec, train, test, tmp_path / "runs", tmp_path / "results")
+    execute(suite, suite.entry("tsm"), spec, train, test, tmp_path / "runs", tmp_path / "results")
     assert steps == [3, 4, 5]
     pd.testing.assert_frame_equal(predictions(spec, done[0]), predictions(spec, tmp_path / "runs"), check_exact=True)
 
@@ -160,7 +162,7 @@ def test_divergence_stops_with_the_last_good_checkpoint_named(tiny, tmp_path, mo
 
     monkeypatch.setattr(VideoClassifier, "forward", broken)
     with pytest.raises(DivergedError, match=r"the loss is nan at step 1.*last\.pth"):
-        execute(suite, spec_of(tiny), train, test, tmp_path / "runs", tmp_path / "results")
+        execute(suite, suite.entry("tsm"), spec_of(tiny), train, test, tmp_path / "runs", tmp_path / "results")
 
 
 def test_schedule_rises_and_falls_to_zero(tiny):
@@ -233,16 +235,33 @@ def test_records_are_validated(done, tmp_path):
         load_all(tmp_path)
 
 
-def test_specs_go_seed_by_seed_and_hashes_name_runs(tiny, kinetics_root):
-    suite, *_ = tiny
-    assert isinstance(suite, Suite)
-    runs = list(specs(suite, ["tsm", "x3d"], [0, 1], kinetics_root))
+def test_hashes_name_runs_and_unknown_names_list_the_known(tiny):
+    suite, train, test = tiny
+    runs = [spec_of(tiny, entry, seed) for seed in (0, 1) for entry in ("tsm", "x3d")]
     assert [r.id for r in runs] == ["tsm-s0", "x3d-s0", "tsm-s1", "x3d-s1"]
     assert len({r.hash for r in runs}) == 4
+    assert len({r.hash for r in (runs[0], spec_of(tiny))}) == 1
+    fewer = RunSpec.of(suite, suite.entry("tsm"), 0, train.subset(train.videos[1:]), test)
+    assert fewer.hash != runs[0].hash, "other videos, another run"
     with pytest.raises(ValueError, match="has no entry 'resnet'; known: slowfast, x3d"):
         suite.entry("resnet")
     with pytest.raises(ValueError, match="unknown suite 'imagenet'; known: kinetics"):
         suite_named("imagenet")
+
+
+def test_averaged_weights_are_what_is_tested(tiny, done, tmp_path):
+    suite, train, test = tiny
+    plain = spec_of(tiny)
+    spec = replace(plain, recipe=plain.recipe.replace("ema = None", "ema = 0.01"))
+    execute(suite, suite.entry("tsm"), spec, train, test, tmp_path / "runs", tmp_path / "results")
+    last, average = (
+        load_file(s.folder(runs) / "model.safetensors") for s, runs in ((plain, done[0]), (spec, tmp_path / "runs"))
+    )
+    name = next(n for n, p in last.items() if p.dim() == 4)
+    torch.manual_seed(spec.seed)
+    first = _model(_config(spec)).net.state_dict()[name]
+    moved, moved_average = (last[name] - first).norm(), (average[name] - first).norm()
+    assert 0 < moved_average < 0.2 * moved, "6 steps at momentum 0.01 stay near the start"
 
 
 def test_time_is_added_up_over_sessions(tiny, done):

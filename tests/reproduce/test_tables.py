@@ -19,7 +19,10 @@ def test_without_records_costs_are_there_and_the_rest_is_not_run(name, tmp_path)
     assert SUITES[name].dataset in text.splitlines()[0]
     frame = tables.table(SUITES[name], [])
     assert set(frame["top-1 % [95 %]"]) == {"not run"}
-    assert frame["GMACs/view"].astype(float).between(0.98 * SUITES[name].gmacs, 1.02 * SUITES[name].gmacs).all()
+    searched = frame.model.str.contains(r"\(searched\)|random")
+    assert set(frame["GMACs/view"][searched]) == {"not run"}
+    gmacs = frame["GMACs/view"][~searched].astype(float)
+    assert gmacs.between(0.98 * SUITES[name].gmacs, 1.02 * SUITES[name].gmacs).all()
     assert (tmp_path / "tables" / f"{name}.csv").exists()
     assert ("literature" in text) == (SUITES[name].published is not None)
 
@@ -35,7 +38,7 @@ def test_published_rows_exist():
     values = {e.name: tables.literature(SUITES["kinetics"], e)[0] for e in SUITES["kinetics"].entries}
     assert values["x3d"].startswith("76.2 (X3D-M")
     assert values["slowfast"].startswith("75.6 (R50 4x16")
-    assert values["auto_tsnet_uniform"].startswith("78.9 (Auto-TSNet-L")
+    assert values["auto_tsnet"].startswith("78.9 (Auto-TSNet-L")
 
 
 @pytest.mark.benchmark
@@ -45,7 +48,8 @@ def test_all_entries_of_both_suites_are_counted(benchmark):
 
     def solve():
         _solution.cache_clear()
-        return [s.solution(e) for s in (SUITES["kinetics"], SUITES["ssv2"]) for e in s.entries]
+        suites = SUITES["kinetics"], SUITES["ssv2"]
+        return [s.solution(e) for s in suites for e in s.entries if not e.search]
 
     start = time.perf_counter()
     solutions = benchmark.pedantic(solve, rounds=1)

@@ -1,0 +1,145 @@
+"""Does the search beat chance, and does its supernet rank architectures as training them alone does?
+
+    python -m reproduce.studies.search --out results/studies/search.json
+
+On one suite: for each seed a search and a retraining of what it found, against random architectures of equal GMACs
+trained alike; and the supernet's held-out log-likelihood of at least a dozen random architectures against their own
+accuracy. Runs are the suite's own (shared with its table) and resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from scipy.stats import kendalltau
+from torch.utils.data import DataLoader, Subset
+
+from autotsnet.models import SuperNet
+from reproduce.data.datasets import TrainClips
+from reproduce.engine import searching
+from reproduce.engine.classifier import VideoClassifier
+from reproduce.engine.local import execute
+from reproduce.files import write_json
+from reproduce.progress import Progress
+from reproduce.records import RunRecord, provenance
+from reproduce.suites import Entry, RunSpec, Suite, suite
+
+RESAMPLES = 10_000
+
+
+def correct(record: RunRecord, folder: Path) -> np.ndarray:
+    """Per video, in the order of ids: 1 where the run was right."""
+    table = pd.read_parquet(folder / record.result.predictions)
+    right = [e == "" and s.argmax() == y for e, s, y in zip(table.error, table.scores, table.label, strict=True)]
+    return np.array(right, float)
+
+
+def paired_interval(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Difference of mean accuracies in points, with a 95 % interval: bootstrap over runs, and over videos in common.
+
+    Args:
+        a: runs × videos, 1 where right.
+        b: the same for the other model; same videos in the same order.
+        seed: of the bootstrap.
+    """
+    rng = np.random.default_rng(seed)
+    draws = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        videos = rng.integers(0, a.shape[1], a.shape[1])
+        runs = rng.integers(0, len(a), len(a)), rng.integers(0, len(b), len(b))
+        draws[i] = a[runs[0]][:, videos].mean() - b[runs[1]][:, videos].mean()
+    low, high = np.quantile(100 * draws, (0.025, 0.975))
+    return float(100 * (a.mean() - b.mean())), float(low), float(high)
+
+
+@torch.no_grad()
+def supernet_likelihoods(s: Suite, found: searching.Found, entries: list[Entry], train, seed: int) -> list[float]:
+    """Mean held-out log-likelihood of architectures under the supernet's final weights, batch statistics."""
+    config = searching.search_config(s.entry("auto_tsnet"))
+    net = SuperNet(searching.space_of(s, config), s.classes)
+    net.load_state_dict(load_file(found.folder / "supernet.safetensors"))
+    model = VideoClassifier(net).train()
+    half = searching.halves(train, seed)[1]
+    data = Subset(TrainClips(half, s.protocol, seed), range(min(256, len(half.videos))))
+    batches = list(DataLoader(data, batch_size=32))
+    out = []
+    for entry in entries:
+        losses = [model(**b, mode="loss", architecture=entry.architecture)["loss"].item() for b in batches]
+        out.append(-sum(losses) / len(losses))
+    return out
+
+
+def main() -> None:
+    """Run the study and write its record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", default="ssv2-quick")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--architectures", type=int, default=12, help="for the ranking correlation")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--cache", type=Path, default=Path(".cache"))
+    parser.add_argument("--out", type=Path, default=Path("results/studies/search.json"))
+    options = parser.parse_args()
+
+    s = suite(options.suite)
+    root = s.data_root(options.cache)
+    train, test = s.manifest("train", root), s.manifest("val", root)
+    drawn = [
+        replace(
+            s.entry("auto_tsnet_random"),
+            architecture=searching.random_architecture(s, searching.search_config(s.entry("auto_tsnet")), v),
+        )
+        for v in range(options.architectures)
+    ]
+    jobs = [("search", seed) for seed in range(options.seeds)] + [("random", v) for v in range(len(drawn))]
+    searched: list[RunRecord] = []
+    random: list[RunRecord] = []
+    with Progress("study", len(jobs)) as progress:
+        for kind, number in jobs:
+            if kind == "search":
+                entry, cost = searching.resolved(s, s.entry("auto_tsnet"), number, 0, train, options.runs)
+                spec = RunSpec.of(s, entry, number, train, test)
+                searched.append(execute(s, entry, spec, train, test, options.runs, options.results, cost))
+            else:
+                spec = RunSpec.of(s, drawn[number], 0, train, test, number)
+                random.append(execute(s, drawn[number], spec, train, test, options.runs, options.results))
+            progress.step(note=f"{kind} {number}")
+
+    folder = options.results / "records" / s.name
+    a, b = (np.stack([correct(r, folder) for r in records]) for records in (searched, random))
+    difference, low, high = paired_interval(a, b)
+    found = searching.search(s, searching.search_config(s.entry("auto_tsnet")), 0, train, options.runs)
+    likelihoods = supernet_likelihoods(s, found, drawn, train, 0)
+    tau, p = kendalltau(likelihoods, b.mean(1))
+    write_json(
+        options.out,
+        {
+            "suite": s.name,
+            "test_manifest": test.hash,
+            "n": int(a.shape[1]),
+            "searched_top1": [float(100 * x) for x in a.mean(1)],
+            "random_top1": [float(100 * x) for x in b.mean(1)],
+            "difference_points": difference,
+            "interval_95": [low, high],
+            "kendall_tau": float(tau),
+            "kendall_p": float(p),
+            "supernet_log_likelihood": likelihoods,
+            "architectures": [e.architecture.hash for e in drawn],
+            "search": [r.search.model_dump() for r in searched],
+            "provenance": provenance(searched[0].provenance.config, "decord").model_dump(),
+        },
+    )
+    print(
+        f"searched {100 * a.mean():.1f} %, random {100 * b.mean():.1f} %: difference {difference:+.1f} points "
+        f"[{low:+.1f}, {high:+.1f}]; Kendall tau of supernet and stand-alone accuracy {tau:+.2f} (p = {p:.2f})"
+    )
+
+
+if __name__ == "__main__":
+    main()
