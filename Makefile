@@ -4,11 +4,12 @@ PYTHON ?= python3
 RUN := $(VENV)/bin/python -m reproduce
 SEEDS ?= 0
 RESULTS ?= results
-export SEEDS
+EMBEDDED ?= quick
+export SEEDS EMBEDDED
 export OMP_WAIT_POLICY ?= PASSIVE  # spinning OpenMP threads and decoding workers slow each other down tenfold
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce-kinetics reproduce-ssv2 search-kinetics search-ssv2 table-kinetics table-ssv2 study-planted study-search lint test test-all bench lock clean
+.PHONY: help env reproduce-kinetics reproduce-ssv2 search-kinetics search-ssv2 table-kinetics table-ssv2 study-planted study-search study-presets lint test test-all bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,16 +36,19 @@ search-ssv2: env  ## the same on SSV2_ROOT
 	$(RUN) search ssv2
 
 table-kinetics: env  ## tables of Kinetics-400 and of its embedded twin, from whatever records there are
-	$(RUN) table kinetics kinetics-quick
+	$(RUN) table kinetics kinetics-$(EMBEDDED)
 
 table-ssv2: env  ## tables of Something-Something-V2 and of its embedded twin
-	$(RUN) table ssv2 ssv2-quick
+	$(RUN) table ssv2 ssv2-$(EMBEDDED)
 
 study-planted: env  ## the search engines on a space whose best is known (minutes)
 	$(VENV)/bin/python -m reproduce.studies.planted --out $(RESULTS)/studies/planted.json
 
 study-search: env  ## searched against random architectures, supernet against stand-alone ranking (an hour on a CPU)
-	$(VENV)/bin/python -m reproduce.studies.search --results $(RESULTS) --out $(RESULTS)/studies/search.json
+	$(VENV)/bin/python -m reproduce.studies.search --suite ssv2-$(EMBEDDED) --results $(RESULTS) --out $(RESULTS)/studies/search.json
+
+study-presets: env  ## one search step at full size of each preset: time and peak memory (minutes)
+	$(VENV)/bin/python -m reproduce.studies.presets --out $(RESULTS)/studies/presets.json
 
 lint: env  ## style: ruff check and format
 	$(VENV)/bin/ruff check .

@@ -135,13 +135,18 @@ class TwoStreamArchitecture:
 
         def stream(groups):
             return groups and tuple(
-                GroupChoice(g["channels"], tuple(BlockChoice(**b) for b in g["blocks"]), g["attention"]) for g in groups
+                GroupChoice(
+                    g["channels"],
+                    tuple(BlockChoice(b["t"], b["k"], float(b["e"])) for b in g["blocks"]),
+                    g["attention"],
+                )
+                for g in groups
             )
 
         try:
             macro = {k: tuple(v) if isinstance(v, list) else v for k, v in data["macro"].items()}
             return cls(MacroArchitecture(**macro), stream(data["slow"]), stream(data["fast"]), tuple(data["fusions"]))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not an architecture: {type(error).__name__} {error}") from error
 
     @property

@@ -60,6 +60,10 @@ def run(
     from reproduce.engine.local import run_suite
     from reproduce.suites import suite
 
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(
+            "run trains on one device; of several ranks only search makes use: torchrun … -m reproduce search"
+        )
     s = suite(choose(suite_name))
     names = [n for n in entries.split(",") if n] or [e.name for e in s.entries]
     for name in names:
@@ -150,7 +154,10 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("TRACEBACK"):
             raise
-        sys.exit(f"error: {error}")
+        text = str(error).strip()
+        if "in DataLoader worker process" in text:  # torch wraps a worker's error into its traceback
+            text = text.splitlines()[-1].split(": ", 1)[-1]
+        sys.exit(f"error: {text}")
 
 
 if __name__ == "__main__":

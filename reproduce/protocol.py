@@ -91,12 +91,12 @@ class Crops:
         if min(self.short_side, *self.jitter) < self.size:
             raise ValueError(f"a crop of {self.size} does not fit a short side of {min(self.short_side, *self.jitter)}")
 
-    def train(self, frames: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
+    def train(self, frames: np.ndarray, rng: np.random.Generator, may_flip: bool = True) -> tuple[np.ndarray, bool]:
         """T H W 3 -> T size size 3 and whether it was flipped. Cropping before resizing gives the same picture."""
         height, width = frames.shape[1:3]
         side = self.size / rng.uniform(*self.jitter) * min(height, width)
         y, x = rng.uniform(0, height - side), rng.uniform(0, width - side)
-        flipped = bool(rng.random() < self.flip)
+        flipped = bool(rng.random() < self.flip) and may_flip
         return self._resize(frames, y, x, side, flipped), flipped
 
     def test(self, frames: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,7 +19,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from reproduce.files import write_json
 
 SCHEMA = 1
-PACKAGES = ("torch", "torchvision", "mmengine", "mmcv-lite", "mmaction2", "pytorchvideo", "decord", "av", "numpy")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "mmengine",
+    "mmcv-lite",
+    "mmaction2",
+    "pytorchvideo",
+    "decord",
+    "av",
+    "numpy",
+    "opencv-python",
+)
 
 
 class RecordError(ValueError):
@@ -148,8 +160,9 @@ class RunRecord(_Part):
         """
         try:
             data = json.loads(path.read_text())
-            if data.get("schema_version") != SCHEMA:
-                raise RecordError(f"{path}: schema version {data.get('schema_version')}, this code reads {SCHEMA}")
+            version = data.get("schema_version") if isinstance(data, dict) else None
+            if version != SCHEMA:
+                raise RecordError(f"{path}: schema version {version}, this code reads {SCHEMA}")
             return cls.model_validate(data)
         except (OSError, json.JSONDecodeError) as error:
             raise RecordError(f"{path} cannot be read: {error}") from error
@@ -165,13 +178,20 @@ def load_all(folder: Path) -> list[RunRecord]:
 
 def score(predictions: pd.DataFrame) -> tuple[int, int, list[str]]:
     """Correct videos at top-1 and at top-5, and the ids of those that failed (which are wrong)."""
-    top1 = top5 = 0
+    rank = ranks(predictions)
+    return int((rank == 0).sum()), int((rank < 5).sum()), predictions.id[predictions.error != ""].tolist()
+
+
+def ranks(predictions: pd.DataFrame) -> np.ndarray:
+    """Per video, how many other classes score at least as high as the right one; all of them where it failed.
+
+    Ties count against the model, and so do scores that are not finite.
+    """
+    out = []
     for label, scores, error in zip(predictions.label, predictions.scores, predictions.error, strict=True):
-        if not error:
-            rank = int((scores > scores[label]).sum())
-            top1 += rank == 0
-            top5 += rank < 5
-    return top1, top5, predictions.id[predictions.error != ""].tolist()
+        usable = not error and np.isfinite(scores).all()
+        out.append(int((scores >= scores[label]).sum()) - 1 if usable else len(scores))
+    return np.array(out)
 
 
 def sha256(path: Path) -> str:
@@ -196,7 +216,7 @@ def provenance(config: str, decoder: str) -> Provenance:
     """Of a run made here and now."""
     return Provenance(
         commit=_git("rev-parse", "HEAD") or "unknown",
-        dirty=bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")),
+        dirty=bool(_git("status", "--porcelain", "--", ":/", ":!/results")) or not _git("rev-parse", "HEAD"),
         config=config,
         config_hash=hashlib.sha256(config.encode()).hexdigest()[:12],
         versions={p: importlib.metadata.version(p) for p in PACKAGES},

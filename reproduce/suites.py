@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -154,6 +155,7 @@ class RunSpec:
         variant: which of several architectures of the entry.
         seed: of initialisation, order and augmentation.
         net: the network's config after solving, type first.
+        cost: its exact GMACs and parameters, so that a change of the code that builds it is another run.
         recipe: the rest of the config, as text.
         protocol: sampling and crops, as dict.
         train_manifest: hash of the training split.
@@ -165,6 +167,7 @@ class RunSpec:
     variant: int
     seed: int
     net: str
+    cost: str
     recipe: str
     protocol: dict[str, Any] = field(hash=False)
     train_manifest: str
@@ -172,8 +175,10 @@ class RunSpec:
 
     @property
     def hash(self) -> str:
-        """Eight hex digits."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+        """Eight hex digits, of everything that can change the result: not of ``workers`` and ``checkpoint``."""
+        data = asdict(self)
+        data["recipe"] = re.sub(r"(?m)^(workers|checkpoint) = .*\n", "", self.recipe)
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
     def id(self) -> str:
@@ -189,8 +194,19 @@ class RunSpec:
         """The specification of one run of a suite; the entry's architecture must be known where it needs one."""
         config = suite.config(entry)
         net = Config(dict(net=config.pop("net"))).pretty_text
-        recipe, protocol = config.pretty_text, asdict(suite.protocol)
-        return cls(suite.name, entry.name, variant, seed, net, recipe, protocol, train.hash, test.hash)
+        solution = suite.solution(entry)
+        return cls(
+            suite.name,
+            entry.name,
+            variant,
+            seed,
+            net,
+            f"{solution.gmacs!r} GMACs, {solution.params} parameters",
+            config.pretty_text,
+            asdict(suite.protocol),
+            train.hash,
+            test.hash,
+        )
 
 
 def _entries(folder: str, dataset: str) -> tuple[Entry, ...]:

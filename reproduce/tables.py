@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -117,14 +119,21 @@ def table(suite: Suite, records: list[RunRecord]) -> pd.DataFrame:
     """One row per entry. Records of other suites are left out.
 
     Raises:
-        ValueError: records of one entry disagree on the test videos.
+        ValueError: records disagree on videos, or were made under another budget or protocol than the suite's.
     """
-    records = [r for r in records if r.suite == suite.name]
-    manifests = {r.data.test_manifest for r in records}
+    records = [r for r in records if r.suite == suite.name and r.variant < suite.entry(r.entry).variants]
+    protocol = json.loads(json.dumps(asdict(suite.protocol)))
+    for r in records:
+        if r.model.budget != suite.gmacs or r.data.protocol != protocol:
+            raise ValueError(
+                f"record {r.entry} seed {r.seed} was made under another budget or protocol "
+                f"({r.model.budget:g} GMACs) than suite {suite.name!r} has now ({suite.gmacs:g}); remove its records and run the suite again"
+            )
+    manifests = {(r.data.train_manifest, r.data.test_manifest) for r in records}
     if len(manifests) > 1:
         raise ValueError(
-            f"records of suite {suite.name!r} were tested on {len(manifests)} different manifests "
-            f"({', '.join(sorted(manifests))}); run the suite again on one copy of {suite.dataset}"
+            f"records of suite {suite.name!r} are of {len(manifests)} different manifests "
+            f"({', '.join(sorted(test for _, test in manifests))}); run the suite again on one copy of {suite.dataset}"
         )
     return pd.DataFrame([_row(suite, e, [r for r in records if r.entry == e.name]) for e in suite.entries])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import replace
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -134,44 +134,55 @@ class SuperNet(nn.Module):
         return net.train(self.training)
 
 
-def recalibrate(model: nn.Module, batches: Iterable[Tensor], forward=None, group=None) -> int:
+def recalibrate(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    architecture: TwoStreamArchitecture | None = None,
+    group=None,
+) -> int:
     """Replace batch norm's running statistics by those of some batches (precise BN), equal on all ranks.
 
     Args:
-        model: its BatchNorm modules are reset and refilled; parameters stay.
+        model: its BatchNorm modules are refilled; parameters stay. A ``SuperNet`` is refilled for one architecture.
         batches: clips B 3 T H W, already on the model's device.
-        forward: what to call on a batch; default ``model``.
+        architecture: which subnet of a ``SuperNet``.
         group: process group of torch.distributed to average over; default: all ranks, if initialised.
 
     Returns:
         The number of batches used.
 
     Raises:
-        ValueError: no batch came.
+        ValueError: no batch came; the statistics are then what they were.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    training = model.training
-    momenta = [m.momentum for m in norms]
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None  # cumulative mean
-    model.train()
-    count = 0
-    with torch.no_grad():
-        for batch in batches:
-            (forward or model)(batch)
-            count += 1
-    if not count:
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
         raise ValueError("recalibrate got no batch; batch norm would be left without statistics")
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    for m, momentum in zip(norms, momenta, strict=True):
-        m.momentum = momentum
-        if distributed:
-            world = torch.distributed.get_world_size(group)
+    stored = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    acting = stored  # of a supernet, the norms of the subnet act, on slices of the stored statistics
+    if architecture is not None:
+        acting = [m for m in model.skeleton(architecture).modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    training, momenta = model.training, [m.momentum for m in acting]
+    for m in stored:
+        m.reset_running_stats()
+    for m in acting:
+        m.momentum = None  # cumulative mean
+    count = 0
+    try:
+        model.train()
+        with torch.no_grad():
+            for batch in chain([first], batches):
+                model(batch) if architecture is None else model(batch, architecture)
+                count += 1
+    finally:
+        for m, momentum in zip(acting, momenta, strict=True):
+            m.momentum = momentum
+        model.train(training)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for m in stored:
             for stat in (m.running_mean, m.running_var):
                 torch.distributed.all_reduce(stat, group=group)
-                stat /= world
-    model.train(training)
+                stat /= torch.distributed.get_world_size(group)
     return count
 
 
@@ -187,17 +198,3 @@ def _no_init():
     finally:
         for n, f in saved.items():
             setattr(nn.init, n, f)
-
-
-def without_types(architecture: TwoStreamArchitecture) -> TwoStreamArchitecture:
-    """The same streams with no fusion and no attention."""
-
-    def bare(groups):
-        return groups and tuple(replace(g, attention="none") for g in groups)
-
-    return replace(
-        architecture,
-        slow=bare(architecture.slow),
-        fast=bare(architecture.fast),
-        fusions=("none",) * len(architecture.fusions),
-    )

@@ -136,8 +136,9 @@ class TwoStreamNet(nn.Module):
         frames, alpha = clip.shape[2], self.architecture.macro.alpha
         x = {}
         if "slow" in self.stems:
-            index = torch.linspace(0, frames - 1, frames // alpha, device=clip.device).long()
-            x["slow"] = self.stems["slow"](clip[:, :, index])
+            # on the CPU: where the truncation falls must not depend on a device's rounding
+            index = torch.linspace(0, frames - 1, frames // alpha, device="cpu").long()
+            x["slow"] = self.stems["slow"](clip[:, :, index.to(clip.device)])
         if "fast" in self.stems:
             x["fast"] = self.stems["fast"](clip)
         for g in range(len(self.architecture.macro.strides)):

@@ -60,7 +60,8 @@ class SearchOptions:
 
     Attributes:
         strategy: ``fpnas``, ``parsec``, ``random`` or ``evolution``, the same stages for each.
-        fpnas: options of the first two; ``joint_from`` and ``anneal`` are set by ``theta`` and the stage's length.
+        fpnas: options of ``fpnas``; ``parsec`` takes its lr and likelihood. ``joint_from`` and
+            ``anneal`` are set by ``theta`` and the stage's length.
         theta: share of a stage's steps after which its distribution turns joint; FP-NAS turned at epoch 80 of an
             unknown number. None: never.
         batch: architectures per step of ``random`` and ``evolution``.
@@ -97,10 +98,9 @@ def stages(space: SearchSpace, options: SearchOptions, num_classes: int) -> tupl
 
     The streams share ``stream_share`` of the budget in proportion to their median costs in the space.
     """
-    total = 2 * (options.warmup + options.steps) + 2 * (options.warmup // 2 + options.type_steps)
     if not options.progressive:
-        warmup = total * options.warmup // (options.warmup + options.steps)
-        return (Stage("joint", STAGES, warmup, total - warmup),)
+        warmup, steps = 3 * options.warmup, 2 * (options.steps + options.type_steps)
+        return (Stage("joint", STAGES, warmup, steps),)
     codes = space.sample(2048, np.random.default_rng(0))
     median = {s: float(np.median(CostModel(space, num_classes, s).gmacs(codes))) for s in ("slow", "fast")}
     share = {s: options.stream_share * m / sum(median.values()) for s, m in median.items()}
@@ -172,12 +172,22 @@ class ProgressiveSearchLoop(BaseLoop):
                 f"{low:.3g} to {high:.3g}; choose another budget or preset"
             )
         self.stages = stages(space, self.options, num_classes)
+        for stage in self.stages:
+            least = CostModel(space, num_classes, stage.alone).range()[0]
+            if stage.share * gmacs < least:
+                raise SearchError(
+                    f"a budget of {gmacs:g} GMACs leaves {stage.share * gmacs:.3g} to stage {stage.name!r}, whose "
+                    f"cheapest architecture costs {least:.3g}; choose at least {least / stage.share:.3g}"
+                )
         self._iter = self._epoch = 0
         self.stop_training = False
         self.template = np.zeros(len(space.counts), int)  # types start as "none"
-        self.journal: list[dict[str, Any]] = []
+        # per step: codes K M; step, stage, K; GMACs, log-likelihood, weight, entropy
+        self._journal: list[tuple[Tensor, Tensor, Tensor]] = []
         self.trajectory: list[dict[str, Any]] = []
         self.images = 0  # clips that passed a network, forward only or with backward
+        self.dropped = 0  # samples of the weights' pass whose loss was not finite
+        self._judged = 0  # held-out batches drawn
         self._enter(0)
 
     iter = property(lambda self: self._iter)
@@ -218,29 +228,32 @@ class ProgressiveSearchLoop(BaseLoop):
         """Search from the current step to the end."""
         runner = self.runner
         runner.call_hook("before_train")
-        self.dataloader.sampler.step = self.held_out.sampler.step = self._iter
-        batches = zip(self.dataloader, self.held_out, strict=False)
+        self.dataloader.sampler.step = self._iter
+        self.held_out.sampler.step = self._judged
+        train_batches, held_out_batches = iter(self.dataloader), iter(self.held_out)
         runner.call_hook("before_train_epoch")
-        for train, held_out in batches:
+        while self._iter < self.max_iters and not self.stop_training:
+            train = next(train_batches)
             runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=train)
-            outputs = self._step(train, held_out)
+            warming = self._in_stage < self.stage.warmup
+            outputs = self.step(train, None if warming else next(held_out_batches))
+            self._judged += not warming
             self._in_stage += 1
             if self._in_stage == self.stage.warmup + self.stage.steps:
-                self._leave(held_out)
+                self._leave()
             runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=train, outputs=outputs)
             self._iter += 1
-            if self._iter == self.max_iters or self.stop_training:
-                break
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
         return runner.model
 
-    def _step(self, train: dict, held_out: dict) -> dict[str, Tensor | float]:
+    def step(self, train: dict, held_out: dict | None) -> dict[str, Tensor | float]:
+        """One step: the weights on a training batch, then the strategy on a held-out batch (none: warm-up)."""
         runner, strategy = self.runner, self.strategy
         runner.model.train()
         if runner.model.net.fair:  # a function of the step, on all ranks alike
             runner.model.net.fair.generator.manual_seed(self.seed * 1_000_003 + self._iter)
-        warming = self._in_stage < self.stage.warmup
+        warming = held_out is None
         codes = strategy.ask()[:1] if warming else strategy.ask()
         clips = len(train["label"]) * get_world_size()
         runner.optim_wrapper.zero_grad()
@@ -255,6 +268,7 @@ class ProgressiveSearchLoop(BaseLoop):
             step.backward(loss, -losses[-1])
         try:
             step.finish()
+            self.dropped += step.dropped
             self._reduce_gradients(parameters)
             runner.optim_wrapper.step()
             self.images += clips * len(codes)
@@ -265,10 +279,12 @@ class ProgressiveSearchLoop(BaseLoop):
                 self._note(codes, judged, gmacs, weights)
         except AllSamplesFailedError as error:
             last = Path(runner.work_dir, "last.pth")
-            raise SearchError(f"stage {self.stage.name}, step {self._in_stage}: {error}; resume from {last}") from error
+            way_out = f"the last good checkpoint is {last}" if last.exists() else "there is no checkpoint yet"
+            raise SearchError(f"stage {self.stage.name}, step {self._in_stage}: {error}; {way_out}") from error
         finite = [x for x in losses if math.isfinite(x)]
         numbers = {k: v for k, v in strategy.stats().items() if v == v}
-        return dict(loss=torch.tensor(sum(finite) / len(finite)), stage=float(self._epoch), **numbers)
+        numbers |= dict(stage=float(self._epoch), dropped=strategy.dropped + self.dropped)
+        return dict(loss=torch.tensor(sum(finite) / len(finite)), **numbers)
 
     def _loss(self, batch: dict, code: Tensor) -> Tensor:
         """Mean cross-entropy of a subnet on a batch, chunk by chunk."""
@@ -304,21 +320,10 @@ class ProgressiveSearchLoop(BaseLoop):
                     all_reduce(p.grad, "mean")
 
     def _note(self, codes: Tensor, judged: Tensor, gmacs: Tensor, weights: Tensor) -> None:
-        stats = self.strategy.stats()
-        full = self.restriction.expand(codes).tolist()
-        for code, likelihood, cost, weight in zip(full, judged.tolist(), gmacs.tolist(), weights.tolist(), strict=True):
-            self.journal.append(
-                dict(
-                    step=self._iter,
-                    stage=self.stage.name,
-                    code=code,
-                    gmacs=cost,
-                    log_likelihood=likelihood,
-                    weight=weight,
-                    entropy=stats.get("entropy", math.nan),
-                    samples=len(codes),
-                )
-            )
+        entropy = self.strategy.stats().get("entropy", math.nan)
+        numbers = torch.stack([gmacs.double(), judged.double(), weights.double(), torch.full_like(judged, entropy)], 1)
+        places = torch.tensor([[self._iter, self._epoch, len(codes)]]).repeat(len(codes), 1)
+        self._journal.append((self.restriction.expand(codes).to(torch.uint8), places, numbers))
         distribution = getattr(self.strategy, "distribution", None)
         last = self._in_stage + 1 == self.stage.warmup + self.stage.steps
         if distribution is not None and (last or self._in_stage % 10 == 0):
@@ -331,13 +336,10 @@ class ProgressiveSearchLoop(BaseLoop):
                     row = dict(step=self._iter, stage=self.stage.name, variable=next(names))
                     self.trajectory.append(row | dict(probabilities=marginal.tolist()))
 
-    def _leave(self, held_out: dict) -> None:
+    def _leave(self) -> None:
         """Judge the finalists once more, freeze the likeliest, go on to the next stage."""
-        batches = [held_out]
-        if self.options.judge_batches > 1:
-            batches += self._more_batches(self.options.judge_batches - 1)
         finalists = self.strategy.finalists(self.options.finalists)
-        judged = self._judge(finalists, batches)
+        judged = self._judge(finalists, self._held_out_batches(self.options.judge_batches))
         chosen = finalists[int(judged.nan_to_num(nan=-math.inf).argmax())]
         self.template = self.restriction.expand(chosen[None])[0].numpy()
         self.runner.logger.info(
@@ -347,7 +349,7 @@ class ProgressiveSearchLoop(BaseLoop):
         if self._epoch + 1 < len(self.stages):
             self._enter(self._epoch + 1)
 
-    def _more_batches(self, n: int) -> list[dict]:
+    def _held_out_batches(self, n: int) -> list[dict]:
         """Held-out batches of this rank, the same whenever the search is resumed."""
         dataset, size = self.held_out.dataset, self.held_out.batch_size
         rank, world = get_rank(), get_world_size()
@@ -367,9 +369,11 @@ class ProgressiveSearchLoop(BaseLoop):
             in_stage=self._in_stage,
             template=self.template.tolist(),
             strategy=self.strategy.state_dict(),
-            journal=self.journal,
+            journal=self._columns(),
             trajectory=self.trajectory,
             images=self.images,
+            dropped=self.dropped,
+            judged=self._judged,
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -378,8 +382,28 @@ class ProgressiveSearchLoop(BaseLoop):
         self._enter(state["stage"])
         self._in_stage = state["in_stage"]
         self.strategy.load_state_dict(state["strategy"])
-        self.journal, self.trajectory, self.images = state["journal"], state["trajectory"], state["images"]
+        self._journal = [tuple(state["journal"])]
+        self.trajectory, self.images = state["trajectory"], state["images"]
+        self.dropped, self._judged = state["dropped"], state["judged"]
+
+    def _columns(self) -> list[Tensor]:
+        if not self._journal:
+            return [torch.empty(0, n, dtype=d) for n, d in ((len(self.template), torch.uint8), (3, int), (4, float))]
+        return [torch.cat(parts) for parts in zip(*self._journal, strict=True)]
 
     def journals(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Every judged architecture, and the trajectory of the distribution."""
-        return pd.DataFrame(self.journal), pd.DataFrame(self.trajectory)
+        codes, places, numbers = (c.numpy() for c in self._columns())
+        journal = pd.DataFrame(
+            dict(
+                step=places[:, 0],
+                stage=[self.stages[i].name for i in places[:, 1]],
+                code=list(codes),
+                gmacs=numbers[:, 0],
+                log_likelihood=numbers[:, 1],
+                weight=numbers[:, 2],
+                entropy=numbers[:, 3],
+                samples=places[:, 2],
+            )
+        )
+        return journal, pd.DataFrame(self.trajectory)

@@ -19,5 +19,6 @@ optim_wrapper = dict(
     paramwise_cfg=dict(norm_decay_mult=0.0),
     clip_grad=dict(max_norm=40.0),  # mmaction2's SlowFast
 )
+precise_bn = 200
 ema = None
 checkpoint = 1000

@@ -17,5 +17,6 @@ optim_wrapper = dict(
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),  # batch norm without weight decay
     clip_grad=dict(max_norm=5.0),
 )
+precise_bn = 0  # batches to recalibrate batch norm with at the end
 ema = None  # or a momentum, 0.0002
 checkpoint = 100  # steps between checkpoints at the most; at least every five minutes

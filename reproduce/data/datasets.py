@@ -69,11 +69,9 @@ class TrainClips(Dataset):
                     logger.warning("skipped in training: %s", error)
                 index = rng.integers(len(self))  # another one, as determined by (seed, n) as the first
                 continue
-            clip, flipped = self.protocol.crops.train(frames, rng)
-            label = video.label
-            if flipped and self.manifest.partners:
-                label = self.manifest.partners[label]
-            return dict(clips=torch.from_numpy(clip[None]), label=label)
+            partner = self.manifest.partners[video.label] if self.manifest.partners else video.label
+            clip, flipped = self.protocol.crops.train(frames, rng, may_flip=partner >= 0)
+            return dict(clips=torch.from_numpy(clip[None]), label=partner if flipped else video.label)
         raise DataError(
             f"{RETRIES} videos in a row cannot be decoded, the last is {self.manifest.path(video)}; "
             f"check the copy of {self.manifest.dataset} in {self.manifest.root}"

@@ -39,7 +39,10 @@ def load(root: str | Path, split: str, dataset: str = "Kinetics-400") -> Manifes
     for number, row in enumerate(rows, start=2):
         if row["label"] not in index:
             raise DataError(f"{annotation}:{number}: label {row['label']!r} is no class of annotations/train.csv")
-        start, end = int(float(row["time_start"])), int(float(row["time_end"]))
+        try:
+            start, end = int(float(row["time_start"])), int(float(row["time_end"]))
+        except (TypeError, ValueError):
+            raise DataError(f"{annotation}:{number}: time_start, time_end are no seconds; download it again") from None
         name = f"{row['youtube_id']}_{start:06d}_{end:06d}"
         path = next(
             (files[n] for n in (name, f"{row['youtube_id']}_{start}_{end}", row["youtube_id"]) if n in files), None

@@ -40,7 +40,7 @@ class Manifest:
         root: folder that the paths are relative to; not part of the hash.
         classes: names, by label.
         videos: all annotated videos, whether their file is there or not.
-        partners: label -> label of the class that a horizontal flip turns it into (left/right classes).
+        partners: label -> label of the class that a horizontal flip turns it into; -1: do not flip.
     """
 
     dataset: str

@@ -35,6 +35,8 @@ def load(root: str | Path, split: str, dataset: str = "Something-Something-V2") 
     if not (root / FOLDER).is_dir():
         raise DataError(f"SSV2_ROOT={root} has no {FOLDER}/; see README, 'Something-Something-V2'")
     labels = _json(root, "labels")
+    if not isinstance(labels, dict):
+        raise DataError(f"{root}: the labels file is no mapping of templates to numbers; download it again")
     index = {name: int(i) for name, i in labels.items()}
     if sorted(index.values()) != list(range(len(index))):
         raise DataError(f"{root}: the labels file does not number its {len(index)} classes 0..{len(index) - 1}")
@@ -42,6 +44,8 @@ def load(root: str | Path, split: str, dataset: str = "Something-Something-V2") 
     files = {Path(n).stem: f"{FOLDER}/{n}" for n in os.listdir(root / FOLDER) if not n.startswith(".")}
     videos = []
     for item in _json(root, split):
+        if not {"id", "template"} <= set(item):
+            raise DataError(f"{root}: an annotation of split {split} lacks id or template: {item}; download it again")
         template = re.sub(r"\[(.*?)\]", r"\1", item["template"])
         if template not in index:
             raise DataError(
@@ -55,12 +59,12 @@ def load(root: str | Path, split: str, dataset: str = "Something-Something-V2") 
 def flip_partners(classes: tuple[str, ...]) -> tuple[int, ...]:
     """For each class, the class that a horizontal flip turns it into: left and right exchanged in its template.
 
-    A class whose mirror image is no class (or that names no side) maps to itself.
+    A class that names no side maps to itself; one whose mirror image is no class to -1: it must not be flipped.
     """
     index = {c: i for i, c in enumerate(classes)}
     swap = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
     mirrored = (re.sub(r"\b(left|right|Left|Right)\b", lambda m: swap[m[0]], c) for c in classes)
-    return tuple(index.get(m, i) for i, m in enumerate(mirrored))
+    return tuple(index.get(m, -1) for m in mirrored)
 
 
 def _json(root: Path, kind: str):

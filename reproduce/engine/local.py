@@ -20,23 +20,34 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import EMAHook
 from mmengine.optim import CosineAnnealingLR, LinearLR
 from mmengine.runner import TestLoop
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from autotsnet.registry import METRICS
 from reproduce.data.datasets import StreamSampler, TestVideos, TrainClips
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.runner import LAST, RunHook, StreamLoop, build_runner, resume_from
+from reproduce.engine.runner import LAST, CheckpointError, PreciseBNHook, RunHook, StreamLoop, build_runner, resume_from
 from reproduce.engine.searching import resolved
-from reproduce.files import write_atomic, write_json
+from reproduce.files import held, write_atomic, write_json
 from reproduce.measure.throughput import forward_throughput
 from reproduce.progress import Progress
-from reproduce.records import Data, Model, Result, RunRecord, Search, Throughput, Training, provenance, score, sha256
+from reproduce.records import (
+    Data,
+    Model,
+    Provenance,
+    Result,
+    RunRecord,
+    Search,
+    Throughput,
+    Training,
+    provenance,
+    score,
+    sha256,
+)
 from reproduce.suites import Entry, RunSpec, Suite
 
 
-@METRICS.register_module()
 class Predictions(BaseMetric):
     """Collects one row per video; the accuracy is computed from the rows, later, by whoever asks."""
 
@@ -88,6 +99,11 @@ def execute(
         DivergedError: the loss is not finite.
     """
     folder = spec.folder(runs)
+    with held(folder):
+        return _execute(suite, entry, spec, train, test, folder, results, search)
+
+
+def _execute(suite, entry, spec, train, test, folder: Path, results: Path, search: Search | None) -> RunRecord:
     if not (folder / "spec.json").exists():
         write_json(folder / "spec.json", asdict(spec))
     stages = (
@@ -140,12 +156,14 @@ def _model(config: Config) -> VideoClassifier:
 
 def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> None:
     config = _config(spec)
+    write_json(folder / "provenance.json", provenance(spec.recipe + "\n" + spec.net, "decord").model_dump())
     torch.manual_seed(spec.seed)
     steps, schedulers = schedule(config, len(manifest.videos))
     dataset = TrainClips(manifest, suite.protocol, spec.seed)
     sampler = StreamSampler(dataset, config.batch, steps)
     hook = RunHook(spec.seed, f"{spec.id} train", interval=config.checkpoint)
     ema = EMAHook(momentum=config.ema) if config.ema else None
+    precise = PreciseBNHook(config.precise_bn, ema) if config.precise_bn else None
     work = folder / "train"
     runner = build_runner(
         config,
@@ -163,7 +181,7 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
         train_cfg=dict(type=StreamLoop, max_iters=steps),
         optim_wrapper=config.optim_wrapper,
         param_scheduler=schedulers,
-        custom_hooks=[hook, ema] if ema else [hook],
+        custom_hooks=[h for h in (hook, ema, precise) if h],
         randomness=dict(seed=spec.seed),
         **resume_from(work),
     )
@@ -185,8 +203,11 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
 
 def trained(spec: RunSpec, folder: Path) -> VideoClassifier:
     """The model of a finished training."""
-    model = _model(_config(spec))
-    model.net.load_state_dict(load_file(folder / "model.safetensors"))
+    model, path = _model(_config(spec)), folder / "model.safetensors"
+    try:
+        model.net.load_state_dict(load_file(path))
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); delete {folder} to run it anew") from error
     return model.eval()
 
 
@@ -260,5 +281,5 @@ def _record(suite: Suite, entry: Entry, spec: RunSpec, train: Manifest, folder: 
         training=Training(**json.loads((folder / "training.json").read_text())),
         search=search,
         throughput=Throughput(**json.loads((folder / "throughput.json").read_text())),
-        provenance=provenance(spec.recipe + "\n" + spec.net, "decord"),
+        provenance=Provenance(**json.loads((folder / "provenance.json").read_text())),
     ).save(folder / "record.json")

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook, IterTimerHook, LoggerHook, ParamSchedulerHook, RuntimeInfoHook
+from mmengine.hooks import EMAHook, Hook, IterTimerHook, LoggerHook, ParamSchedulerHook, RuntimeInfoHook
 from mmengine.runner import BaseLoop, CheckpointLoader
 from mmengine.runner import Runner as MMRunner
 from mmengine.visualization import TensorboardVisBackend, Visualizer
 
+from autotsnet.models import recalibrate
 from autotsnet.registry import HOOKS, LOOPS
 from reproduce.files import write_atomic, write_json
 from reproduce.progress import Progress
@@ -66,6 +67,10 @@ class Runner(MMRunner):
         """As mmengine's, through a temporary file."""
         write = super().save_checkpoint
         write_atomic(Path(out_dir, filename), lambda path: write(str(path.parent), path.name, *args, **kwargs))
+
+    def resume(self, filename: str, *args, map_location: str = "cpu", **kwargs) -> None:
+        """As mmengine's, but states of random generators stay on the CPU; weights go where the model is."""
+        super().resume(filename, *args, map_location=map_location, **kwargs)
 
     def load_checkpoint(self, *args, **kwargs) -> dict:
         """As mmengine's, without its line on the console."""
@@ -129,6 +134,11 @@ class DivergedError(RuntimeError):
     """The loss is not finite any more."""
 
 
+def _finite(model: torch.nn.Module) -> bool:
+    """Whether all parameters are: a bad update is not saved, the next loss will stop the run."""
+    return all(bool(p.isfinite().all()) for p in model.parameters())
+
+
 @HOOKS.register_module()
 class RunHook(Hook):
     """Exactness, safety and progress of a training run.
@@ -154,7 +164,8 @@ class RunHook(Hook):
     def before_train(self, runner: MMRunner) -> None:
         """Start the clock and the progress line."""
         clock = Path(runner.work_dir, "clock.json")
-        self.seconds_total = json.loads(clock.read_text())["seconds"] if runner.iter and clock.exists() else 0.0
+        if runner.iter and clock.exists():
+            self.seconds_total, self.loss = json.loads(clock.read_text()).values()
         self._clock = time.monotonic()
         if runner.rank == 0:
             self._progress = Progress(self.label, runner.max_iters, runner.iter)
@@ -167,24 +178,55 @@ class RunHook(Hook):
         """Check the loss, show progress, save when due."""
         self.loss = loss = outputs["loss"].item()
         if loss != loss or loss in (float("inf"), float("-inf")):
+            last = Path(runner.work_dir, LAST)
             raise DivergedError(
-                f"{self.label}: the loss is {loss} at step {batch_idx + 1}; lower the learning rate or clip gradients. "
-                f"The last good checkpoint is {Path(runner.work_dir, LAST)}"
+                f"{self.label}: the loss is {loss} at step {batch_idx + 1}; lower the learning rate or clip gradients; "
+                + (f"the last good checkpoint is {last}" if last.exists() else "there is no checkpoint yet")
             )
         if self._progress:
             self._progress.step(note=f"loss {loss:.3f}")
         step = batch_idx + 1
         due = step % self.interval == 0 or time.monotonic() - self._saved > self.seconds
-        if runner.rank == 0 and (due or step == runner.max_iters):
+        if runner.rank == 0 and (due or step == runner.max_iters) and _finite(runner.model):
             now = self._saved = time.monotonic()
             self.seconds_total, self._clock = self.seconds_total + now - self._clock, now
-            write_json(Path(runner.work_dir, "clock.json"), dict(seconds=self.seconds_total))
+            write_json(Path(runner.work_dir, "clock.json"), dict(a_seconds=self.seconds_total, b_loss=loss))
             runner.save_checkpoint(runner.work_dir, LAST, by_epoch=False)
 
     def after_train(self, runner: MMRunner) -> None:
         """End the progress line."""
         if self._progress:
             self._progress.__exit__()
+
+
+@HOOKS.register_module()
+class PreciseBNHook(Hook):
+    """Recalibrate batch norm at the end of a training: statistics of the final weights, equal on all ranks.
+
+    PySlowFast's recipes do so with 200 batches; mmaction2 1.x has lost it.
+
+    Args:
+        batches: training batches per rank.
+        ema: recalibrate the averaged model of this hook instead.
+    """
+
+    def __init__(self, batches: int, ema: EMAHook | None = None) -> None:
+        self.batches, self.ema = batches, ema
+
+    def after_train(self, runner: MMRunner) -> None:
+        """Run the batches through the model that will be tested."""
+        model = self.ema.ema_model.module if self.ema else runner.model
+        model = getattr(model, "module", model)
+        loader = runner.train_dataloader
+        size, data = loader.batch_size, loader.dataset
+        firsts = [(i * runner.world_size + runner.rank) * size for i in range(self.batches)]
+
+        def clips():
+            for first in firsts:
+                batch = loader.collate_fn([data[first + j] for j in range(size)])
+                yield model.prepare(model.data_preprocessor(batch, True)["clips"])
+
+        recalibrate(model.net, clips())
 
 
 def resume_from(folder: Path) -> dict:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,13 @@ from autotsnet.architecture import TwoStreamArchitecture
 from autotsnet.cost import CostModel
 from autotsnet.models import SuperNet
 from autotsnet.search import FPNASOptions
-from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions
+from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions, stages
 from autotsnet.space import SearchSpace, preset
 from reproduce.data.datasets import StreamSampler, TrainClips
-from reproduce.data.manifest import Manifest
+from reproduce.data.manifest import Manifest, Video
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.runner import LAST, RunHook, build_runner, resume_from
-from reproduce.files import write_atomic, write_json
+from reproduce.files import held, write_atomic, write_json
 from reproduce.plots import draw_architecture, draw_trajectory
 from reproduce.records import Search
 from reproduce.suites import CONFIGS, Entry, Suite
@@ -49,8 +50,10 @@ def halves(manifest: Manifest, seed: int) -> tuple[Manifest, Manifest]:
     """Two disjoint halves of the training videos, class by class: one for the weights, one for alpha (FP-NAS)."""
     rng = np.random.default_rng((seed, 2))
     first, second = [], []
-    for label in range(len(manifest.classes)):
-        mine = [v for v in manifest.videos if v.label == label]
+    by_label: list[list[Video]] = [[] for _ in manifest.classes]
+    for video in manifest.videos:
+        by_label[video.label].append(video)
+    for mine in by_label:
         order = rng.permutation(len(mine))
         first += [mine[i] for i in order[::2]]
         second += [mine[i] for i in order[1::2]]
@@ -79,14 +82,17 @@ def search(suite: Suite, config: Config, seed: int, train: Manifest, runs: Path)
         SearchError: the budget is out of the space's range, or no sampled architecture has a finite loss.
         OutputError: a folder cannot be written.
     """
-    identity = json.dumps(
-        [config.pretty_text, seed, train.hash, suite.gmacs, str(suite.protocol), get_world_size()], sort_keys=True
-    )
+    options = search_options(config)
+    optimiser = Config(dict(o=config.optim_wrapper)).pretty_text
+    recipe = [optimiser, config.batch, config.warmup, config.fair, config.label_smoothing]
+    what = [asdict(space_of(suite, config)), asdict(options), asdict(suite.protocol), recipe]
+    identity = json.dumps([what, seed, train.hash, suite.gmacs], sort_keys=True)
     kind = config.strategy if config.progressive else f"{config.strategy}-joint"
     name = f"search-{kind}-s{seed}"
     folder = runs / suite.name / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
     if not (folder / "search.json").exists():
-        _search(suite, config, seed, train, folder, name)
+        with held(folder) if get_rank() == 0 else nullcontext():
+            _search(suite, config, seed, train, folder, name)
     cost = Search(**json.loads((folder / "search.json").read_text()))
     return Found(TwoStreamArchitecture.load(folder / "architecture.json"), cost, folder)
 
@@ -96,15 +102,19 @@ def space_of(suite: Suite, config: Config) -> SearchSpace:
     return preset(config.space).at(suite.protocol.sampling.frames, suite.protocol.crops.size)
 
 
-def search_loop(config: Config, suite: Suite, manifest: Manifest, seed: int) -> dict:
-    """The loop's config: space, options and the data of both halves."""
-    space = space_of(suite, config)
-    options = SearchOptions(
+def search_options(config: Config) -> SearchOptions:
+    """The options that a search recipe sets, with the defaults of the others."""
+    return SearchOptions(
         strategy=config.strategy,
         progressive=config.progressive,
         fpnas=FPNASOptions(**config.get("fpnas", {})),
         **config.options,
     )
+
+
+def search_loop(config: Config, suite: Suite, manifest: Manifest, seed: int) -> dict:
+    """The loop's config: space, options and the data of both halves."""
+    space = space_of(suite, config)
     weights, alpha = halves(manifest, seed)
     world = get_world_size()
     if config.batch % world:
@@ -128,7 +138,7 @@ def search_loop(config: Config, suite: Suite, manifest: Manifest, seed: int) -> 
         space=space,
         num_classes=suite.classes,
         gmacs=suite.gmacs,
-        options=options,
+        options=search_options(config),
         seed=seed,
     )
 
@@ -139,8 +149,7 @@ def _search(suite: Suite, config: Config, seed: int, manifest: Manifest, folder:
     dataloader = loop.pop("dataloader")
     hook = RunHook(seed, name, interval=config.checkpoint)
     net = SuperNet(loop["space"], suite.classes, fair=config.fair)
-    options = loop["options"]
-    steps = 2 * (options.warmup + options.steps) + 2 * (options.warmup // 2 + options.type_steps)
+    steps = sum(s.warmup + s.steps for s in stages(loop["space"], loop["options"], suite.classes))
     runner = build_runner(
         config,
         folder / "train",

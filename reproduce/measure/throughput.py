@@ -43,6 +43,6 @@ def forward_throughput(
         batch=batch,
         repeats=repeats,
         device=device_name(),
-        precision="fp32",
+        precision="fp32, TF32 convolutions" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "fp32",
         threads=torch.get_num_threads(),
     )

@@ -10,6 +10,7 @@ accuracy. Runs are the suite's own (shared with its table) and resume.
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import execute
 from reproduce.files import write_json
 from reproduce.progress import Progress
-from reproduce.records import RunRecord, provenance
+from reproduce.records import RunRecord, provenance, ranks
 from reproduce.suites import Entry, RunSpec, Suite, suite
 
 RESAMPLES = 10_000
@@ -35,9 +36,7 @@ RESAMPLES = 10_000
 
 def correct(record: RunRecord, folder: Path) -> np.ndarray:
     """Per video, in the order of ids: 1 where the run was right."""
-    table = pd.read_parquet(folder / record.result.predictions)
-    right = [e == "" and s.argmax() == y for e, s, y in zip(table.error, table.scores, table.label, strict=True)]
-    return np.array(right, float)
+    return (ranks(pd.read_parquet(folder / record.result.predictions)) == 0).astype(float)
 
 
 def paired_interval(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
@@ -81,9 +80,9 @@ def main() -> None:
     parser.add_argument("--suite", default="ssv2-quick")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--architectures", type=int, default=12, help="for the ranking correlation")
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--cache", type=Path, default=Path(".cache"))
+    parser.add_argument("--runs", type=Path, default=Path(os.environ.get("RUNS", "runs")))
+    parser.add_argument("--results", type=Path, default=Path(os.environ.get("RESULTS", "results")))
+    parser.add_argument("--cache", type=Path, default=Path(os.environ.get("CACHE", ".cache")))
     parser.add_argument("--out", type=Path, default=Path("results/studies/search.json"))
     options = parser.parse_args()
 

@@ -74,7 +74,7 @@ def test_extracted_model_has_the_outputs_of_the_subnet(fair):
                 if p.grad is not None:
                     p -= 0.01 * p.grad.clamp(-1, 1)
     for architecture in [*architectures(6, seed=1), architectures(1)[0].alone("fast")]:
-        recalibrate(net, [CLIP], forward=lambda clip, a=architecture: net(clip, a))
+        recalibrate(net, [CLIP], architecture)
         net.eval()
         static = net.extract(architecture)
         with torch.no_grad():
@@ -121,5 +121,19 @@ def test_recalibration_gives_the_statistics_of_the_data():
             features = layer(features)
     torch.testing.assert_close(norm.running_mean, features.mean((0, 2, 3, 4)), atol=1e-4, rtol=1e-4)
     assert norm.momentum == 0.1
+    before = norm.running_mean.clone()
     with pytest.raises(ValueError, match="got no batch"):
         recalibrate(net, [])
+    assert torch.equal(norm.running_mean, before)
+
+
+def test_recalibration_of_a_subnet_is_that_of_its_static_model():
+    torch.manual_seed(0)
+    net, architecture = SuperNet(TINY, 3), architectures(1)[0]
+    static = net.extract(architecture)
+    batches = [CLIP, CLIP * 2 - 1, CLIP + 3]
+    recalibrate(static, batches)
+    recalibrate(net, batches, architecture)
+    extracted = net.extract(architecture).state_dict()
+    for name, value in static.state_dict().items():
+        torch.testing.assert_close(extracted[name], value, msg=name)

@@ -85,4 +85,4 @@ def test_flips_exchange_left_and_right():
         "Covering something",
         "Moving something left",
     )
-    assert ssv2.flip_partners(classes) == (1, 0, 2, 3)
+    assert ssv2.flip_partners(classes) == (1, 0, 2, -1), "no such thing as moving right here: never flipped"

@@ -1,0 +1,120 @@
+"""One real search step at the size of each preset: does it run, how long does it take, how much memory does it peak at?
+
+    python -m reproduce.studies.presets --out results/studies/presets.json
+
+A step is what ``ProgressiveSearchLoop`` does: K = 2 architectures drawn from the whole space, forward and backward on
+one training clip each, forward on one held-out clip each, an update of the weights and one of alpha. Each preset runs
+in a process of its own, so that the peak is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from autotsnet.models import SuperNet
+from autotsnet.search import FPNASOptions
+from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions
+from autotsnet.space import preset
+from reproduce.data.datasets import StreamSampler
+from reproduce.engine.classifier import VideoClassifier
+from reproduce.engine.runner import Runner
+from reproduce.files import write_json
+from reproduce.records import provenance
+
+PRESETS = ("tiny", "s", "m", "l")
+CLASSES = 400
+
+
+class Noise(Dataset):
+    """Random clips of a preset's size; the cost of a step does not depend on what they show."""
+
+    metainfo: dict = {}  # noqa: RUF012  (mmengine asks for it)
+
+    def __init__(self, frames: int, crop: int) -> None:
+        self.shape = (1, frames, crop, crop, 3)
+
+    def __len__(self) -> int:
+        """Enough for a step."""
+        return 8
+
+    def __getitem__(self, n: int) -> dict:
+        """Clip n."""
+        generator = torch.Generator().manual_seed(n)
+        return dict(clips=torch.randint(256, self.shape, generator=generator, dtype=torch.uint8), label=n % CLASSES)
+
+
+def one_step(name: str) -> dict:
+    """Run one step of a preset in this process.
+
+    Returns:
+        Seconds of the step, peak resident memory of the process in MiB, size of the supernet, GMACs of the subnets, and
+        how far alpha moved.
+    """
+    space = preset(name)
+    data = Noise(space.macro.frames, space.macro.crop)
+    loaders = [DataLoader(data, 1, sampler=StreamSampler(data, 1, 9)) for _ in range(2)]
+    model = VideoClassifier(SuperNet(space, CLASSES))
+    options = SearchOptions(
+        warmup=0, steps=1, type_steps=1, progressive=False, theta=None, fpnas=FPNASOptions(fixed_samples=2)
+    )
+    with TemporaryDirectory() as folder:
+        runner = Runner(
+            model=model,
+            work_dir=folder,
+            train_dataloader=loaders[0],
+            train_cfg=dict(
+                type=ProgressiveSearchLoop,
+                held_out=loaders[1],
+                space=space,
+                num_classes=CLASSES,
+                gmacs=space.target,
+                options=options,
+            ),
+            optim_wrapper=dict(optimizer=dict(type=torch.optim.SGD, lr=0.1)),
+            experiment_name=f"step-{name}",
+            log_level="ERROR",
+        )
+        loop = runner.build_train_loop(runner._train_loop)
+        runner._train_loop = loop
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        before = loop.strategy.distribution.alpha.detach().clone()
+        batch = next(iter(loaders[0]))
+        start = time.perf_counter()
+        loop.step(batch, batch)
+        seconds = time.perf_counter() - start
+    return dict(
+        preset=name,
+        seconds=seconds,
+        peak_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        supernet_params=sum(p.numel() for p in model.parameters()),
+        gmacs=loop.journals()[0].gmacs.tolist(),
+        alpha_moved=(loop.strategy.distribution.alpha - before).abs().max().item(),
+    )
+
+
+def main() -> None:
+    """Run every preset in a process of its own and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("results/studies/presets.json"))
+    out = parser.parse_args().out
+    rows = []
+    for name in PRESETS:
+        code = f"import json; from reproduce.studies.presets import one_step; print(json.dumps(one_step({name!r})))"
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print(f"{name}: {rows[-1]['seconds']:.1f} s, peak {rows[-1]['peak_rss_mib']:.0f} MiB", file=sys.stderr)
+    write_json(out, dict(rows=rows, provenance=provenance("", "none").model_dump()))
+
+
+if __name__ == "__main__":
+    main()
