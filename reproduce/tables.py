@@ -126,8 +126,8 @@ def table(suite: Suite, records: list[RunRecord]) -> pd.DataFrame:
     for r in records:
         if r.model.budget != suite.gmacs or r.data.protocol != protocol:
             raise ValueError(
-                f"record {r.entry} seed {r.seed} was made under another budget or protocol "
-                f"({r.model.budget:g} GMACs) than suite {suite.name!r} has now ({suite.gmacs:g}); remove its records and run the suite again"
+                f"record {r.entry} seed {r.seed} was made under another budget ({r.model.budget:g}) or protocol than "
+                f"suite {suite.name!r} has now ({suite.gmacs:g}); remove its records and run the suite again"
             )
     manifests = {(r.data.train_manifest, r.data.test_manifest) for r in records}
     if len(manifests) > 1:
