@@ -37,7 +37,8 @@ def temporal_shift(x: Tensor, frames: int) -> Tensor:
         A new tensor ``BT C H W`` of the same memory format.
     """
     x = x.unflatten(0, (-1, frames))  # B T C H W
-    fold = max(1, x.shape[2] // SHIFT_DIV)  # a narrow layer would not see time at all
+    channels = x.shape[2]
+    fold = max(channels // SHIFT_DIV, min(1, channels // 4))  # one of 4 to 7: else a narrow net would not see time
     out = torch.zeros_like(x)
     out[:, :-1, :fold] = x[:, 1:, :fold]
     out[:, 1:, fold : 2 * fold] = x[:, :-1, fold : 2 * fold]

@@ -75,6 +75,8 @@ class SearchOptions:
         chunks: each batch passes in so many parts, with batch statistics of their own: less memory, or the statistics
             of as many ranks.
         finalists: candidates judged once more at the end of a stage.
+        use_budget: least share of a stage's budget that they use, where draws from the final distribution do; 0: any.
+        draws: how many draws are looked at for that.
         judge_batches: held-out batches they are judged on.
     """
 
@@ -90,6 +92,8 @@ class SearchOptions:
     progressive: bool = True
     chunks: int = 1
     finalists: int = 8
+    use_budget: float = 0.95
+    draws: int = 20_000
     judge_batches: int = 4
 
 
@@ -338,7 +342,7 @@ class ProgressiveSearchLoop(BaseLoop):
 
     def _leave(self) -> None:
         """Judge the finalists once more, freeze the likeliest, go on to the next stage."""
-        finalists = self.strategy.finalists(self.options.finalists)
+        finalists = self._finalists()
         judged = self._judge(finalists, self._held_out_batches(self.options.judge_batches))
         chosen = finalists[int(judged.nan_to_num(nan=-math.inf).argmax())]
         self.template = self.restriction.expand(chosen[None])[0].numpy()
@@ -348,6 +352,27 @@ class ProgressiveSearchLoop(BaseLoop):
         )
         if self._epoch + 1 < len(self.stages):
             self._enter(self._epoch + 1)
+
+    def _finalists(self) -> Tensor:
+        """Candidates for the end of the stage, K m: the most probable ones that use their share of the budget.
+
+        A hinge cost does not ask that the budget be used; left alone, a short search ends far below it, with a network
+        that is scaled up afterwards and no longer the one that was judged. Costs are in closed form, so draws from the
+        final distribution are cheap to filter.
+        """
+        n = self.options.finalists
+        finalists = self.strategy.finalists(n)
+        distribution = getattr(self.strategy, "distribution", None)
+        if distribution is None or not self.options.use_budget:
+            return finalists
+        generator = torch.Generator().manual_seed(self.seed)
+        codes = distribution.sample(self.options.draws, generator).unique(dim=0)
+        gmacs = self._cost(codes)
+        codes = codes[(gmacs <= self.target) & (gmacs >= self.options.use_budget * self.target)]
+        if len(codes) == 0:
+            return finalists
+        with torch.no_grad():
+            return codes[distribution.log_prob(codes).argsort(descending=True)[:n]]
 
     def _held_out_batches(self, n: int) -> list[dict]:
         """Held-out batches of this rank, the same whenever the search is resumed."""

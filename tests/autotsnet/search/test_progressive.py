@@ -219,7 +219,7 @@ def test_a_dead_rank_ends_the_job_and_it_resumes(kinetics_root, tmp_path):
     )
     assert launch(2, 1, kinetics_root, tmp_path, dying).returncode != 0
     steps = load_checkpoint(str(next(tmp_path.rglob("last.pth"))))["meta"]["iter"]
-    assert steps == 7
+    assert steps in (6, 7), "the other rank may be stopped before it has saved the last step"
     done = launch(2, 1, kinetics_root, tmp_path, dying, LIVE="1")
     assert done.returncode == 0, done.stderr
     whole = launch(2, 1, kinetics_root, tmp_path / "whole")
