@@ -1,7 +1,5 @@
 """The study of the planted optimum: its requirement, and the shape of its record."""
 
-import json
-from pathlib import Path
 
 import pytest
 
@@ -24,15 +22,3 @@ def test_finalists_are_charged():
     assert 200 <= run["samples"] < 200 + planted.PARSEC_SAMPLES
     assert run["modelled_s"] == run["loop_s"] + planted.SECONDS_PER_SAMPLE * run["samples"]
     assert not run["success"]
-
-
-def test_committed_record_meets_the_requirements():
-    record = json.loads(Path("results/studies/planted.json").read_text())
-    for method, steps in (("fpnas", planted.FPNAS_TUNED), ("parsec", planted.PARSEC_TUNED)):
-        runs = record["methods"][method]["runs"]
-        assert len(runs) == len(planted.SEEDS)
-        assert all(run["steps"] == steps["steps"] for run in runs)
-    assert record["methods"]["fpnas"]["summary"]["successes"] >= 9
-    assert record["ratios"]["samples_fpnas_over_parsec"] <= 0.5
-    assert record["ratios"]["modelled_speedup"] >= 1.8
-    assert planted.table(record) == Path("results/studies/planted.md").read_text()
