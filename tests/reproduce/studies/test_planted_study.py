@@ -1,6 +1,5 @@
 """The study of the planted optimum: its requirement, and the shape of its record."""
 
-
 import pytest
 
 from autotsnet.search.strategies import RandomSearch
