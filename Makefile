@@ -65,7 +65,7 @@ bench: env  ## timings, as ratios to a reference of the same run
 
 lock: env  ## renew requirements.lock from pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet uv
-	$(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --no-emit-index-url \
+	$(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
 	  --no-annotate --no-header -c constraints.txt -o requirements.lock
 
 clean:  ## remove the environment, embedded videos and run folders (records stay)
