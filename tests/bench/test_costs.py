@@ -19,6 +19,7 @@ def test_closed_form(benchmark, name):
         benchmark.extra_info["architectures per second"] = round(ARCHITECTURES / benchmark.stats.stats.min)
 
 
+@pytest.mark.slow
 def test_all_entries_of_both_suites_are_solved_and_counted(benchmark):
     def solve():
         _solution.cache_clear()

@@ -19,6 +19,7 @@ from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.runner import RunHook, load_checkpoint
 from reproduce.studies.presets import one_step
 
+SHORT = dict(warmup=1, steps=2, type_steps=1)  # for strategies that judge many architectures per step
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
 
@@ -102,7 +103,9 @@ def test_interrupted_in_any_stage_it_finds_the_same(tiny, found, tmp_path, monke
 @pytest.mark.parametrize("changes", [dict(strategy=s) for s in ("parsec", "random", "evolution")] + [dict(fair=True)])
 def test_every_strategy_ends_with_an_architecture_in_the_budget(tiny, tmp_path, changes):
     suite, train, _ = tiny
-    found = searching.search(suite, config_of(tiny, **changes), 0, train, tmp_path)
+    config = config_of(tiny, **changes)
+    config.options.update(SHORT)
+    found = searching.search(suite, config, 0, train, tmp_path)
     space = searching.space_of(suite, config_of(tiny))
     gmacs = CostModel(space, suite.classes).gmacs(space.encode(found.architecture)[None])[0]
     assert gmacs <= suite.gmacs
@@ -111,6 +114,7 @@ def test_every_strategy_ends_with_an_architecture_in_the_budget(tiny, tmp_path, 
 def test_joint_search_has_one_stage(tiny, tmp_path):
     suite, train, _ = tiny
     config = searching.search_config(suite.entry("auto_tsnet"), progressive=False)
+    config.options.update(SHORT)
     found = searching.search(suite, config, 0, train, tmp_path)
     assert set(pd.read_parquet(found.folder / "journal.parquet").stage) == {"joint"}
 
@@ -125,7 +129,9 @@ def test_a_failed_sample_is_dropped_and_all_failed_stop_with_the_checkpoint_name
         return dict(loss=out["loss"] * float("nan")) if not torch.is_grad_enabled() and calls[0] % 5 == 0 else out
 
     monkeypatch.setattr(VideoClassifier, "forward", sometimes)
-    found = searching.search(suite, config_of(tiny, strategy="parsec"), 0, train, tmp_path / "some")
+    config = config_of(tiny, strategy="parsec")
+    config.options.update(SHORT)
+    found = searching.search(suite, config, 0, train, tmp_path / "some")
     journal = pd.read_parquet(found.folder / "journal.parquet")
     failed = journal[~np.isfinite(journal.log_likelihood)]
     assert 0 < len(failed) < len(journal)
