@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from contextlib import contextmanager
 from itertools import chain
 
 import torch
@@ -13,6 +12,7 @@ from torch.func import functional_call
 
 from autotsnet.architecture import TwoStreamArchitecture
 from autotsnet.layers.elastic import Channels, narrow
+from autotsnet.meta import on_meta
 from autotsnet.models.two_stream import TwoStreamNet
 from autotsnet.space import SearchSpace
 
@@ -91,8 +91,7 @@ class SuperNet(nn.Module):
     def skeleton(self, architecture: TwoStreamArchitecture) -> TwoStreamNet:
         """The static model of an architecture on the meta device: structure without storage."""
         if architecture not in self._skeletons:
-            with torch.device("meta"), _no_init():
-                net = TwoStreamNet(architecture, self.num_classes, dropout=self.dropout)
+            net = on_meta(lambda: TwoStreamNet(architecture, self.num_classes, dropout=self.dropout))
             self._skeletons[architecture] = net
             if len(self._skeletons) > self._keep:
                 self._skeletons.popitem(last=False)
@@ -184,17 +183,3 @@ def recalibrate(
                 torch.distributed.all_reduce(stat, group=group)
                 stat /= torch.distributed.get_world_size(group)
     return count
-
-
-@contextmanager
-def _no_init():
-    """Skip weight initialisation: a skeleton has no storage to initialise."""
-    names = ("kaiming_normal_", "kaiming_uniform_", "normal_", "zeros_", "uniform_", "ones_")
-    saved = {n: getattr(nn.init, n) for n in names}
-    for n in names:
-        setattr(nn.init, n, lambda tensor, *_, **__: tensor)
-    try:
-        yield
-    finally:
-        for n, f in saved.items():
-            setattr(nn.init, n, f)

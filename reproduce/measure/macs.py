@@ -24,6 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from autotsnet.meta import on_meta
+
 FREE = {
     "normalisation: one multiply-add per element, folded into the convolution at inference": (
         "native_batch_norm",
@@ -171,8 +173,7 @@ def count(model_or_builder: nn.Module | Callable[[], nn.Module], frames: int, cr
     if isinstance(model_or_builder, nn.Module):
         model = model_or_builder
     else:
-        with torch.device("meta"):
-            model = model_or_builder()
+        model = on_meta(model_or_builder)
     parameters = {name: weight.detach().to("meta") for name, weight in model.named_parameters()}
     buffers = {name: buffer.to("meta") for name, buffer in model.named_buffers()}
     clips = torch.empty(batch, 3, frames, crop, crop, device="meta")
