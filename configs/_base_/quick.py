@@ -1,6 +1,7 @@
 """Quick recipe: the embedded videos on a laptop CPU, a minute or two per model.
 
-AdamW because it is fast out of the gate: in so few steps SGD at 0.02 reached less than half of its accuracy.
+AdamW because it is fast out of the gate: in so few steps SGD at 0.02 reached less than half of its accuracy, and AdamW
+at 2e-3 or 1e-2 less than at 5e-3 (X3D on synthetic-ssv2: 27, 30 and 40 %). No dropout: 450 steps do not overfit.
 """
 
 from mmengine.optim import OptimWrapper
@@ -13,7 +14,7 @@ workers = 1
 label_smoothing = 0.0
 optim_wrapper = dict(
     type=OptimWrapper,
-    optimizer=dict(type=AdamW, lr=2e-3, weight_decay=0.05),
+    optimizer=dict(type=AdamW, lr=5e-3, weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),  # batch norm without weight decay
     clip_grad=dict(max_norm=5.0),
 )

@@ -7,4 +7,4 @@ from autotsnet.models import auto_tsnet
 with read_base():
     from .._base_.quick import *
 
-net = dict(type=auto_tsnet)
+net = dict(type=auto_tsnet, dropout=0.0)

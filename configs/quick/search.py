@@ -8,7 +8,7 @@ with read_base():
 space = "tiny"
 fair = False  # fair channel selection
 strategy = "fpnas"
-options = dict(warmup=240, steps=80, type_steps=50)  # cheap steps first: weights that have not learnt rank nothing
+options = dict(warmup=360, steps=120, type_steps=70)  # cheap steps first: weights that have not learnt rank nothing
 fpnas = dict(lr=0.1)  # so short a search needs a large step, see FPNASOptions
 warmup = 0.03
 checkpoint = 50

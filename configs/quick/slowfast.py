@@ -7,4 +7,4 @@ from baselines.slowfast import slowfast
 with read_base():
     from .._base_.quick import *
 
-net = dict(type=slowfast, depth=18, blocks=(1, 1, 1, 1), alpha=4)
+net = dict(type=slowfast, depth=50, blocks=(1, 1, 1, 1), alpha=4, dropout=0.0)
