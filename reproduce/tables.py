@@ -8,20 +8,14 @@ from functools import cache
 from pathlib import Path
 
 import pandas as pd
-from scipy.stats import binomtest
 
 from reproduce.files import write_atomic
 from reproduce.records import RunRecord, load_all
+from reproduce.statistics import outcomes, paired_interval, wilson
 from reproduce.suites import Entry, Suite
 
 NOT_RUN = "not run"
 PUBLISHED = Path(__file__).with_name("published.csv")
-
-
-def wilson(correct: float, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of an accuracy, in percent."""
-    interval = binomtest(round(correct), n).proportion_ci(0.95, "wilson")
-    return 100 * interval.low, 100 * interval.high
 
 
 @cache
@@ -115,8 +109,29 @@ def _search_cost(entry: Entry, records: list[RunRecord]) -> str:
     return f"{minutes:.1f} device-min, {judged:.0f} architectures, {clips / 1000:.0f}k clips"
 
 
-def table(suite: Suite, records: list[RunRecord]) -> pd.DataFrame:
+def _against_random(suite: Suite, runs: dict[str, list[RunRecord]], folder: Path) -> dict[str, str]:
+    """Per entry, its top-1 minus that of the random architectures, paired by video; by name."""
+    random = next((e.name for e in suite.entries if e.variants > 1), None)
+    if not runs.get(random):
+        return {e.name: "–" if runs[e.name] else NOT_RUN for e in suite.entries}
+    reference = outcomes(runs[random], folder)
+    out = {}
+    for name, records in runs.items():
+        if not records or name == random:
+            out[name] = "–" if records else NOT_RUN
+            continue
+        difference, low, high = paired_interval(outcomes(records, folder), reference)
+        out[name] = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return out
+
+
+def table(suite: Suite, records: list[RunRecord], folder: Path | None = None) -> pd.DataFrame:
     """One row per entry. Records of other suites are left out.
+
+    Args:
+        suite: whose entries are the rows.
+        records: what was run of them.
+        folder: of the records' predictions; None leaves the paired differences out.
 
     Raises:
         ValueError: records disagree on videos, or were made under another budget or protocol than the suite's.
@@ -135,7 +150,12 @@ def table(suite: Suite, records: list[RunRecord]) -> pd.DataFrame:
             f"records of suite {suite.name!r} are of {len(manifests)} different manifests "
             f"({', '.join(sorted(test for _, test in manifests))}); run the suite again on one copy of {suite.dataset}"
         )
-    return pd.DataFrame([_row(suite, e, [r for r in records if r.entry == e.name]) for e in suite.entries])
+    runs = {e.name: [r for r in records if r.entry == e.name] for e in suite.entries}
+    frame = pd.DataFrame([_row(suite, e, runs[e.name]) for e in suite.entries])
+    if folder:
+        place = frame.columns.get_loc("top-5 % [95 %]")
+        frame.insert(place, "− random, points [95 %]", list(_against_random(suite, runs, folder).values()))
+    return frame
 
 
 def title(suite: Suite, records: list[RunRecord]) -> str:
@@ -150,16 +170,17 @@ def title(suite: Suite, records: list[RunRecord]) -> str:
 
 def render(suite: Suite, results: Path) -> str:
     """Make a suite's table, write it as Markdown and CSV to ``results/tables``, and return the Markdown."""
-    records = load_all(results / "records" / suite.name)
-    frame = table(suite, records)
+    folder = results / "records" / suite.name
+    records = load_all(folder)
+    frame = table(suite, records, folder)
     if suite.published is None:  # a literature value has no place beside embedded videos
         frame = frame.drop(columns=["literature top-1 %", "literature source"])
     markdown = (
         f"## {title(suite, records)}\n\n{frame.to_markdown(index=False, disable_numparse=True)}\n\n{_notes(suite)}\n"
     )
-    folder = results / "tables"
-    write_atomic(folder / f"{suite.name}.md", lambda p: p.write_text(markdown))
-    write_atomic(folder / f"{suite.name}.csv", lambda p: frame.to_csv(p, index=False))
+    tables = results / "tables"
+    write_atomic(tables / f"{suite.name}.md", lambda p: p.write_text(markdown))
+    write_atomic(tables / f"{suite.name}.csv", lambda p: frame.to_csv(p, index=False))
     return markdown
 
 
@@ -167,7 +188,9 @@ def _notes(suite: Suite) -> str:
     notes = [
         "GMACs: multiply-accumulates of convolutions, linear layers and attention products at the test crop; "
         "GFLOPs = 2 × GMACs. Residual: against the budget. Intervals: Wilson, over videos. "
-        "clips/s: forward passes of one view, fp32, spread = interquartile range / median."
+        "clips/s: forward passes of one view, fp32, spread = interquartile range / median.",
+        "− random: top-1 minus that of the random architectures, bootstrapped over videos in common and over runs; a "
+        "model of one run has no spread over runs in it.",
     ]
     if suite.published:
         notes.append(

@@ -11,9 +11,9 @@ What is compared:
     with all that FP-NAS has (cost term, centred weights, annealed entropy) except adaptive samples and the coarse
     phase, which are what is compared; and ``parsec_as_published``, whose answer is the likeliest in-budget
     architecture it came across. Schedule length, learning rate and entropy weight of ``fpnas`` and ``parsec`` come
-    from the same grid on oracles that the study does not use (``--tune``): the shortest schedule at which 9 of 10
-    succeed. What other levels of success take is in the tuning record. Random search and evolution get the samples
-    that ``fpnas`` used, seed by seed.
+    from the same grid on oracles that the study does not use (``--tune``): the shortest schedule that solves 19 of
+    20. What other levels of success take is in the tuning record. Random search and evolution get the samples that
+    ``fpnas`` used, seed by seed.
 
 Wall clock: an oracle costs nothing, a supernet's forward and backward do. ``modelled_s`` is the measured time of the
 search loop plus SECONDS_PER_SAMPLE for every sample; ``loop_s`` is the former alone, as CPU time of this
@@ -51,14 +51,15 @@ PARSEC_SAMPLES = 14  # FP-NAS's comparison; also what lambda * H gives at the st
 COARSE_STEPS = 500
 NOISE = 0.02  # nats, 4 % of the range from random to optimum
 TUNED_METHODS = ("fpnas", "parsec")
-TUNING_STEPS = (1500, 2000, 2500, 3000, 4000)
+TUNING_STEPS = (1500, 2000, 2500, 3000, 4000, 6000)
+TUNING_BAR = 0.95  # share of tuning oracles; asking for 9 of 10 there would miss 9 of 10 elsewhere every third time
 TUNING_SETTINGS = (
     {"lr": 0.05, "entropy_weight": 0.3},
     {"lr": 0.07, "entropy_weight": 0.2},
     {"lr": 0.07, "entropy_weight": 0.3},
     {"lr": 0.1, "entropy_weight": 0.4},
 )
-FPNAS_LONG = {"steps": 6000, "lr": 0.07, "entropy_weight": 0.3}  # three times the steps; judged on the tuning seeds
+FPNAS_LONG = {"steps": 4000, "lr": 0.07, "entropy_weight": 0.3}  # not tuned: what twice the steps bring
 # What --tune chose; see the record's "tuning".
 FPNAS_TUNED = {"steps": 2000, "lr": 0.05, "entropy_weight": 0.3}
 PARSEC_TUNED = {"steps": 4000, "lr": 0.05, "entropy_weight": 0.3}
@@ -139,21 +140,24 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def tune() -> dict[str, Any]:
-    """The shortest schedule that solves 9 of 10 tuning oracles, for FP-NAS and PARSEC alike.
+def tune(before: dict[str, Any]) -> dict[str, Any]:
+    """The shortest schedule that solves TUNING_BAR of the tuning oracles, for FP-NAS and PARSEC alike.
 
     Schedules are tried from the shortest. At the first length at which any setting gets there, the one with the most
-    successes is chosen, and the best mean quality among equals. All that was tried is returned,
-    see :func:`levels`.
+    successes is chosen, and the best mean quality among equals; the same over all lengths where none gets there.
+
+    Args:
+        before: an earlier result on the same oracles; what it has tried is taken from it.
     """
     with ProcessPoolExecutor(2) as pool:  # one process per method
-        return dict(zip(TUNED_METHODS, pool.map(_tune_method, TUNED_METHODS), strict=True))
+        tried = [before.get(name, {}).get("tried", []) for name in TUNED_METHODS]
+        return dict(zip(TUNED_METHODS, pool.map(_tune_method, TUNED_METHODS, tried), strict=True))
 
 
 def levels(tuning: dict[str, Any]) -> list[dict[str, Any]]:
     """Fewest samples of all tried with which each method solved a share of the tuning oracles; None: never."""
     rows = []
-    for share in (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9):
+    for share in (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95):
         row: dict[str, Any] = {"solved": share}
         for name in TUNED_METHODS:
             enough = [r["mean_samples"] for r in tuning[name]["tried"] if r["successes"] >= share * r["seeds"]]
@@ -162,23 +166,24 @@ def levels(tuning: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _tune_method(name: str) -> dict[str, Any]:
+def _tune_method(name: str, before: list[dict[str, Any]]) -> dict[str, Any]:
     torch.set_num_threads(1)
     make = {"fpnas": fpnas, "parsec": parsec}[name]
     tried: list[dict[str, Any]] = []
     for steps in TUNING_STEPS:
         for setting in TUNING_SETTINGS:
-            runs = [search_by_distribution(make(steps, **setting), steps, seed) for seed in TUNING_SEEDS]
-            result = summary(runs)
-            print(line(f"{name} {steps} {setting}", result), flush=True)
-            # Two processes at once: their times are not worth keeping.
-            kept = {key: value for key, value in result.items() if not key.endswith("_s")}
-            tried.append({"steps": steps, **setting, **kept})
-        enough = [row for row in tried if row["successes"] >= 0.9 * row["seeds"]]
-        if enough:
-            best = max(enough, key=lambda row: (row["successes"], row["mean_quality"]))
-            return {"tried": tried, "chosen": {key: best[key] for key in ("steps", "lr", "entropy_weight")}}
-    raise RuntimeError(f"{name}: no schedule up to {TUNING_STEPS[-1]} steps solves 9 of 10 tuning oracles")
+            point = {"steps": steps, **setting}
+            known = next((row for row in before if point.items() <= row.items()), None)
+            if known is None:
+                runs = [search_by_distribution(make(**point), steps, seed) for seed in TUNING_SEEDS]
+                print(line(f"{name} {point}", summary(runs)), flush=True)
+                # Two processes at once: their times are not worth keeping.
+                known = {**point, **{key: value for key, value in summary(runs).items() if not key.endswith("_s")}}
+            tried.append(known)
+        if any(row["successes"] >= TUNING_BAR * row["seeds"] for row in tried):
+            break
+    best = max(tried, key=lambda row: (row["successes"], row["mean_quality"]))
+    return {"tried": tried, "chosen": {key: best[key] for key in ("steps", "lr", "entropy_weight")}}
 
 
 def study() -> dict[str, Any]:
@@ -207,7 +212,6 @@ def study() -> dict[str, Any]:
     return {
         "methods": rows,
         "ratios": {
-            "samples_fpnas_long_over_parsec": rows["fpnas_long"]["summary"]["mean_samples"] / theirs["mean_samples"],
             "samples_fpnas_over_parsec": ours["mean_samples"] / theirs["mean_samples"],
             "modelled_speedup": theirs["mean_modelled_s"] / ours["mean_modelled_s"],
             "loop_speedup": theirs["mean_loop_s"] / ours["mean_loop_s"],
@@ -279,7 +283,9 @@ def main() -> None:
     }
     origin = {"provenance": provenance(json.dumps(config, sort_keys=True), decoder="none").model_dump()}
     if args.tune:
-        write_json(tuning_file, {**origin, "tuning_seeds": list(TUNING_SEEDS), **tune()})
+        before = json.loads(tuning_file.read_text()) if tuning_file.exists() else {}
+        same = before.get("tuning_seeds") == list(TUNING_SEEDS)
+        write_json(tuning_file, {**origin, "tuning_seeds": list(TUNING_SEEDS), **tune(before if same else {})})
         return
     if not tuning_file.exists():
         raise SystemExit(f"{tuning_file} is missing: make it with --tune, or give the --out that it lies beside")

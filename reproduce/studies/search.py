@@ -14,8 +14,6 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import torch
 from safetensors.torch import load_file
 from scipy.stats import kendalltau
@@ -28,33 +26,9 @@ from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import execute
 from reproduce.files import write_json
 from reproduce.progress import Progress
-from reproduce.records import RunRecord, provenance, ranks
+from reproduce.records import RunRecord, provenance
+from reproduce.statistics import outcomes, paired_interval
 from reproduce.suites import Entry, RunSpec, Suite, suite
-
-RESAMPLES = 10_000
-
-
-def correct(record: RunRecord, folder: Path) -> np.ndarray:
-    """Per video, in the order of ids: 1 where the run was right."""
-    return (ranks(pd.read_parquet(folder / record.result.predictions)) == 0).astype(float)
-
-
-def paired_interval(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """Difference of mean accuracies in points, with a 95 % interval: bootstrap over runs, and over videos in common.
-
-    Args:
-        a: runs × videos, 1 where right.
-        b: the same for the other model; same videos in the same order.
-        seed: of the bootstrap.
-    """
-    rng = np.random.default_rng(seed)
-    draws = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        videos = rng.integers(0, a.shape[1], a.shape[1])
-        runs = rng.integers(0, len(a), len(a)), rng.integers(0, len(b), len(b))
-        draws[i] = a[runs[0]][:, videos].mean() - b[runs[1]][:, videos].mean()
-    low, high = np.quantile(100 * draws, (0.025, 0.975))
-    return float(100 * (a.mean() - b.mean())), float(low), float(high)
 
 
 @torch.no_grad()
@@ -111,7 +85,7 @@ def main() -> None:
             progress.step(note=f"{kind} {number}")
 
     folder = options.results / "records" / s.name
-    a, b = (np.stack([correct(r, folder) for r in records]) for records in (searched, random))
+    a, b = outcomes(searched, folder), outcomes(random, folder)
     difference, low, high = paired_interval(a, b)
     found = searching.search(s, searching.search_config(s.entry("auto_tsnet")), 0, train, options.runs)
     likelihoods = supernet_likelihoods(s, found, drawn, train, 0)

@@ -1,11 +1,13 @@
 import pytest
 import torch
+from mmaction.models.backbones.resnet_tsm import ResNetTSM
 from pytorchvideo.models.slowfast import create_slowfast
 from pytorchvideo.models.x3d import create_x3d
 from torch import nn
 
 from baselines.checkpoints import pytorchvideo_slowfast, pytorchvideo_x3d
 from baselines.slowfast import slowfast
+from baselines.tsm import tsm
 from baselines.x3d import x3d
 
 CLASSES = 7
@@ -14,7 +16,7 @@ CLASSES = 7
 def randomised(model: nn.Module) -> nn.Module:
     """A model in eval mode whose norms do something, so that a swapped or missing one shows in the logits."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm3d):
+        if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.1)
             nn.init.normal_(module.running_mean, std=0.1)
@@ -47,6 +49,20 @@ def test_slowfast_8x8_r50_gives_pytorchvideos_logits():
     slow = clips[:, :, torch.linspace(0, 15, 4).long()]
     with torch.no_grad():
         torch.testing.assert_close(model(clips), reference([slow, clips.clone()]), rtol=1e-4, atol=1e-4)
+
+
+def test_tsm_r50_gives_mmaction2s_features():
+    torch.manual_seed(0)
+    reference = ResNetTSM(50, pretrained=None, pretrained2d=False)
+    randomised(reference)  # its eval() returns None
+    model = tsm(num_classes=CLASSES).eval()
+    missing, unexpected = model.load_state_dict(reference.state_dict(), strict=False)
+    assert (missing, unexpected) == (["fc.weight", "fc.bias"], [])
+    clips = torch.randn(2, 3, 8, 64, 64)
+    with torch.no_grad():
+        features = reference(clips.transpose(1, 2).flatten(0, 1)).mean((2, 3))  # BT C
+        logits = model.fc(features).unflatten(0, (2, 8)).mean(1)
+        torch.testing.assert_close(model(clips), logits, rtol=1e-4, atol=1e-4)
 
 
 def test_unknown_names_are_errors(reference_x3d):

@@ -1,14 +1,13 @@
 """Tables from records, and from none."""
 
+from pathlib import Path
+
 import pytest
 
 from reproduce import tables
 from reproduce.suites import SUITES
 
-
-def test_wilson_against_the_textbook():
-    low, high = tables.wilson(8, 10)  # Brown, Cai, DasGupta 2001: 0.4902, 0.9433
-    assert (low, high) == (pytest.approx(49.02, abs=0.01), pytest.approx(94.33, abs=0.01))
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 @pytest.mark.parametrize("name", ["kinetics", "ssv2", "kinetics-quick"])
@@ -37,3 +36,9 @@ def test_published_rows_exist():
     assert values["x3d"].startswith("76.2 (X3D-M")
     assert values["slowfast"].startswith("75.6 (R50 4x16")
     assert values["auto_tsnet"].startswith("78.9 (Auto-TSNet-L")
+
+
+@pytest.mark.parametrize("name", ["kinetics", "ssv2", "kinetics-quick", "ssv2-quick"])
+def test_the_committed_table_is_what_its_records_say(name, tmp_path):
+    (tmp_path / "records").symlink_to(RESULTS / "records")
+    assert tables.render(SUITES[name], tmp_path) == (RESULTS / "tables" / f"{name}.md").read_text()
