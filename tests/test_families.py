@@ -11,6 +11,7 @@ from reproduce.measure.macs import count
 
 family("x3d")  # registers all
 SMALL = {
+    "assemblenet": dict(width=0.125, modules=(2, 2, 2, 2), flow_iterations=2),
     "auto_tsnet": dict(architecture=uniform_architecture("tiny").to_dict(), width=0.5),
     "auto_tsnet_uniform": dict(space="tiny", width=0.5),
     "slowfast": dict(slow_channels=8, depth=18, alpha=4),
