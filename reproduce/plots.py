@@ -7,7 +7,7 @@ said by colour alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -75,22 +75,22 @@ def draw_architecture(
     _save(architecture_figure, path, architecture, title=title, gmacs=gmacs)
 
 
-def draw_trajectory(journal: pd.DataFrame, path: Path, budget: float) -> None:
+def draw_trajectory(journal: pd.DataFrame, path: Path, budgets: Mapping[str, float]) -> None:
     """Draw the course of a search: entropy, samples per step, GMACs against the budget, log-likelihood.
 
     Args:
         journal: a row per sampled architecture (or per step): ``step``, ``stage``, ``gmacs`` (per view),
             ``log_likelihood`` (mean per clip, nats; NaN: sample dropped), ``entropy`` (nats) and ``samples`` (K); the
-            last two are the same in all rows of a step. Other columns are ignored. Steps may count on or start anew
-            with each stage.
+            last two are the same in all rows of a step. Other columns are ignored. Only steps in the journal count,
+            so that the warm-up of a stage leaves no gap.
         path: ``.png``, ``.svg`` or ``.pdf``; written atomically.
-        budget: GMACs per view that the search aims at.
+        budgets: GMACs per view that each stage aims at, by its name.
 
     Raises:
         ValueError: no rows, a column is missing, or an unknown suffix.
         reproduce.files.OutputError: the file cannot be written.
     """
-    _save(trajectory_figure, path, journal, budget)
+    _save(trajectory_figure, path, journal, budgets)
 
 
 def _save(make: Callable[..., Figure], path: Path, *args, **kwargs) -> None:
@@ -477,7 +477,7 @@ def _legend(axes: Axes, architecture: TwoStreamArchitecture, blocks: list[BlockC
 # ------------------------------------------------------------------------------------------------------- trajectory
 
 
-def trajectory_figure(journal: pd.DataFrame, budget: float) -> Figure:
+def trajectory_figure(journal: pd.DataFrame, budgets: Mapping[str, float]) -> Figure:
     """The figure that ``draw_trajectory`` writes."""
     missing = [c for c in JOURNAL_COLUMNS if c not in journal.columns]
     if missing:
@@ -494,20 +494,30 @@ def trajectory_figure(journal: pd.DataFrame, budget: float) -> Figure:
     entropy, samples, gmacs, likelihood = panels
     for part in _stage_runs(steps):
         entropy.plot(part["position"], part["entropy"], color=colours[0], lw=1.8)
+        samples.step(part["position"], part["samples"], where="mid", color=colours[1], lw=1.8)
     entropy.set_ylabel("entropy of P\n(nats)")
-    samples.step(steps["position"], steps["samples"], where="mid", color=colours[1], lw=1.8)
     samples.set_ylabel("samples per step\n(architectures)")
     samples.set_ylim(0, 1.12 * steps["samples"].max())
     _band(gmacs, steps, "gmacs", colours[2])
-    gmacs.axhline(budget, color=INK, lw=1.4, ls="--")
-    inside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    gmacs.annotate(f"budget\n{budget:.3g}", (1, budget), (6, 0), ha="left", va="center", fontsize=10, **inside)
+    for part in _stage_runs(steps):
+        aim = budgets[part["stage"].iloc[0]]
+        gmacs.plot(part["position"].iloc[[0, -1]], [aim, aim], color=INK, lw=1.4, ls="--")
+    gmacs.annotate(
+        f"budget\n{aim:.3g}",
+        (1, aim),
+        (6, 0),
+        ha="left",
+        va="center",
+        fontsize=10,
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+    )
     gmacs.set_ylabel("expected cost\n(GMACs per view)")
     _band(likelihood, steps, "log_likelihood", colours[3])
     likelihood.set_ylabel("log-likelihood\n(nats per clip)")
     window = _window(steps)
     running = f", running over {window} steps" if window > 1 else ""
-    likelihood.set_xlabel(f"search step (updates of P); lines: mean of the step's samples{running}; bands: their range")
+    likelihood.set_xlabel(f"update of P, warm-up left out; lines: mean of the step's samples{running}; bands: their range")
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", color="#dddddd", lw=0.6)
@@ -523,21 +533,17 @@ def trajectory_figure(journal: pd.DataFrame, budget: float) -> Figure:
 
 
 def _steps(journal: pd.DataFrame) -> pd.DataFrame:
-    """A row per step, in order; ``position`` counts on where a stage starts its steps anew."""
+    """A row per step, in order; ``position`` counts them."""
     key = journal[["step", "stage"]]
     run = key.ne(key.shift()).any(axis=1).cumsum()
     finite = journal.assign(log_likelihood=journal["log_likelihood"].where(np.isfinite(journal["log_likelihood"])))
     steps = finite.groupby(run, sort=False).agg(
-        step=("step", "first"),
         stage=("stage", "first"),
         entropy=("entropy", "first"),
         samples=("samples", "first"),
         **{f"{c}_{f}": (c, f) for c in ("gmacs", "log_likelihood") for f in ("mean", "min", "max")},
     )
-    restarts = steps["step"].diff().fillna(1) <= 0
-    before = steps["step"].shift(fill_value=0)
-    offset = (before - steps["step"] + 1).where(restarts, 0).cumsum()
-    return steps.assign(position=steps["step"] + offset).reset_index(drop=True)
+    return steps.reset_index(drop=True).assign(position=lambda s: s.index)
 
 
 def _window(steps: pd.DataFrame) -> int:

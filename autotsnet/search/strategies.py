@@ -59,8 +59,6 @@ def sample_in_budget(
     num: int,
     target: float | None,
     generator: torch.Generator,
-    *,
-    tolerance: float | None = None,
     max_draws: int = 1_000_000,
 ) -> Tensor:
     """``num`` architectures uniform over those in the budget, by rejection; LongTensor ``K M``.
@@ -71,8 +69,6 @@ def sample_in_budget(
         num: how many.
         target: budget in GMACs; None accepts all.
         generator: random state.
-        tolerance: accept only within this fraction of the target, above or below (0.02: +-2 %); None: all at
-            most the target.
         max_draws: when to give up.
 
     Raises:
@@ -80,19 +76,18 @@ def sample_in_budget(
     """
     if target is None:
         return uniform_codes(blocks, num, generator)
-    low, high = (0.0, target) if tolerance is None else (target * (1 - tolerance), target * (1 + tolerance))
     kept, found, draws = [], 0, 0
     least, most = float("inf"), 0.0
     while found < num:
         if draws >= max_draws:
             raise ValueError(
-                f"{found} of {num} architectures between {low:g} and {high:g} GMACs in {draws} draws; "
+                f"{found} of {num} architectures of at most {target:g} GMACs in {draws} draws; "
                 f"those drawn have {least:g} to {most:g} GMACs"
             )
         codes = uniform_codes(blocks, 256, generator)
         gmacs = cost(codes)
         least, most = min(least, gmacs.min().item()), max(most, gmacs.max().item())
-        kept.append(codes[(gmacs >= low) & (gmacs <= high)])
+        kept.append(codes[gmacs <= target])
         found, draws = found + len(kept[-1]), draws + len(codes)
     return torch.cat(kept)[:num]
 

@@ -182,7 +182,7 @@ def _write(suite: Suite, loop: ProgressiveSearchLoop, hook: RunHook, config: Con
     draw_architecture(
         loop.architecture, folder / "network.png", title=f"Found on {suite.dataset}, seed {seed}", gmacs=float(gmacs)
     )
-    draw_trajectory(journal, folder / "search.png", suite.gmacs)
+    draw_trajectory(journal, folder / "search.png", {s.name: s.share * suite.gmacs for s in loop.stages})
     cost = Search(
         strategy=config.strategy if config.progressive else f"{config.strategy}, joint",
         space=loop.space.name,

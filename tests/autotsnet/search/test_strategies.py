@@ -162,8 +162,6 @@ def test_random_samples_are_in_the_budget():
     codes = sample_in_budget(BLOCKS, gmacs, 500, TARGET, generator)
     assert len(codes) == 500
     assert (gmacs(codes) <= TARGET).all()
-    near = sample_in_budget(BLOCKS, gmacs, 50, 7.0, generator, tolerance=0.02)
-    assert (gmacs(near) == 7).all()
     with pytest.raises(ValueError, match="those drawn have 1 to 14 GMACs"):
         sample_in_budget(BLOCKS, gmacs, 1, 0.5, generator, max_draws=20_000)
 
