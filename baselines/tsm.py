@@ -23,22 +23,21 @@ RESNETS = {
     50: (Bottleneck, (3, 4, 6, 3)),
     101: (Bottleneck, (3, 4, 23, 3)),
 }
-SHIFT_DIV = 8  # one eighth of the channels moves forward in time, one eighth backward
 
 
-def temporal_shift(x: Tensor, frames: int) -> Tensor:
-    """Frame t takes its first eighth of channels from t+1 and its second eighth from t-1; zeros at the ends.
+def temporal_shift(x: Tensor, frames: int, shift_div: int = 8) -> Tensor:
+    """Frame t takes its first C // shift_div channels from t+1 and the next as many from t-1; zeros at the ends.
 
     Args:
         x: features ``BT C H W``, frames of a clip next to each other.
         frames: T.
+        shift_div: what share of the channels moves each way; below that many channels, none.
 
     Returns:
         A new tensor ``BT C H W`` of the same memory format.
     """
     x = x.unflatten(0, (-1, frames))  # B T C H W
-    channels = x.shape[2]
-    fold = max(channels // SHIFT_DIV, min(1, channels // 4))  # one of 4 to 7: else a narrow net would not see time
+    fold = x.shape[2] // shift_div
     out = torch.zeros_like(x)
     out[:, :-1, :fold] = x[:, 1:, :fold]
     out[:, 1:, fold : 2 * fold] = x[:, :-1, fold : 2 * fold]
@@ -49,14 +48,14 @@ def temporal_shift(x: Tensor, frames: int) -> Tensor:
 class TemporalShift(nn.Module):
     """A layer that sees shifted features; ``net`` is the layer, ``frames`` the T of its clips."""
 
-    def __init__(self, net: nn.Module, frames: int) -> None:
+    def __init__(self, net: nn.Module, frames: int, shift_div: int = 8) -> None:
         super().__init__()
         self.net = net
-        self.frames = frames
+        self.frames, self.shift_div = frames, shift_div
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``BT C H W`` through shift and layer."""
-        return self.net(temporal_shift(x, self.frames))
+        return self.net(temporal_shift(x, self.frames, self.shift_div))
 
 
 class TSM(nn.Module):
@@ -70,6 +69,7 @@ class TSM(nn.Module):
         depth: a ResNet of ``RESNETS``.
         blocks: residual blocks of each stage, in place of those of ``depth``.
         strides: spatial stride of each stage; stem and max-pool have another 2 each.
+        shift_div: see ``temporal_shift``.
         dropout: probability of a dropout before the classifier.
     """
 
@@ -82,6 +82,7 @@ class TSM(nn.Module):
         depth: int,
         blocks: tuple[int, ...] | None,
         strides: tuple[int, ...],
+        shift_div: int,
         dropout: float,
     ) -> None:
         super().__init__()
@@ -102,17 +103,17 @@ class TSM(nn.Module):
             self.add_module(f"layer{i}", make_res_layer(block, in_chs, planes, n, stride=stride, **layer))
             in_chs = planes * block.expansion
         self.num_stages = len(blocks)
-        self._insert_shifts(every=2 if max(blocks) >= 23 else 1)
+        self._insert_shifts(shift_div, every=2 if max(blocks) >= 23 else 1)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(in_chs, num_classes)
         init_weights(self, classifier_std=0.001)
 
-    def _insert_shifts(self, every: int) -> None:
+    def _insert_shifts(self, shift_div: int, every: int) -> None:
         # The authors' "blockres" placement; in a ResNet-101 only every second block shifts.
         for i in range(1, self.num_stages + 1):
             for residual in getattr(self, f"layer{i}")[::every]:
-                residual.conv1.conv = TemporalShift(residual.conv1.conv, self.frames)
+                residual.conv1.conv = TemporalShift(residual.conv1.conv, self.frames, shift_div)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips ``B 3 T H W`` to logits ``B N``.
@@ -141,6 +142,7 @@ def tsm(
     depth: int = 50,
     blocks: tuple[int, ...] | None = None,
     strides: tuple[int, ...] = (1, 2, 2, 2),
+    shift_div: int = 8,
     dropout: float = 0.5,
 ) -> nn.Module:
     """TSM; the defaults are TSM-R50 of 8 frames.
@@ -163,6 +165,7 @@ def tsm(
         depth: 18, 34, 50 or 101.
         blocks: residual blocks of each stage, in place of those of ``depth``.
         strides: spatial stride of each stage; stem and max-pool have another 2 each.
+        shift_div: one of so many channels moves forward in time, another backward.
         dropout: probability of a dropout before the classifier.
 
     Returns:
@@ -171,7 +174,7 @@ def tsm(
     if stem_channels is None:
         stem_channels = round(base_channels)
     blocks = tuple(blocks) if blocks else None
-    return TSM(num_classes, frames, base_channels, stem_channels, depth, blocks, tuple(strides), dropout)
+    return TSM(num_classes, frames, base_channels, stem_channels, depth, blocks, tuple(strides), shift_div, dropout)
 
 
 # Crop of training and of the efficient (one view) test.

@@ -517,7 +517,9 @@ def trajectory_figure(journal: pd.DataFrame, budgets: Mapping[str, float]) -> Fi
     likelihood.set_ylabel("log-likelihood\n(nats per clip)")
     window = _window(steps)
     running = f", running over {window} steps" if window > 1 else ""
-    likelihood.set_xlabel(f"update of P, warm-up left out; lines: mean of the step's samples{running}; bands: their range")
+    likelihood.set_xlabel(
+        f"update of P, warm-up left out; lines: mean of the step's samples{running}; bands: their range"
+    )
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", color="#dddddd", lw=0.6)
