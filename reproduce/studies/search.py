@@ -4,7 +4,8 @@
 
 On one suite: for each seed a search and a retraining of what it found, against random architectures of equal GMACs
 trained alike; and the supernet's held-out log-likelihood of at least a dozen random architectures against their own
-accuracy. Runs are the suite's own (shared with its table) and resume.
+accuracy. How far random architectures differ at all, beyond what the number of test videos explains, bounds what a
+search can gain. Runs are the suite's own (shared with its table) and resume.
 """
 
 from __future__ import annotations
@@ -90,6 +91,8 @@ def main() -> None:
     found = searching.search(s, searching.search_config(s.entry("auto_tsnet")), 0, train, options.runs)
     likelihoods = supernet_likelihoods(s, found, drawn, train, 0)
     tau, p = kendalltau(likelihoods, b.mean(1))
+    rate = b.mean()
+    spread, chance = 100 * b.mean(1).std(ddof=1), 100 * (rate * (1 - rate) / b.shape[1]) ** 0.5
     write_json(
         options.out,
         {
@@ -98,6 +101,8 @@ def main() -> None:
             "n": int(a.shape[1]),
             "searched_top1": [float(100 * x) for x in a.mean(1)],
             "random_top1": [float(100 * x) for x in b.mean(1)],
+            "random_sd_points": float(spread),
+            "sampling_sd_points": float(chance),
             "difference_points": difference,
             "interval_95": [low, high],
             "kendall_tau": float(tau),
@@ -110,7 +115,9 @@ def main() -> None:
     )
     print(
         f"searched {100 * a.mean():.1f} %, random {100 * b.mean():.1f} %: difference {difference:+.1f} points "
-        f"[{low:+.1f}, {high:+.1f}]; Kendall tau of supernet and stand-alone accuracy {tau:+.2f} (p = {p:.2f})"
+        f"[{low:+.1f}, {high:+.1f}]; Kendall tau of supernet and stand-alone accuracy {tau:+.2f} (p = {p:.2f}); "
+        f"standard deviation over random architectures {spread:.1f} points, of which {chance:.1f} would come from "
+        f"{b.shape[1]} test videos alone"
     )
 
 
