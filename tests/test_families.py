@@ -14,6 +14,7 @@ SMALL = {
     "assemblenet": dict(width=0.125, modules=(2, 2, 2, 2), flow_iterations=2),
     "auto_tsnet": dict(architecture=uniform_architecture("tiny").to_dict(), width=0.5),
     "auto_tsnet_uniform": dict(space="tiny", width=0.5),
+    "pvnas": dict(base_channels=8, ops=("2d", "shift", "dw3d", "3d"), blocks=(1, 1, 1, 1)),
     "slowfast": dict(slow_channels=8, depth=18, alpha=4),
     "tsm": dict(base_channels=8, depth=18),
     "x3d": dict(width=8, blocks=(1, 1, 1, 1), head_width=32),

@@ -1,0 +1,201 @@
+"""A PV-NAS-style space: a residual skeleton whose every block chooses how it sees space and time.
+
+PV-NAS (Wang et al., 2020, arXiv 2011.00826) searches "a spatio-temporal network space" by gradients; its candidates,
+skeleton and relaxation are not public. Everything here is ours, hence "PV-NAS-style".
+
+B clips, C channels, T frames, H W pixels, N classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from autotsnet.registry import Knob, register_family
+from baselines.init import stage_widths
+from baselines.tsm import temporal_shift
+
+EXPANSION = 4
+CONV_SHIFT_DIV = 8
+
+
+class Shift(nn.Module):
+    """TSM's shift on clips."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C T H W -> the same shape."""
+        frames = x.shape[2]
+        shifted = temporal_shift(x.transpose(1, 2).flatten(0, 1), frames, CONV_SHIFT_DIV)
+        return shifted.unflatten(0, (-1, frames)).transpose(1, 2)
+
+
+def conv_bn(in_chs: int, out_chs: int, kernel: tuple[int, int, int], stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Convolution with "same" padding, ``stride`` in space, and batch norm."""
+    padding = tuple(k // 2 for k in kernel)
+    conv = nn.Conv3d(in_chs, out_chs, kernel, (1, stride, stride), padding, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm3d(out_chs))
+
+
+def _branch(*layers: nn.Module) -> Callable[[], nn.Module]:
+    out: list[nn.Module] = []
+    for layer in layers:
+        out += [layer, nn.ReLU(inplace=True)] if isinstance(layer, nn.Sequential) else [layer]
+    return nn.Sequential(*out[:-1])  # what follows the last norm is the sum with the shortcut
+
+
+def _only_space(i: int, m: int, o: int, s: int) -> nn.Module:
+    return _branch(conv_bn(i, m, (1, 1, 1)), conv_bn(m, m, (1, 3, 3), s), conv_bn(m, o, (1, 1, 1)))
+
+
+def _time_first(i: int, m: int, o: int, s: int) -> nn.Module:
+    return _branch(conv_bn(i, m, (3, 1, 1)), conv_bn(m, m, (1, 3, 3), s), conv_bn(m, o, (1, 1, 1)))
+
+
+def _space_then_time(i: int, m: int, o: int, s: int) -> nn.Module:
+    return _branch(
+        conv_bn(i, m, (1, 1, 1)), conv_bn(m, m, (1, 3, 3), s), conv_bn(m, m, (3, 1, 1)), conv_bn(m, o, (1, 1, 1))
+    )
+
+
+def _full(i: int, m: int, o: int, s: int) -> nn.Module:
+    return _branch(conv_bn(i, m, (1, 1, 1)), conv_bn(m, m, (3, 3, 3), s), conv_bn(m, o, (1, 1, 1)))
+
+
+def _depthwise(i: int, m: int, o: int, s: int) -> nn.Module:
+    return _branch(conv_bn(i, m, (1, 1, 1)), conv_bn(m, m, (3, 3, 3), s, groups=m), conv_bn(m, o, (1, 1, 1)))
+
+
+def _shifted(i: int, m: int, o: int, s: int) -> nn.Module:
+    return _branch(Shift(), conv_bn(i, m, (1, 1, 1)), conv_bn(m, m, (1, 3, 3), s), conv_bn(m, o, (1, 1, 1)))
+
+
+# Residual branches from in, inner and out channels and stride. Known designs, from no time to all of it:
+CANDIDATES: dict[str, Callable[[int, int, int, int], nn.Module]] = {
+    "2d": _only_space,  # TSN
+    "shift": _shifted,  # TSM
+    "t+2d": _time_first,  # SlowFast's slow pathway
+    "2+1d": _space_then_time,  # R(2+1)D
+    "dw3d": _depthwise,  # CSN
+    "3d": _full,  # I3D
+}
+
+
+class Block(nn.Module):
+    """Bottleneck with one candidate, or, in a search, with all of them.
+
+    Args:
+        in_chs: of the input.
+        inner: channels between reduction and expansion.
+        stride: spatial.
+        candidates: which to build.
+    """
+
+    def __init__(self, in_chs: int, inner: int, stride: int, candidates: tuple[str, ...]) -> None:
+        super().__init__()
+        out_chs = EXPANSION * inner
+        self.branches = nn.ModuleList(CANDIDATES[c](in_chs, inner, out_chs, stride) for c in candidates)
+        same = stride == 1 and in_chs == out_chs
+        self.shortcut = nn.Identity() if same else conv_bn(in_chs, out_chs, (1, 1, 1), stride)
+
+    def forward(self, x: Tensor, choice: int = 0, gate: Tensor | float = 1.0) -> Tensor:
+        """B C T H W -> B 4·inner T H/s W/s, through branch ``choice``, scaled by ``gate``."""
+        return torch.relu(self.shortcut(x) + gate * self.branches[choice](x))
+
+
+class PVNet(nn.Module):
+    """Stem, stages of blocks, pooling, classifier.
+
+    Args:
+        num_classes: N.
+        candidates: of each block in turn.
+        base_channels: inner channels of the first stage; doubles at each stage.
+        blocks: of each stage.
+        strides: spatial stride of each stage; stem and max-pool have another 2 each.
+        dropout: probability of a dropout before the classifier.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        candidates: list[tuple[str, ...]],
+        base_channels: float,
+        blocks: tuple[int, ...],
+        strides: tuple[int, ...],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        widths = stage_widths(base_channels, len(blocks))
+        in_chs = widths[0]
+        self.stem = nn.Sequential(
+            conv_bn(3, in_chs, (1, 7, 7), 2), nn.ReLU(inplace=True), nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+        )
+        self.blocks = nn.ModuleList()
+        for inner, number, stride in zip(widths, blocks, strides, strict=True):
+            for i in range(number):
+                block = Block(in_chs, inner, stride if i == 0 else 1, candidates[len(self.blocks)])
+                self.blocks.append(block)
+                in_chs = EXPANSION * inner
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(in_chs, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, clips: Tensor, choices: list[int] | None = None, gates: Tensor | None = None) -> Tensor:
+        """Clips ``B 3 T H W`` to logits ``B N``.
+
+        Args:
+            clips: the clips.
+            choices: branch of each block; by default the first, which in a static network is the only one.
+            gates: scale of each block's branch, by default 1.
+        """
+        x = self.stem(clips)
+        for i, block in enumerate(self.blocks):
+            x = block(x, choices[i] if choices else 0, 1.0 if gates is None else gates[i])
+        return self.fc(self.dropout(x.mean((2, 3, 4))))
+
+
+@register_family(Knob("base_channels", 2, 192, 0.125))
+def pvnas(
+    *,
+    num_classes: int,
+    frames: int = 8,
+    crop: int = 224,
+    base_channels: float = 64,
+    ops: str | tuple[str, ...] = "t+2d",
+    blocks: tuple[int, ...] = (3, 4, 6, 3),
+    strides: tuple[int, ...] = (1, 2, 2, 2),
+    dropout: float = 0.5,
+) -> nn.Module:
+    """A member of the PV-NAS-style space.
+
+    ::
+
+        clip B 3 T H W -> 1x7x7, max-pool -> 4 x stage of chosen blocks -> pool -> linear -> logits B N
+
+    Args:
+        num_classes: N.
+        frames: T; nothing strides in time, any T will do.
+        crop: side of the frames in pixels; the net pools globally, any crop will do.
+        base_channels: knob; inner channels of the first stage. Fractions are welcome, see ``stage_widths``.
+        ops: of each block in turn, names of ``CANDIDATES``; one name for all.
+        blocks: of each stage; the default is ResNet-50's.
+        strides: spatial stride of each stage; stem and max-pool have another 2 each.
+        dropout: probability of a dropout before the classifier.
+
+    Returns:
+        A module from clips ``B 3 T H W`` to logits ``B N``.
+
+    Raises:
+        ValueError: an unknown name, or not one per block.
+    """
+    total = sum(blocks)
+    ops = (ops,) * total if isinstance(ops, str) else tuple(ops)
+    unknown = sorted(set(ops) - set(CANDIDATES))
+    if unknown or len(ops) != total:
+        raise ValueError(f"ops={ops}: give {total} names, one per block, of {', '.join(CANDIDATES)}")
+    return PVNet(num_classes, [(op,) for op in ops], base_channels, tuple(blocks), tuple(strides), dropout)

@@ -1,0 +1,145 @@
+"""Gradient search over the PV-NAS-style space, with learning rates that keep the searched networks diverse.
+
+One path per step (Gumbel-softmax with a straight-through gate, as GDAS), weights on one half of the data, the
+distribution on the other, and a cost term on the expected GMACs. The paper says that its learning-rate schedule keeps
+searched networks diverse; its formula is not public, ``DiverseRates`` is ours.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baselines.pvnas.network import CANDIDATES, PVNet
+
+
+@dataclass(frozen=True)
+class DiverseRates:
+    """Learning rates of weights and distribution, in opposite phase.
+
+    A branch that is drawn more is trained more, looks better, and is drawn still more: in a one-path search the
+    distribution settles on whatever led early. Here it hardly moves while the weights learn fast, and all branches are
+    drawn alike; it decides as the weights come to rest, when branches are compared with little noise. The same search
+    without it (``diverse=False``) has the same rates in the mean: the distribution's is constant. Restarting both in
+    cycles was tried on a toy (``tests/baselines/pvnas``) and kept no more diversity than the plain schedule.
+
+    Attributes:
+        steps: of the search.
+        weights: largest rate of the weights; half a cosine to zero.
+        alpha: mean rate of the distribution.
+        diverse: False: the plain schedule.
+    """
+
+    steps: int
+    weights: float
+    alpha: float
+    diverse: bool = True
+
+    def __call__(self, step: int) -> tuple[float, float]:
+        """Rates of the weights and of the distribution at a step."""
+        wave = math.cos(math.pi * step / self.steps)
+        return self.weights * (1 + wave) / 2, self.alpha * (1 - wave if self.diverse else 1.0)
+
+
+def branch_macs(net: PVNet, frames: int, crop: int) -> tuple[Tensor, int]:
+    """MACs of one clip through each branch, blocks × branches, and through all the rest.
+
+    Args:
+        net: on the meta device, every block with the same number of branches.
+        frames: T.
+        crop: H and W.
+    """
+    macs: dict[nn.Module, int] = {}
+
+    def note(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        weight = module.weight
+        macs[module] = out.numel() * weight[0].numel()
+
+    for module in net.modules():
+        if isinstance(module, (nn.Conv3d, nn.Linear)):
+            module.register_forward_hook(note)
+    clip = torch.empty(1, 3, frames, crop, crop, device="meta")
+    branches = len(net.blocks[0].branches)
+    for choice in range(branches):
+        net(clip, [choice] * len(net.blocks))
+    table = torch.tensor(
+        [[sum(macs[m] for m in branch.modules() if m in macs) for branch in block.branches] for block in net.blocks]
+    )
+    return table, sum(macs.values()) - int(table.sum())
+
+
+class GradientSearch:
+    """The distribution over branches of each block and how it learns.
+
+    Args:
+        macs: of each branch, blocks × branches, as from ``branch_macs``.
+        fixed: MACs of the rest.
+        target: MACs that the searched network should cost.
+        cost_weight: of ``|expected / target - 1|`` beside the loss in nats.
+        temperature: of the Gumbel-softmax.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        macs: Tensor,
+        fixed: int,
+        target: float,
+        cost_weight: float = 1.0,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self.macs, self.fixed, self.target = macs.double(), fixed, target
+        self.cost_weight, self.temperature = cost_weight, temperature
+        self.generator = torch.Generator().manual_seed(seed)
+        self.alpha = torch.zeros(macs.shape, requires_grad=True)
+        self._adam = torch.optim.Adam([self.alpha], lr=1.0, betas=(0.5, 0.999))
+
+    def draw(self) -> tuple[list[int], Tensor]:
+        """A branch per block, and the gates through which the distribution gets its gradient: all 1 in value."""
+        gumbel = -torch.empty_like(self.alpha).exponential_(generator=self.generator).log()
+        soft = ((self.alpha + gumbel) / self.temperature).softmax(1)
+        choices = soft.argmax(1)
+        p = soft.gather(1, choices[:, None])[:, 0]
+        return choices.tolist(), 1 + p - p.detach()
+
+    def learn(self, loss: Tensor, rate: float) -> None:
+        """One step of the distribution on a held-out loss that was computed through the gates of a draw."""
+        for group in self._adam.param_groups:
+            group["lr"] = rate
+        self._adam.zero_grad()
+        cost = (self.expected_macs() / self.target - 1).abs()
+        self.alpha.grad = torch.autograd.grad(loss + self.cost_weight * cost.to(loss.dtype), self.alpha)[0]
+        self._adam.step()
+
+    def expected_macs(self) -> Tensor:
+        """Mean MACs of the networks that are drawn."""
+        return self.fixed + (self.alpha.softmax(1).double() * self.macs).sum()
+
+    @torch.no_grad()
+    def diversity(self) -> float:
+        """Expected share of blocks in which two drawn networks differ: 0 when all is decided."""
+        return float((1 - self.alpha.softmax(1).square().sum(1)).mean())
+
+    def best(self) -> tuple[str, ...]:
+        """The likeliest candidate of each block."""
+        return tuple(list(CANDIDATES)[i] for i in self.alpha.argmax(1).tolist())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain data."""
+        return {
+            "alpha": self.alpha.detach().clone(),
+            "adam": self._adam.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as if never interrupted."""
+        with torch.no_grad():
+            self.alpha.copy_(state["alpha"])
+        self._adam.load_state_dict(state["adam"])
+        self.generator.set_state(state["generator"])
