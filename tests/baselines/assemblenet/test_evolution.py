@@ -93,7 +93,7 @@ def test_evolution_beats_random_search_on_a_planted_fitness():
         scores = []
         for strategy in (GraphEvolution(OPTIONS, seed), RandomGraphs(OPTIONS, seed)):
             planted = Planted(seed)
-            scores.append(planted.train(evolve(strategy, planted.train, 400))[1])
+            scores.append(planted.train(evolve(strategy, planted.train, 200))[1])
         wins += scores[0] > scores[1]
     assert wins >= 9
 
