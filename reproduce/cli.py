@@ -46,7 +46,9 @@ def choose(name: str) -> str:
 @app.command()
 def run(
     suite_name: Annotated[str, typer.Argument(metavar="SUITE", help="kinetics, ssv2, or <layout>-<tiny|quick|full>.")],
-    entries: Annotated[str, typer.Option(help="Comma-separated entries; default: all of the suite.")] = "",
+    entries: Annotated[
+        str, typer.Option(envvar="MODELS", help='Comma-separated entries, or "all"; default: all but the optional.')
+    ] = "",
     seeds: Annotated[str, typer.Option(envvar="SEEDS", help="Comma-separated seeds.")] = "0",
     runs: RunsOption = Path("runs"),
     results: ResultsOption = Path("results"),
@@ -65,7 +67,10 @@ def run(
             "run trains on one device; of several ranks only search makes use: torchrun … -m reproduce search"
         )
     s = suite(choose(suite_name))
-    names = [n for n in entries.split(",") if n] or [e.name for e in s.entries]
+    if entries == "all":
+        names = [e.name for e in s.entries]
+    else:
+        names = [n for n in entries.split(",") if n] or [e.name for e in s.entries if not e.optional]
     for name in names:
         s.entry(name)  # unknown names first, before hours of work
     run_suite(s, names, _integers("--seeds", seeds), cache, runs, results)
@@ -76,12 +81,19 @@ def run(
 def search(
     suite_name: Annotated[str, typer.Argument(metavar="SUITE", help="kinetics, ssv2, or <layout>-<tiny|quick|full>.")],
     seeds: Annotated[str, typer.Option(envvar="SEEDS", help="Comma-separated seeds.")] = "0",
-    strategy: Annotated[str, typer.Option(help="fpnas, parsec, random or evolution; default: the recipe's.")] = "",
+    entry: Annotated[str, typer.Option(help="auto_tsnet, assemblenet_searched or pvnas.")] = "auto_tsnet",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="auto_tsnet: fpnas, parsec, random, evolution; assemblenet_searched: connections, evolution, random; "
+            "default: the recipe's."
+        ),
+    ] = "",
     joint: Annotated[bool, typer.Option("--joint", help="All variables at once instead of stage by stage.")] = False,
     runs: RunsOption = Path("runs"),
     cache: CacheOption = Path(".cache"),
 ) -> None:
-    """Search Auto-TSNet's space at the suite's budget; leaves architecture, journal, trajectory and pictures.
+    """Search an architecture at the suite's budget; leaves it with its journal and pictures.
 
     Example: python -m reproduce search ssv2-quick --strategy evolution
 
@@ -94,13 +106,13 @@ def search(
 
     start()
     s = suite(choose(suite_name))
-    config = search_config(s.entry("auto_tsnet"), strategy, progressive=not joint)
+    config = search_config(s.entry(entry), strategy, progressive=not joint)
     train = s.manifest("train", s.data_root(cache))
     for seed in _integers("--seeds", seeds):
         found = find(s, config, seed, train, runs)
         typer.echo(
-            f"{found.folder}: architecture {found.architecture.hash}, {found.cost.architectures} judged in "
-            f"{found.cost.wall_s / 60:.1f} min; see network.png, search.png, journal.parquet"
+            f"{found.folder}: architecture.json, {found.cost.architectures} judged in "
+            f"{found.cost.wall_s / 60:.1f} min; see journal.parquet and the pictures"
         )
 
 

@@ -15,6 +15,7 @@ from mmengine.config import Config
 
 from autotsnet.architecture import TwoStreamArchitecture
 from autotsnet.registry import family
+from baselines.assemblenet import Graph
 from reproduce.budget import Solution, solve
 from reproduce.data import kinetics, ssv2, synthetic
 from reproduce.data.manifest import DataError, Manifest, Video
@@ -22,6 +23,15 @@ from reproduce.protocol import Crops, Protocol, Sampling
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 LOADERS = {"kinetics": kinetics.load, "ssv2": ssv2.load}
+
+Architecture = TwoStreamArchitecture | Graph | tuple[str, ...]  # of Auto-TSNet, AssembleNet, PV-NAS-style
+
+
+def arguments(architecture: Architecture) -> dict[str, Any]:
+    """The argument of its family's build function that an architecture is."""
+    if isinstance(architecture, TwoStreamArchitecture):
+        return {"architecture": architecture.to_dict()}
+    return {"graph": architecture.to_dict()} if isinstance(architecture, Graph) else {"ops": architecture}
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,7 @@ class Entry:
         published: (model, variant) of the row of ``published.csv`` to stand beside it; the nearest native variant.
         search: search recipe below ``configs/``, where the architecture is searched for or drawn from its space.
         variants: more than 1: so many architectures drawn at random, each trained like the others.
+        optional: only run when asked for, by name or with ``MODELS=all``.
         architecture: once it is known.
     """
 
@@ -44,7 +55,8 @@ class Entry:
     published: tuple[str, str] | None = None
     search: str | None = None
     variants: int = 1
-    architecture: TwoStreamArchitecture | None = None
+    optional: bool = False
+    architecture: Architecture | None = None
 
 
 @dataclass(frozen=True)
@@ -128,8 +140,8 @@ def _solution(suite: Suite, entry: Entry) -> Solution:
     net = dict(Config.fromfile(str(CONFIGS / entry.config)).net)
     kind = net.pop("type")
     if entry.architecture:
-        net["architecture"] = entry.architecture.to_dict()
-        if entry.variants > 1:  # drawn within the tolerance: counted as it is
+        net |= arguments(entry.architecture)
+        if isinstance(entry.architecture, TwoStreamArchitecture) and entry.variants > 1:  # drawn within the tolerance
             net |= dict(width=1.0, expansion=1.0)
     name = kind if isinstance(kind, str) else kind.__name__
     model = family(name.rsplit(".", 1)[-1])
@@ -216,20 +228,30 @@ def _entries(folder: str, dataset: str) -> tuple[Entry, ...]:
             "x3d": ("X3D", "X3D-M"),
             "tsm": ("TSM", "TSM ResNet50 uniform"),
             "auto_tsnet": ("Auto-TSNet", "Auto-TSNet-L"),
+            "pvnas": ("PV-NAS", "PV-NAS-L"),
         },
         "Something-Something-V2": {
             "slowfast": ("SlowFast", "R50 16x8 standard schedule"),
             "x3d": ("X3D (VoV3D re-train)", "X3D-M 100e"),
             "tsm": ("TSM (mmaction2 re-train)", "TSM ResNet50"),
+            "pvnas": ("PV-NAS", "PV-NAS-L"),
         },
     }.get(dataset, {})
     plain = ("slowfast", "x3d", "tsm", "auto_tsnet_uniform")
     notes = {"auto_tsnet_uniform": "uniform, not searched"}
     auto, recipe = f"{folder}/auto_tsnet.py", f"{folder}/search.py"
+    graph, graphs = f"{folder}/assemblenet_searched.py", f"{folder}/search_assemblenet.py"
+    ops, blocks = f"{folder}/pvnas.py", f"{folder}/search_pvnas.py"
+    random = "random, same space and GMACs"
     return (
         *(Entry(name, f"{folder}/{name}.py", notes.get(name, ""), published.get(name)) for name in plain),
         Entry("auto_tsnet_random", auto, "random architectures of equal GMACs", search=recipe, variants=3),
         Entry("auto_tsnet", auto, "searched", published.get("auto_tsnet"), search=recipe),
+        Entry("assemblenet", f"{folder}/assemblenet.py", "the authors' graph", optional=True),
+        Entry("assemblenet_random", graph, random, search=graphs, variants=3, optional=True),
+        Entry("assemblenet_searched", graph, "AssembleNet-style, searched", search=graphs, optional=True),
+        Entry("pvnas_random", ops, random, search=blocks, variants=3, optional=True),
+        Entry("pvnas", ops, "PV-NAS-style, searched", published.get("pvnas"), search=blocks, optional=True),
     )
 
 

@@ -200,7 +200,8 @@ class RandomGraphs:
     def state_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         version, internal, gauss = self.rng.getstate()
-        return {"journal": [(g.to_dict(), f) for g, f in self.journal], "rng": [version, list(internal), gauss]}
+        journal = [(g.to_dict(), f if math.isfinite(f) else None) for g, f in self.journal]
+        return {"journal": journal, "rng": [version, list(internal), gauss]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as if never interrupted."""
@@ -208,7 +209,7 @@ class RandomGraphs:
         self.rng.setstate((version, tuple(internal), gauss))
         self.journal = []
         for data, fitness in state["journal"]:
-            self.tell(Graph.from_dict(data), fitness)
+            self.tell(Graph.from_dict(data), math.nan if fitness is None else fitness)
 
 
 class GraphEvolution(RandomGraphs):

@@ -111,6 +111,7 @@ class PVNet(nn.Module):
         num_classes: N.
         candidates: of each block in turn.
         base_channels: inner channels of the first stage; doubles at each stage.
+        stem_channels: of the stem.
         blocks: of each stage.
         strides: spatial stride of each stage; stem and max-pool have another 2 each.
         dropout: probability of a dropout before the classifier.
@@ -121,13 +122,14 @@ class PVNet(nn.Module):
         num_classes: int,
         candidates: list[tuple[str, ...]],
         base_channels: float,
+        stem_channels: int,
         blocks: tuple[int, ...],
         strides: tuple[int, ...],
         dropout: float,
     ) -> None:
         super().__init__()
         widths = stage_widths(base_channels, len(blocks))
-        in_chs = widths[0]
+        in_chs = stem_channels
         self.stem = nn.Sequential(
             conv_bn(3, in_chs, (1, 7, 7), 2), nn.ReLU(inplace=True), nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
         )
@@ -145,27 +147,28 @@ class PVNet(nn.Module):
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
 
-    def forward(self, clips: Tensor, choices: list[int] | None = None, gates: Tensor | None = None) -> Tensor:
+    def forward(self, clips: Tensor, path: tuple[list[int], Tensor] | None = None) -> Tensor:
         """Clips ``B 3 T H W`` to logits ``B N``.
 
         Args:
             clips: the clips.
-            choices: branch of each block; by default the first, which in a static network is the only one.
-            gates: scale of each block's branch, by default 1.
+            path: branch of each block and the scales of these branches; by default the first branches unscaled, which
+                in a static network are the only ones.
         """
         x = self.stem(clips)
         for i, block in enumerate(self.blocks):
-            x = block(x, choices[i] if choices else 0, 1.0 if gates is None else gates[i])
+            x = block(x, path[0][i], path[1][i]) if path else block(x)
         return self.fc(self.dropout(x.mean((2, 3, 4))))
 
 
-@register_family(Knob("base_channels", 2, 192, 0.125))
+@register_family(Knob("base_channels", 2, 192, 0.125), Knob("stem_channels", 2, 192, 1))
 def pvnas(
     *,
     num_classes: int,
     frames: int = 8,
     crop: int = 224,
     base_channels: float = 64,
+    stem_channels: int | None = None,
     ops: str | tuple[str, ...] = "t+2d",
     blocks: tuple[int, ...] = (3, 4, 6, 3),
     strides: tuple[int, ...] = (1, 2, 2, 2),
@@ -182,6 +185,7 @@ def pvnas(
         frames: T; nothing strides in time, any T will do.
         crop: side of the frames in pixels; the net pools globally, any crop will do.
         base_channels: knob; inner channels of the first stage. Fractions are welcome, see ``stage_widths``.
+        stem_channels: knob; by default ``base_channels``.
         ops: of each block in turn, names of ``CANDIDATES``; one name for all.
         blocks: of each stage; the default is ResNet-50's.
         strides: spatial stride of each stage; stem and max-pool have another 2 each.
@@ -198,4 +202,5 @@ def pvnas(
     unknown = sorted(set(ops) - set(CANDIDATES))
     if unknown or len(ops) != total:
         raise ValueError(f"ops={ops}: give {total} names, one per block, of {', '.join(CANDIDATES)}")
-    return PVNet(num_classes, [(op,) for op in ops], base_channels, tuple(blocks), tuple(strides), dropout)
+    stem = round(base_channels) if stem_channels is None else stem_channels
+    return PVNet(num_classes, [(op,) for op in ops], base_channels, stem, tuple(blocks), tuple(strides), dropout)

@@ -65,7 +65,7 @@ def branch_macs(net: PVNet, frames: int, crop: int) -> tuple[Tensor, int]:
     clip = torch.empty(1, 3, frames, crop, crop, device="meta")
     branches = len(net.blocks[0].branches)
     for choice in range(branches):
-        net(clip, [choice] * len(net.blocks))
+        net(clip, ([choice] * len(net.blocks), torch.ones(len(net.blocks), device="meta")))
     table = torch.tensor(
         [[sum(macs[m] for m in branch.modules() if m in macs) for branch in block.branches] for block in net.blocks]
     )
@@ -100,7 +100,7 @@ class GradientSearch:
         self._adam = torch.optim.Adam([self.alpha], lr=1.0, betas=(0.5, 0.999))
 
     def draw(self) -> tuple[list[int], Tensor]:
-        """A branch per block, and the gates through which the distribution gets its gradient: all 1 in value."""
+        """A path: a branch per block, and gates of value 1 through which the distribution gets its gradient."""
         gumbel = -torch.empty_like(self.alpha).exponential_(generator=self.generator).log()
         soft = ((self.alpha + gumbel) / self.temperature).softmax(1)
         choices = soft.argmax(1)
@@ -124,6 +124,11 @@ class GradientSearch:
     def diversity(self) -> float:
         """Expected share of blocks in which two drawn networks differ: 0 when all is decided."""
         return float((1 - self.alpha.softmax(1).square().sum(1)).mean())
+
+    @torch.no_grad()
+    def entropy(self) -> float:
+        """Of the distribution over networks, in nats."""
+        return float(-(self.alpha.softmax(1) * self.alpha.log_softmax(1)).sum())
 
     def best(self) -> tuple[str, ...]:
         """The likeliest candidate of each block."""

@@ -5,6 +5,7 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.quick import *
 
+method = "auto_tsnet"
 space = "tiny"
 fair = False  # fair channel selection
 strategy = "fpnas"

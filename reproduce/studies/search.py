@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Subset
 
 from autotsnet.models import SuperNet
 from reproduce.data.datasets import TrainClips
-from reproduce.engine import searching
+from reproduce.engine import search_auto_tsnet, searching
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import execute
 from reproduce.files import write_json
@@ -36,7 +36,7 @@ from reproduce.suites import Entry, RunSpec, Suite, suite
 def supernet_likelihoods(s: Suite, found: searching.Found, entries: list[Entry], train, seed: int) -> list[float]:
     """Mean held-out log-likelihood of architectures under the supernet's final weights, batch statistics."""
     config = searching.search_config(s.entry("auto_tsnet"))
-    net = SuperNet(searching.space_of(s, config), s.classes)
+    net = SuperNet(search_auto_tsnet.space_of(s, config), s.classes)
     net.load_state_dict(load_file(found.folder / "supernet.safetensors"))
     model = VideoClassifier(net).train()
     half = searching.halves(train, seed)[1]
@@ -67,7 +67,7 @@ def main() -> None:
     drawn = [
         replace(
             s.entry("auto_tsnet_random"),
-            architecture=searching.random_architecture(s, searching.search_config(s.entry("auto_tsnet")), v),
+            architecture=search_auto_tsnet.draw(s, searching.search_config(s.entry("auto_tsnet")), v),
         )
         for v in range(options.architectures)
     ]

@@ -14,7 +14,7 @@ from autotsnet.architecture import TwoStreamArchitecture
 from autotsnet.cost import CostModel
 from autotsnet.search.progressive import SearchError, SearchOptions, stages
 from autotsnet.space import PRESETS, STAGES, preset
-from reproduce.engine import searching
+from reproduce.engine import search_auto_tsnet, searching
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.runner import RunHook, load_checkpoint
 from reproduce.studies.presets import one_step
@@ -55,7 +55,7 @@ def test_a_search_leaves_its_artefacts(tiny, found):
     names = {p.name for p in found.folder.iterdir()}
     artefacts = {"architecture.json", "journal.parquet", "trajectory.parquet", "network.png", "search.png"}
     assert artefacts | {"search.json"} <= names
-    space = searching.space_of(suite, config_of(tiny))
+    space = search_auto_tsnet.space_of(suite, config_of(tiny))
     code = space.encode(TwoStreamArchitecture.load(found.folder / "architecture.json"))
     cost = CostModel(space, suite.classes)
     assert cost.gmacs(code[None])[0] <= suite.gmacs
@@ -106,7 +106,7 @@ def test_every_strategy_ends_with_an_architecture_in_the_budget(tiny, tmp_path, 
     config = config_of(tiny, **changes)
     config.options.update(SHORT)
     found = searching.search(suite, config, 0, train, tmp_path)
-    space = searching.space_of(suite, config_of(tiny))
+    space = search_auto_tsnet.space_of(suite, config_of(tiny))
     gmacs = CostModel(space, suite.classes).gmacs(space.encode(found.architecture)[None])[0]
     assert gmacs <= suite.gmacs
 
@@ -174,7 +174,7 @@ import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
 from reproduce.engine.distributed import start
-from reproduce.engine import searching
+from reproduce.engine import search_auto_tsnet, searching
 from reproduce.suites import SUITES
 start()
 suite = SUITES["kinetics-tiny"]

@@ -16,7 +16,7 @@ FRAMES, CROP = 4, 32
 
 
 def relaxed(**kwargs) -> PVNet:
-    return PVNet(5, [OPS] * sum(BLOCKS), 8, BLOCKS, STRIDES, dropout=0.0, **kwargs)
+    return PVNet(5, [OPS] * sum(BLOCKS), 8, 8, BLOCKS, STRIDES, dropout=0.0, **kwargs)
 
 
 @pytest.mark.parametrize("ops", [*((op,) * 4 for op in OPS), ("2d", "3d", "dw3d", "2+1d")], ids="-".join)
@@ -44,14 +44,14 @@ def test_a_path_is_the_static_network():
     static.load_state_dict(state)
     clips = torch.randn(2, 3, FRAMES, CROP, CROP)
     with torch.no_grad():
-        torch.testing.assert_close(net(clips, choices, torch.ones(4)), static(clips))
+        torch.testing.assert_close(net(clips, (choices, torch.ones(4))), static(clips))
 
 
 def test_gates_are_one_and_carry_the_gradient():
     search = GradientSearch(torch.ones(4, 6), 0, 4.0)
     choices, gates = search.draw()
     assert torch.equal(gates, torch.ones(4))
-    relaxed()(torch.randn(1, 3, FRAMES, CROP, CROP), choices, gates).sum().backward()
+    relaxed()(torch.randn(1, 3, FRAMES, CROP, CROP), (choices, gates)).sum().backward()
     assert (search.alpha.grad.abs().sum(1) > 0).all()
 
 

@@ -1,0 +1,102 @@
+"""The PV-NAS-style search as an mmengine loop: weights on one half of the data, the distribution on the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from mmengine.runner import BaseLoop, Runner
+
+from autotsnet.registry import LOOPS
+from baselines.pvnas.search import DiverseRates, GradientSearch
+
+COLUMNS = ("loss", "held_out_loss", "gmacs", "diversity", "entropy")  # the last three expected of the networks drawn
+
+
+@LOOPS.register_module()
+class GradientSearchLoop(BaseLoop):
+    """One path for the weights, then one for the distribution, each step.
+
+    Args:
+        runner: its model wraps a ``PVNet`` in which each block has all candidates.
+        dataloader: for the weights, over a stream.
+        held_out: for the distribution, over a stream.
+        search: the distribution.
+        rates: of both; also says how many steps there are.
+    """
+
+    def __init__(self, runner: Runner, dataloader, *, held_out, search: GradientSearch, rates: DiverseRates) -> None:
+        super().__init__(runner, dataloader)
+        self.held_out, self.search, self.rates = held_out, search, rates
+        self._iter = self._epoch = 0
+        self.stop_training = False
+        self._journal: list[list[float]] = []  # per step, see COLUMNS
+        self._paths: list[list[int]] = []
+
+    iter = property(lambda self: self._iter)
+    epoch = property(lambda self: self._epoch)
+    max_epochs = property(lambda self: 1)
+    max_iters = property(lambda self: self.rates.steps)
+
+    def run(self) -> torch.nn.Module:
+        """Search from the current step to the end."""
+        runner = self.runner
+        runner.call_hook("before_train")
+        runner.call_hook("before_train_epoch")
+        runner.model.train()
+        self.dataloader.sampler.step = self.held_out.sampler.step = self._iter
+        for train, held_out in zip(self.dataloader, self.held_out, strict=True):
+            runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=train)
+            outputs = self.step(train, held_out)
+            runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=train, outputs=outputs)
+            self._iter += 1
+            if self.stop_training or self._iter == self.max_iters:
+                break
+        runner.call_hook("after_train_epoch")
+        runner.call_hook("after_train")
+        return runner.model
+
+    def step(self, train: dict, held_out: dict) -> dict[str, Any]:
+        """One step of the weights and one of the distribution."""
+        optimiser = self.runner.optim_wrapper
+        weights_rate, alpha_rate = self.rates(self._iter)
+        for group in optimiser.param_groups:
+            group["lr"] = weights_rate
+        choices, gates = self.search.draw()
+        optimiser.zero_grad()
+        loss = self._loss(train, (choices, gates.detach()))
+        optimiser.update_params(loss)
+        choices, gates = self.search.draw()
+        judged = self._loss(held_out, (choices, gates))
+        self.search.learn(judged, alpha_rate)
+        numbers = dict(
+            gmacs=float(self.search.expected_macs()) / 1e9,
+            diversity=self.search.diversity(),
+            entropy=self.search.entropy(),
+        )
+        self._journal.append([loss.item(), judged.item(), *numbers.values()])
+        self._paths.append(choices)
+        return dict(loss=loss.detach(), **numbers)
+
+    def _loss(self, batch: dict, path: tuple[list[int], torch.Tensor]) -> torch.Tensor:
+        model = self.runner.model
+        return model(**model.data_preprocessor(batch, True), mode="loss", architecture=path)["loss"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything beside weights and optimiser; tensors and plain data."""
+        return dict(
+            search=self.search.state_dict(), journal=torch.tensor(self._journal), paths=torch.tensor(self._paths)
+        )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as if never interrupted."""
+        self.search.load_state_dict(state["search"])
+        self._journal, self._paths = state["journal"].tolist(), state["paths"].tolist()
+
+    def journal(self) -> pd.DataFrame:
+        """Per step: ``COLUMNS``, and the path that the distribution was judged by."""
+        table = pd.DataFrame(self._journal, columns=COLUMNS)
+        table.insert(0, "step", np.arange(len(table)))
+        return table.assign(path=self._paths)

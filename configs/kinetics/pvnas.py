@@ -1,0 +1,10 @@
+"""Searched or random members of the PV-NAS-style space, kinetics recipe."""
+
+from mmengine.config import read_base
+
+from baselines.pvnas import pvnas
+
+with read_base():
+    from .._base_.kinetics import *
+
+net = dict(type=pvnas, blocks=(3, 4, 6, 3), strides=(1, 2, 2, 2))

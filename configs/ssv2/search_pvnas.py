@@ -1,0 +1,16 @@
+"""Gradient search of the PV-NAS-style space, ssv2 recipe. Its length and rates are ours, the paper's unknown."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.ssv2 import *
+
+method = "pvnas"
+strategy = "gradient"
+options = dict(
+    steps=60_000,
+    alpha=0.001,  # mean learning rate of the distribution
+    diverse=True,  # rates in opposite phase, see DiverseRates
+    cost_weight=1.0,  # of |expected / budget - 1|, beside the loss in nats
+    temperature=1.0,  # of the Gumbel-softmax
+)

@@ -1,0 +1,10 @@
+"""AssembleNet-50's graph, tiny recipe."""
+
+from mmengine.config import read_base
+
+from baselines.assemblenet import assemblenet
+
+with read_base():
+    from .._base_.tiny import *
+
+net = dict(type=assemblenet, modules=(1, 1, 1, 1), flow_iterations=2)

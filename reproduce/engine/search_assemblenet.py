@@ -1,0 +1,152 @@
+"""Search of AssembleNet's graphs: evolution, or all connections learned at once and the weak ones pruned.
+
+Either way a graph is as wide as the budget allows, and trained by what trains the suite's models. Leaves
+``journal.parquet``: graphs and their fitness, or connections and their weights.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+
+from autotsnet.registry import family
+from baselines.assemblenet import ASSEMBLENET_50, Graph
+from baselines.assemblenet.connections import dense, learned, pruned
+from baselines.assemblenet.evolution import EvolutionOptions, GraphEvolution, RandomGraphs, random_graph
+from reproduce.budget import solve
+from reproduce.data.manifest import Manifest
+from reproduce.engine.classifier import VideoClassifier
+from reproduce.engine.local import schedule
+from reproduce.engine.runner import DivergedError, RunHook, StreamLoop, build_runner, resume_from
+from reproduce.engine.searching import halves, stream
+from reproduce.files import write_atomic, write_json
+from reproduce.records import Search
+from reproduce.suites import Suite
+
+load = Graph.load
+STRATEGIES = {"evolution": GraphEvolution, "random": RandomGraphs}
+
+
+def identity(suite: Suite, config: Config) -> list:
+    """Network, options and recipe."""
+    recipe = Config(dict(net=config.net, optim=config.optim_wrapper, options=config.options)).pretty_text
+    return [recipe, config.strategy, config.epochs, config.batch, config.warmup, repr(suite.protocol)]
+
+
+def find(suite: Suite, config: Config, seed: int, manifest: Manifest, folder: Path, name: str) -> None:
+    """Search, or continue to; the files are whole when ``search.json`` is there."""
+    if get_world_size() > 1:
+        raise ValueError("the search of assemblenet runs on one device; start it without torchrun")
+    if config.strategy == "connections":
+        graph, journal, cost = _connections(suite, config, seed, manifest, folder, name)
+    elif config.strategy in STRATEGIES:
+        graph, journal, cost = _evolution(suite, config, seed, manifest, folder, name)
+    else:
+        raise ValueError(
+            f"unknown strategy {config.strategy!r} for assemblenet; known: connections, {', '.join(STRATEGIES)}"
+        )
+    write_atomic(folder / "journal.parquet", lambda p: journal.to_parquet(p, index=False))
+    write_json(folder / "architecture.json", graph.to_dict())
+    record = Search(strategy=config.strategy, space="AssembleNet graphs", seed=seed, devices=1, **cost)
+    write_json(folder / "search.json", record.model_dump())
+
+
+def draw(suite: Suite, config: Config, seed: int) -> Graph:
+    """A random over-connected graph, as evolution starts from; the width is solved afterwards."""
+    return random_graph(EvolutionOptions(), random.Random(seed))
+
+
+def _connections(suite, config, seed, manifest, folder, name) -> tuple[Graph, pd.DataFrame, dict]:
+    model, hook, steps = _fit(
+        suite, config, dense(ASSEMBLENET_50), seed, manifest, config.epochs, folder / "train", name
+    )
+    whole = learned(model.net)
+    graph = pruned(whole, config.options.keep)
+    rows = [
+        dict(node=i, input=j, weight=w, kept=j in graph.nodes[i].inputs)
+        for i, node in enumerate(whole.nodes)
+        for j, w in zip(node.inputs, node.weights or (1.0,), strict=False)
+    ]
+    cost = dict(steps=steps, architectures=1, clips=steps * config.batch, wall_s=hook.seconds_total)
+    return graph, pd.DataFrame(rows), cost
+
+
+def _evolution(suite, config, seed, manifest, folder, name) -> tuple[Graph, pd.DataFrame, dict]:
+    o = config.options
+    strategy = STRATEGIES[config.strategy](EvolutionOptions(population=o.population, tournament=o.tournament), seed)
+    state, seconds, steps = folder / "journal.json", 0.0, 0
+    if state.exists():
+        saved = json.loads(state.read_text())
+        seconds, steps = saved["seconds"], saved["steps"]
+        strategy.load_state_dict(saved["strategy"])
+    weights, held_out = halves(manifest, seed)
+    batches = list(itertools.islice(stream(held_out, config, suite, seed), o.judge_batches))
+    while len(strategy.journal) < o.evaluations:
+        number, graph = len(strategy.journal) + 1, strategy.ask()
+        work = folder / "candidates" / str(number)
+        try:
+            label = f"{name}, graph {number} of {o.evaluations}"
+            model, hook, n = _fit(suite, config, graph, seed, weights, o.epochs, work, label)
+            graph, fitness = learned(model.net), _log_likelihood(model, batches)
+            seconds, steps = seconds + hook.seconds_total, steps + n
+        except DivergedError:
+            fitness = math.nan
+        strategy.tell(graph, fitness)
+        write_json(state, dict(strategy=strategy.state_dict(), seconds=seconds, steps=steps))
+        shutil.rmtree(work)
+    rows = [
+        dict(
+            log_likelihood=fitness,
+            nodes=len(graph.nodes),
+            connections=sum(len(n.inputs) for n in graph.nodes),
+            graph=json.dumps(graph.to_dict()),
+        )
+        for graph, fitness in strategy.journal
+    ]
+    clips = config.batch * (steps + o.judge_batches * len(rows))
+    return strategy.best(), pd.DataFrame(rows), dict(steps=steps, architectures=len(rows), clips=clips, wall_s=seconds)
+
+
+def _fit(
+    suite: Suite, config: Config, graph: Graph, seed: int, manifest: Manifest, epochs: float, folder: Path, name: str
+) -> tuple[VideoClassifier, RunHook, int]:
+    """Train a graph and its connection weights at the suite's budget; resumes."""
+    assemblenet, size = family("assemblenet"), suite.protocol
+    size = dict(num_classes=suite.classes, frames=size.sampling.frames, crop=size.crops.size)
+    fixed = {k: v for k, v in config.net.items() if k != "type"} | dict(graph=graph.to_dict(), learn_connections=True)
+    solution = solve(assemblenet.build, assemblenet.knobs, suite.gmacs, **size, fixed=fixed)
+    torch.manual_seed(seed)
+    steps, schedulers = schedule(Config(dict(config, epochs=epochs)), len(manifest.videos))
+    hook = RunHook(seed, name, interval=config.checkpoint)
+    runner = build_runner(
+        config,
+        folder,
+        name,
+        model=VideoClassifier(assemblenet.build(**size, **solution.kwargs), label_smoothing=config.label_smoothing),
+        train_dataloader=stream(manifest, config, suite, seed, steps),
+        train_cfg=dict(type=StreamLoop, max_iters=steps),
+        optim_wrapper=config.optim_wrapper,
+        param_scheduler=schedulers,
+        custom_hooks=[hook],
+        randomness=dict(seed=seed),
+        **resume_from(folder),
+    )
+    runner.train()
+    return runner.model, hook, steps
+
+
+@torch.no_grad()
+def _log_likelihood(model: VideoClassifier, batches: list[dict]) -> float:
+    """Mean per held-out clip; with the statistics of each batch, as those that training averaged are young."""
+    model.train()
+    losses = [model(**model.data_preprocessor(b, True), mode="loss")["loss"].item() for b in batches]
+    return -sum(losses) / len(losses)

@@ -1,0 +1,145 @@
+"""Search of Auto-TSNet's space: progressive, over one supernet.
+
+Leaves ``supernet.safetensors``, ``journal.parquet``, ``trajectory.parquet``, ``network.png`` and ``search.png``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dist import barrier, get_rank, get_world_size
+from mmengine.optim import LinearLR
+from safetensors.torch import save_file
+
+from autotsnet.architecture import TwoStreamArchitecture
+from autotsnet.cost import CostModel
+from autotsnet.models import SuperNet
+from autotsnet.search import FPNASOptions
+from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions, stages
+from autotsnet.space import SearchSpace, preset
+from reproduce.data.manifest import Manifest
+from reproduce.engine.classifier import VideoClassifier
+from reproduce.engine.runner import LAST, RunHook, build_runner, resume_from
+from reproduce.engine.searching import halves, stream
+from reproduce.files import write_atomic, write_json
+from reproduce.plots import draw_architecture, draw_trajectory
+from reproduce.records import Search
+from reproduce.suites import Suite
+
+load = TwoStreamArchitecture.load
+
+
+def identity(suite: Suite, config: Config) -> list:
+    """Space, options, protocol and recipe."""
+    optimiser = Config(dict(o=config.optim_wrapper)).pretty_text
+    recipe = [optimiser, config.batch, config.warmup, config.fair, config.label_smoothing]
+    return [asdict(space_of(suite, config)), asdict(search_options(config)), asdict(suite.protocol), recipe]
+
+
+def space_of(suite: Suite, config: Config) -> SearchSpace:
+    """The preset that a search recipe names, on the suite's clips."""
+    return preset(config.space).at(suite.protocol.sampling.frames, suite.protocol.crops.size)
+
+
+def search_options(config: Config) -> SearchOptions:
+    """The options that a search recipe sets, with the defaults of the others."""
+    return SearchOptions(
+        strategy=config.strategy,
+        progressive=config.progressive,
+        fpnas=FPNASOptions(**config.get("fpnas", {})),
+        **config.options,
+    )
+
+
+def search_loop(config: Config, suite: Suite, manifest: Manifest, seed: int) -> dict:
+    """The loop's config: space, options and the data of both halves."""
+    weights, alpha = halves(manifest, seed)
+    return dict(
+        type=ProgressiveSearchLoop,
+        dataloader=stream(weights, config, suite, seed),
+        held_out=stream(alpha, config, suite, seed),
+        space=space_of(suite, config),
+        num_classes=suite.classes,
+        gmacs=suite.gmacs,
+        options=search_options(config),
+        seed=seed,
+    )
+
+
+def find(suite: Suite, config: Config, seed: int, manifest: Manifest, folder: Path, name: str) -> None:
+    """Search, or continue to; the files are whole when ``search.json`` is there."""
+    torch.manual_seed(seed)
+    loop = search_loop(config, suite, manifest, seed)
+    dataloader = loop.pop("dataloader")
+    hook = RunHook(seed, name, interval=config.checkpoint)
+    net = SuperNet(loop["space"], suite.classes, fair=config.fair)
+    steps = sum(s.warmup + s.steps for s in stages(loop["space"], loop["options"], suite.classes))
+    runner = build_runner(
+        config,
+        folder / "train",
+        name,
+        model=VideoClassifier(net, label_smoothing=config.label_smoothing),
+        train_dataloader=dataloader,
+        train_cfg=loop,
+        optim_wrapper=config.optim_wrapper,
+        param_scheduler=[
+            dict(type=LinearLR, start_factor=0.01, begin=0, end=max(1, round(config.warmup * steps)), by_epoch=False)
+        ],
+        custom_hooks=[hook],
+        randomness=dict(seed=seed),
+        **resume_from(folder / "train"),
+    )
+    runner.train()
+    if get_rank() == 0:
+        state = {k: v.contiguous() for k, v in runner.model.net.state_dict().items()}
+        write_atomic(folder / "supernet.safetensors", lambda p: save_file(state, p))
+        _write(suite, runner.train_loop, hook, config, seed, folder)
+    barrier()
+
+
+def _write(suite: Suite, loop: ProgressiveSearchLoop, hook: RunHook, config: Config, seed: int, folder: Path) -> None:
+    journal, trajectory = loop.journals()
+    write_atomic(folder / "journal.parquet", lambda p: journal.to_parquet(p, index=False))
+    write_atomic(folder / "trajectory.parquet", lambda p: trajectory.to_parquet(p, index=False))
+    write_atomic(folder / "architecture.json", loop.architecture.save)
+    gmacs = CostModel(loop.space, suite.classes).gmacs(loop.template[None])[0]
+    draw_architecture(
+        loop.architecture, folder / "network.png", title=f"Found on {suite.dataset}, seed {seed}", gmacs=float(gmacs)
+    )
+    draw_trajectory(journal, folder / "search.png", {s.name: s.share * suite.gmacs for s in loop.stages})
+    cost = Search(
+        strategy=config.strategy if config.progressive else f"{config.strategy}, joint",
+        space=loop.space.name,
+        seed=seed,
+        steps=loop.max_iters,
+        architectures=len(journal),
+        clips=loop.images,
+        wall_s=hook.seconds_total,
+        devices=get_world_size(),
+    )
+    write_json(folder / "search.json", cost.model_dump())
+    (folder / "train" / LAST).unlink(missing_ok=True)
+
+
+def draw(suite: Suite, config: Config, seed: int, tolerance: float = 0.02) -> TwoStreamArchitecture:
+    """An architecture drawn uniformly from those within ``tolerance`` of the suite's budget.
+
+    Raises:
+        ValueError: the budget is out of the space's range.
+    """
+    space = space_of(suite, config)
+    cost, rng = CostModel(space, suite.classes), np.random.default_rng((seed, 3))
+    for _ in range(1000):
+        codes = space.sample(4096, rng)
+        near = np.flatnonzero(np.abs(cost.gmacs(codes) / suite.gmacs - 1) <= tolerance)
+        if near.size:
+            return space.decode(codes[near[0]])
+    low, high = cost.range()
+    raise ValueError(
+        f"no architecture of space {space.name!r} within {tolerance:.0%} of {suite.gmacs:g} GMACs in 4 million draws; "
+        f"the space spans {low:.3g} to {high:.3g}"
+    )

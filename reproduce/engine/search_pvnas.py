@@ -1,0 +1,110 @@
+"""Search of the PV-NAS-style space by gradients. Leaves ``journal.parquet`` and ``search.png``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+
+from autotsnet.meta import on_meta
+from autotsnet.registry import family
+from baselines.pvnas import CANDIDATES, DiverseRates, GradientSearch, branch_macs
+from baselines.pvnas.loop import GradientSearchLoop
+from baselines.pvnas.network import PVNet
+from reproduce.budget import solve
+from reproduce.data.manifest import Manifest
+from reproduce.engine.classifier import VideoClassifier
+from reproduce.engine.runner import LAST, RunHook, build_runner, resume_from
+from reproduce.engine.searching import halves, stream
+from reproduce.files import write_atomic, write_json
+from reproduce.plots import draw_trajectory
+from reproduce.records import Search
+from reproduce.suites import Suite
+
+
+def identity(suite: Suite, config: Config) -> list:
+    """Network, options and recipe."""
+    recipe = Config(dict(net=config.net, optim=config.optim_wrapper, options=config.options)).pretty_text
+    return [recipe, config.batch, config.label_smoothing, repr(suite.protocol), list(CANDIDATES)]
+
+
+def supernet(suite: Suite, config: Config) -> tuple[PVNet, GradientSearch]:
+    """Every candidate in every block, as wide as makes the budget with SlowFast's block everywhere."""
+    net = {k: v for k, v in config.net.items() if k not in ("type", "dropout")}
+    frames, crop = suite.protocol.sampling.frames, suite.protocol.crops.size
+    pvnas = family("pvnas")
+    size = dict(frames=frames, crop=crop, num_classes=suite.classes)
+    width = solve(pvnas.build, pvnas.knobs, suite.gmacs, **size, fixed=net | dict(ops="t+2d")).kwargs
+    base, stem = width["base_channels"], width.get("stem_channels", round(width["base_channels"]))
+    candidates = [tuple(CANDIDATES)] * sum(net["blocks"])
+
+    def build() -> PVNet:
+        return PVNet(suite.classes, candidates, base, stem, tuple(net["blocks"]), tuple(net["strides"]), dropout=0.0)
+
+    macs, fixed = branch_macs(on_meta(build), frames, crop)
+    o = config.options
+    return build(), GradientSearch(macs, fixed, suite.gmacs * 1e9, o.cost_weight, o.temperature)
+
+
+def find(suite: Suite, config: Config, seed: int, manifest: Manifest, folder: Path, name: str) -> None:
+    """Search, or continue to; the files are whole when ``search.json`` is there."""
+    if get_world_size() > 1:
+        raise ValueError("the search of pvnas runs on one device; start it without torchrun")
+    torch.manual_seed(seed)
+    net, search = supernet(suite, config)
+    search.generator.manual_seed(seed)
+    options = config.options
+    rates = DiverseRates(options.steps, config.optim_wrapper.optimizer.lr, options.alpha, options.diverse)
+    weights, alpha = halves(manifest, seed)
+    hook = RunHook(seed, name, interval=config.checkpoint)
+    held_out = stream(alpha, config, suite, seed)
+    runner = build_runner(
+        config,
+        folder / "train",
+        name,
+        model=VideoClassifier(net, label_smoothing=config.label_smoothing),
+        train_dataloader=stream(weights, config, suite, seed),
+        train_cfg=dict(type=GradientSearchLoop, held_out=held_out, search=search, rates=rates),
+        optim_wrapper=config.optim_wrapper,
+        custom_hooks=[hook],
+        randomness=dict(seed=seed),
+        **resume_from(folder / "train"),
+    )
+    runner.train()
+    journal = runner.train_loop.journal()
+    write_atomic(folder / "journal.parquet", lambda p: journal.to_parquet(p, index=False))
+    draw_trajectory(_trajectory(journal), folder / "search.png", {"blocks": suite.gmacs})
+    write_json(folder / "architecture.json", dict(ops=search.best()))
+    cost = Search(
+        strategy="gradient" if options.diverse else "gradient, plain rates",
+        space="PV-NAS-style",
+        seed=seed,
+        steps=options.steps,
+        architectures=2 * options.steps,
+        clips=2 * options.steps * config.batch,
+        wall_s=hook.seconds_total,
+        devices=1,
+    )
+    write_json(folder / "search.json", cost.model_dump())
+    (folder / "train" / LAST).unlink(missing_ok=True)
+
+
+def _trajectory(journal: pd.DataFrame) -> pd.DataFrame:
+    """In the words of the picture that all searches share."""
+    return journal.assign(stage="blocks", log_likelihood=-journal.held_out_loss, samples=1)
+
+
+def load(path: Path) -> tuple[str, ...]:
+    """The candidate of each block."""
+    return tuple(json.loads(path.read_text())["ops"])
+
+
+def draw(suite: Suite, config: Config, seed: int) -> tuple[str, ...]:
+    """A candidate per block, all alike probable; the width is solved afterwards."""
+    rng = np.random.default_rng((seed, 4))
+    return tuple(rng.choice(list(CANDIDATES), size=sum(config.net.blocks)).tolist())
