@@ -72,7 +72,7 @@ class GradientSearchLoop(BaseLoop):
         judged = self._loss(held_out, (choices, gates))
         self.search.learn(judged, alpha_rate)
         numbers = dict(
-            gmacs=float(self.search.expected_macs()) / 1e9,
+            gmacs=self.search.expected_macs().detach().item() / 1e9,
             diversity=self.search.diversity(),
             entropy=self.search.entropy(),
         )

@@ -6,7 +6,7 @@ with read_base():
     from ..quick.search_assemblenet import *
 
 epochs = 0.5
-options = dict(keep=0.35, evaluations=3, population=2, tournament=1, epochs=0.25, judge_batches=1)
+options = dict(keep=0.35, evaluations=3, population=2, tournament=1, epochs=1, judge_batches=1)
 batch = 4
 workers = 0
 checkpoint = 1

@@ -1,0 +1,112 @@
+"""Searches of the baselines' spaces: what they leave, and that an interrupted one ends the same."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from baselines.assemblenet import ASSEMBLENET_50, assemblenet
+from baselines.assemblenet.connections import dense, learned, pruned
+from baselines.pvnas import CANDIDATES
+from reproduce.engine import searching
+from reproduce.engine.runner import RunHook
+from reproduce.suites import suite
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    s = suite("ssv2-tiny")
+    return s, s.manifest("train", s.data_root(tmp_path_factory.mktemp("cache")))
+
+
+class Killed(BaseException):
+    pass
+
+
+def interrupted(monkeypatch, at: int) -> None:
+    """Every training is cut off after step ``at``, once."""
+    original, cut = RunHook.after_train_iter, set()
+
+    def broken(self, runner, batch_idx, data_batch=None, outputs=None):
+        original(self, runner, batch_idx, data_batch, outputs)
+        if batch_idx + 1 == at and runner.work_dir not in cut:
+            cut.add(runner.work_dir)
+            raise Killed
+
+    monkeypatch.setattr(RunHook, "after_train_iter", broken)
+
+
+def to_the_end(*arguments) -> searching.Found:
+    for _ in range(20):
+        try:
+            return searching.search(*arguments)
+        except Killed:
+            continue
+    raise AssertionError("still not finished")
+
+
+@pytest.mark.parametrize(
+    ("entry", "strategy", "architectures"),
+    [("pvnas", "gradient", 8), ("assemblenet_searched", "connections", 1), ("assemblenet_searched", "evolution", 3)],
+)
+def test_an_interrupted_search_ends_the_same(tiny, tmp_path, monkeypatch, entry, strategy, architectures):
+    s, train = tiny
+    config = searching.search_config(s.entry(entry), strategy)
+    whole = searching.search(s, config, 0, train, tmp_path / "whole")
+    interrupted(monkeypatch, at=1)
+    parts = to_the_end(s, config, 0, train, tmp_path / "parts")
+    assert parts.architecture == whole.architecture
+    assert parts.cost.model_dump(exclude={"wall_s"}) == whole.cost.model_dump(exclude={"wall_s"})
+    journals = [pd.read_parquet(found.folder / "journal.parquet") for found in (whole, parts)]
+    pd.testing.assert_frame_equal(*journals)
+    assert whole.cost.architectures == architectures
+    assert searching.method(config).load(whole.folder / "architecture.json") == whole.architecture
+
+
+def test_drawn_networks_differ_and_are_matched(tiny):
+    s, _ = tiny
+    for name in ("pvnas_random", "assemblenet_random"):
+        config = searching.search_config(s.entry(name))
+        drawn = [searching.method(config).draw(s, config, seed) for seed in range(3)]
+        assert len(set(drawn)) == 3
+        assert drawn[0] == searching.method(config).draw(s, config, 0)
+
+
+def test_unknown_strategy_and_an_entry_without_a_search(tiny, tmp_path):
+    s, train = tiny
+    config = searching.search_config(s.entry("assemblenet_searched"), "luck")
+    with pytest.raises(ValueError, match=r"unknown strategy 'luck' for assemblenet; known: connections, evolution"):
+        searching.search(s, config, 0, train, tmp_path)
+    with pytest.raises(ValueError, match="entry 'x3d' is not searched for"):
+        searching.search_config(s.entry("x3d"))
+
+
+def test_connections_are_learned_and_the_strongest_kept():
+    graph = dense(ASSEMBLENET_50)
+    torch.manual_seed(0)
+    net = assemblenet(num_classes=3, width=0.05, graph=graph.to_dict(), modules=(1, 1, 1, 1), flow_iterations=1)
+    for fusion in net.fusions:
+        if hasattr(fusion, "logits"):
+            torch.nn.init.normal_(fusion.logits)
+    whole = learned(net)
+    small = pruned(whole, keep=0.35)
+    weights = {(i, j): w for i, n in enumerate(whole.nodes) for j, w in zip(n.inputs, n.weights, strict=False)}
+    kept = {(i, j) for i, n in enumerate(small.nodes) for j in n.inputs}
+    assert 30 <= len(kept) <= 36  # of 86, and what keeps every node in the graph
+    assert set(sorted(weights, key=weights.get)[-30:]) <= kept
+    read = {j for _, j in kept}
+    assert read == set(range(len(small.nodes) - 1))
+    for i, node in enumerate(small.nodes):
+        assert node.weights == tuple(weights[i, j] for j in node.inputs if len(node.inputs) > 1)
+
+
+def test_pvnas_architectures_are_names_of_candidates(tiny, tmp_path):
+    s, train = tiny
+    found = searching.search(s, searching.search_config(s.entry("pvnas")), 1, train, tmp_path)
+    assert set(found.architecture) <= set(CANDIDATES)
+    assert json.loads((found.folder / "architecture.json").read_text())["ops"] == list(found.architecture)
+    journal = pd.read_parquet(found.folder / "journal.parquet")
+    assert journal.step.tolist() == list(range(4))
+    assert journal.gmacs.between(0.3 * s.gmacs, 3 * s.gmacs).all()
+    assert (found.folder / "search.png").stat().st_size > 10_000
