@@ -9,7 +9,7 @@ export SEEDS EMBEDDED
 export OMP_WAIT_POLICY ?= PASSIVE  # spinning OpenMP threads and decoding workers slow each other down tenfold
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce-kinetics reproduce-ssv2 search-kinetics search-ssv2 table-kinetics table-ssv2 study-planted study-search study-presets lint test test-all bench lock clean
+.PHONY: help env reproduce-kinetics reproduce-ssv2 search-kinetics search-ssv2 table-kinetics table-ssv2 study-planted study-search study-presets study-diversity lint test test-all bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ study-search: env  ## searched against random architectures, supernet against st
 
 study-presets: env  ## one search step at full size of each preset: time and peak memory (minutes)
 	$(VENV)/bin/python -m reproduce.studies.presets --out $(RESULTS)/studies/presets.json
+
+study-diversity: env  ## does PV-NAS-style's schedule keep searched networks diverse (minutes)
+	$(VENV)/bin/python -m reproduce.studies.diversity --suite ssv2-$(EMBEDDED) --out $(RESULTS)/studies/diversity.json
 
 lint: env  ## style: ruff check and format
 	$(VENV)/bin/ruff check .

@@ -1,6 +1,6 @@
-"""Pictures: a two-stream architecture for a slide, the course of a search.
+"""Pictures: a two-stream architecture for a slide, the course of a search, curves of several runs.
 
-Both are 16:9, 1920 × 1080 as PNG, and drawn with Matplotlib's objects, never with pyplot's global state. Colours are
+All are 16:9, 1920 × 1080 as PNG, and drawn with Matplotlib's objects, never with pyplot's global state. Colours are
 from Okabe and Ito's palette and a one-hue ramp, so that they survive colour blindness and grey printing; nothing is
 said by colour alone.
 """
@@ -91,6 +91,18 @@ def draw_trajectory(journal: pd.DataFrame, path: Path, budgets: Mapping[str, flo
         reproduce.files.OutputError: the file cannot be written.
     """
     _save(trajectory_figure, path, journal, budgets)
+
+
+def draw_curves(curves: Mapping[str, Sequence[np.ndarray]], path: Path, x: str, y: str) -> None:
+    """Draw a quantity over steps, from 0: a colour and a dash for each kind of run, a line for each run of it.
+
+    Args:
+        curves: values by step, of each run, by the name of its kind; at most four kinds.
+        path: ``.png``, ``.svg`` or ``.pdf``; written atomically.
+        x: label of the steps.
+        y: label of the quantity, with its unit.
+    """
+    _save(curves_figure, path, curves, x, y)
 
 
 def _save(make: Callable[..., Figure], path: Path, *args, **kwargs) -> None:
@@ -592,3 +604,25 @@ def _stages(panels: Sequence[Axes], steps: pd.DataFrame) -> None:
             fontsize=12,
             weight="bold",
         )
+
+
+# ----------------------------------------------------------------------------------------------------------- curves
+
+
+def curves_figure(curves: Mapping[str, Sequence[np.ndarray]], x: str, y: str) -> Figure:
+    """The figure that ``draw_curves`` writes."""
+    figure = Figure(figsize=(WIDTH, HEIGHT), facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    styles = zip(("#0072B2", "#D55E00", "#009E73", "#6A3D7C"), ("-", "--", ":", "-."), strict=True)
+    for (name, runs), (colour, dash) in zip(curves.items(), styles, strict=False):
+        for i, run in enumerate(runs):
+            axes.plot(run, color=colour, ls=dash, lw=1.8, label=name if i == 0 else None)
+    axes.set_ylim(0)
+    axes.margins(x=0)
+    axes.set_xlabel(x, size=13)
+    axes.set_ylabel(y, size=13)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", lw=0.6)
+    axes.legend(frameon=False, fontsize=13, handlelength=3)
+    return figure

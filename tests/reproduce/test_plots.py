@@ -171,3 +171,13 @@ def test_a_journal_that_cannot_be_drawn_is_named():
         plots.trajectory_figure(journal(("slow", 2)).drop(columns="entropy"), {})
     with pytest.raises(ValueError, match="no rows"):
         plots.trajectory_figure(journal(), {})
+
+
+def test_curves_start_at_zero_and_every_kind_is_named_once(tmp_path):
+    figure = plots.curves_figure({"one": [np.arange(3.0), np.ones(3)], "other": [np.ones(3)]}, "step", "share")
+    (axes,) = figure.axes
+    assert axes.get_ylim()[0] == 0
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["one", "other"]
+    assert len(axes.lines) == 3
+    plots.draw_curves({"one": [np.arange(3.0)]}, tmp_path / "curves.png", "step", "share")
+    assert (tmp_path / "curves.png").stat().st_size > 5000

@@ -1,0 +1,68 @@
+"""Does the schedule of the PV-NAS-style search keep the searched networks diverse, as its name says?
+
+    python -m reproduce.studies.diversity --out results/studies/diversity.json
+
+The same search twice per seed on one suite: with rates in opposite phase, and with a constant rate of the distribution
+of equal mean. Diversity is the expected share of blocks in which two networks drawn at that step differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from reproduce.engine import searching
+from reproduce.files import write_json
+from reproduce.plots import draw_curves
+from reproduce.records import provenance
+from reproduce.suites import suite
+
+SCHEDULES = {"opposite phase": True, "plain": False}
+
+
+def main() -> None:
+    """Run the study, write its record and its picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", default="ssv2-quick")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--runs", type=Path, default=Path(os.environ.get("RUNS", "runs")))
+    parser.add_argument("--cache", type=Path, default=Path(os.environ.get("CACHE", ".cache")))
+    parser.add_argument("--out", type=Path, default=Path("results/studies/diversity.json"))
+    options = parser.parse_args()
+
+    s = suite(options.suite)
+    train = s.manifest("train", s.data_root(options.cache))
+    base = searching.search_config(s.entry("pvnas"))
+    curves: dict[str, list[np.ndarray]] = {name: [] for name in SCHEDULES}
+    found: dict[str, list[list[str]]] = {name: [] for name in SCHEDULES}
+    for seed in range(options.seeds):
+        for name, diverse in SCHEDULES.items():
+            config = copy.deepcopy(base)
+            config.options.diverse = diverse
+            result = searching.search(s, config, seed, train, options.runs)
+            curves[name].append(pd.read_parquet(result.folder / "journal.parquet").diversity.to_numpy())
+            found[name].append(list(result.architecture))
+    write_json(
+        options.out,
+        {
+            "suite": s.name,
+            "train_manifest": train.hash,
+            "mean_diversity": {name: [float(c.mean()) for c in runs] for name, runs in curves.items()},
+            "final_diversity": {name: [float(c[-1]) for c in runs] for name, runs in curves.items()},
+            "found": found,
+            "provenance": provenance(base.pretty_text, "decord").model_dump(),
+        },
+    )
+    label = "share of blocks in which two drawn networks differ"
+    draw_curves(curves, options.out.with_suffix(".png"), "step of the search", label)
+    for name, runs in curves.items():
+        print(f"{name}: mean diversity {np.mean(runs):.3f}, at the end {np.mean([c[-1] for c in runs]):.3f}")
+
+
+if __name__ == "__main__":
+    main()
