@@ -222,13 +222,91 @@ def slowfast(
     )
 
 
-# Frames and training crop as in PySlowFast's configs/Kinetics/{SLOWFAST_*,c2/SLOWFAST_*_R101_50_50}.yaml; the
-# authors test at 256. "R101" is their R101_50_50: in the 23 blocks of the third stage only the first 6 are
-# temporal.
-_R101 = {"depth": 101, "temporal_blocks": (3, 4, 6, 3)}
+class Slow(nn.Module):
+    """The slow pathway alone, with its classifier.
+
+    Args:
+        num_classes: N.
+        channels: inner channels of the first stage; doubles at each stage.
+        depth: of the ResNet.
+        blocks: residual blocks of each stage.
+        strides: spatial stride of each stage; stem and max-pool have another 2 each.
+        dropout: probability of a dropout before the classifier.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: float,
+        depth: int,
+        blocks: tuple[int, ...],
+        strides: tuple[int, ...],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        temporal = tuple(0 if i < 2 else n for i, n in enumerate(blocks))
+        self.path = Pathway(depth, blocks, strides, channels, [0] * len(blocks), 1, temporal)
+        self.num_stages = len(blocks)
+        self.pool = nn.AdaptiveAvgPool3d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(self.path.out_chs[-1], num_classes)
+        init_weights(self, classifier_std=0.01, zero_init=(Bottleneck3d, BasicBlock3d))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Clips ``B 3 T H W`` to logits ``B N``."""
+        x = self.path.maxpool(self.path.conv1(clips))  # B C T H/4 W/4
+        for i in range(1, self.num_stages + 1):
+            x = getattr(self.path, f"layer{i}")(x)
+        return self.fc(self.dropout(self.pool(x).flatten(1)))
+
+
+@register_family(Knob("channels", 4, 160, 0.125))
+def slow(
+    *,
+    num_classes: int,
+    frames: int = 8,
+    crop: int = 224,
+    channels: float = 64,
+    depth: int = 50,
+    blocks: tuple[int, ...] | None = None,
+    strides: tuple[int, ...] = (1, 2, 2, 2),
+    dropout: float = 0.5,
+) -> nn.Module:
+    """Slow-only, SlowFast without its fast pathway; the defaults are 8x8 R50.
+
+    Args:
+        num_classes: N.
+        frames: T; nothing in the net strides in time, any T will do.
+        crop: side of the frames in pixels; the net pools globally, any crop will do.
+        channels: knob; inner channels of the first stage. Fractions are welcome, see ``stage_widths``.
+        depth: 18, 34, 50 or 101.
+        blocks: residual blocks of each stage, in place of those of ``depth``.
+        strides: spatial stride of each stage; stem and max-pool have another 2 each.
+        dropout: probability of a dropout before the classifier.
+
+    Returns:
+        A module from clips ``B 3 T H W`` to logits ``B N``.
+    """
+    blocks = tuple(blocks or ResNet3d.arch_settings[depth][1])
+    return Slow(num_classes, channels, depth, blocks, tuple(strides), dropout)
+
+
+# Frames, training crop and kernels of PySlowFast's configs/Kinetics/{SLOWFAST_*,c2/SLOW*,SLOW_*}.yaml and
+# configs/SSv2/SLOWFAST_16x8_R50.yaml, and of pytorchvideo's hub models; the authors test at 256. In R101_50_50 only the
+# first 6 of the 23 blocks of the third stage are temporal, in both pathways.
+_8X8 = {"frames": 32, "crop": 224, "alpha": 4}
+_16X8 = {"frames": 64, "crop": 224, "alpha": 4}
+_R101_50_50 = {"depth": 101, "temporal_blocks": (3, 4, 6, 3)}
 VARIANTS = {
-    "slowfast_4x16_r50": {"frames": 32, "crop": 224},
-    "slowfast_8x8_r50": {"frames": 32, "crop": 224, "alpha": 4, "lateral_kernel": 7},
-    "slowfast_8x8_r101": {"frames": 32, "crop": 224, "alpha": 4, **_R101},
-    "slowfast_16x8_r101": {"frames": 64, "crop": 224, "alpha": 4, **_R101},
+    "slowfast_4x16_r50": (slowfast, {"num_classes": 400, "frames": 32, "crop": 224}),
+    "slowfast_8x8_r50": (slowfast, {"num_classes": 400, **_8X8, "lateral_kernel": 7}),
+    "slowfast_8x8_r101": (slowfast, {"num_classes": 400, **_8X8, "depth": 101}),
+    "slowfast_8x8_r101_50_50": (slowfast, {"num_classes": 400, **_8X8, **_R101_50_50}),
+    "slowfast_16x8_r101": (slowfast, {"num_classes": 400, **_16X8, "depth": 101}),
+    "slowfast_16x8_r101_50_50": (slowfast, {"num_classes": 400, **_16X8, **_R101_50_50}),
+    "slowfast_8x8_r50_ssv2": (slowfast, {"num_classes": 174, **_8X8, "lateral_kernel": 7}),
+    "slowfast_16x8_r50_ssv2": (slowfast, {"num_classes": 174, **_16X8, "lateral_kernel": 7}),
+    "slow_4x16_r50": (slow, {"num_classes": 400, "frames": 4, "crop": 224}),
+    "slow_8x8_r50": (slow, {"num_classes": 400, "frames": 8, "crop": 224}),
+    "slow_8x8_r50_ssv2": (slow, {"num_classes": 174, "frames": 8, "crop": 224}),
 }
