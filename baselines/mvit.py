@@ -103,9 +103,8 @@ class MViT(nn.Module):
             ValueError: the clips have another T, H or W than the net was built for.
         """
         if clips.shape[2:] != self.clip_shape:
-            raise ValueError(
-                f"MViT built for clips of {self.clip_shape} got {tuple(clips.shape[2:])}; build it with frames= and crop="
-            )
+            got = tuple(clips.shape[2:])
+            raise ValueError(f"MViT built for clips of {self.clip_shape} got {got}; pass frames= and crop= to build")
         x = self.patch_embed(clips).flatten(2).transpose(1, 2)  # B THW/32 C
         x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)  # B L C
         positions = (self.pos_embed_temporal.unsqueeze(2) + self.pos_embed_spatial.unsqueeze(1)).flatten(1, 2)

@@ -3,8 +3,8 @@
 Residual stages are mmaction2's. Its backbone departs from the authors in three ways that are not followed
 here: lateral connections without norm and ReLU, slow frames by nearest interpolation (so without the last
 frame), lateral widths tied to ``slow // ratio``. These follow PySlowFast
-(``slowfast/models/video_model_builder.py``, ``slowfast/datasets/utils.py``). Parameter names of the pathways
-are mmaction2's.
+(``slowfast/models/video_model_builder.py``, ``slowfast/datasets/utils.py``). The first two are arguments, for
+mmaction2's own checkpoints. Parameter names of the pathways are mmaction2's.
 
 B clips, C channels, T frames, H W pixels, N classes.
 """
@@ -25,6 +25,7 @@ _LAYER = {
     "norm_cfg": {"type": "BN3d"},
     "act_cfg": {"type": "ReLU", "inplace": True},
 }
+_BARE = {"conv_cfg": {"type": "Conv3d"}, "act_cfg": None}
 
 
 class Pathway(nn.Module):
@@ -93,6 +94,8 @@ class SlowFast(nn.Module):
         temporal_blocks: per stage, leading blocks that may have a temporal kernel.
         strides: spatial stride of each stage; stem and max-pool have another 2 each.
         dropout: probability of a dropout before the classifier.
+        lateral_norm: the lateral connections have norm and ReLU.
+        slow_ends: the slow pathway sees the last frame.
     """
 
     def __init__(
@@ -107,9 +110,11 @@ class SlowFast(nn.Module):
         temporal_blocks: tuple[int, ...],
         strides: tuple[int, ...],
         dropout: float,
+        lateral_norm: bool,
+        slow_ends: bool,
     ) -> None:
         super().__init__()
-        self.alpha = alpha
+        self.alpha, self.slow_ends = alpha, slow_ends
         self.fast_path = Pathway(depth, blocks, strides, fast_channels, [0] * len(blocks), 5, temporal_blocks)
         fast_chs = self.fast_path.out_chs
         # The slow pathway is temporal only where it is deep: not in the first two stages.
@@ -124,7 +129,7 @@ class SlowFast(nn.Module):
                 stride=(alpha, 1, 1),
                 padding=(lateral_kernel // 2, 0, 0),
                 bias=False,
-                **_LAYER,
+                **(_LAYER if lateral_norm else _BARE),
             )
             for in_chs, out_chs in zip(fast_chs[:-1], lateral_chs, strict=True)
         )
@@ -135,7 +140,12 @@ class SlowFast(nn.Module):
         init_weights(self, classifier_std=0.01, zero_init=(Bottleneck3d, BasicBlock3d))
 
     def slow_frames(self, clips: Tensor) -> Tensor:
-        """The T/alpha frames of ``B 3 T H W`` that the slow pathway sees: first, last and evenly between."""
+        """The T/alpha frames of ``B 3 T H W`` that the slow pathway sees: first, last and evenly between.
+
+        Without ``slow_ends`` every alpha-th from the first.
+        """
+        if not self.slow_ends:
+            return clips[:, :, :: self.alpha]
         frames = clips.shape[2]
         # On the CPU whatever the device of the clips: truncation must not depend on a device's rounding.
         index = torch.linspace(0, frames - 1, frames // self.alpha, device="cpu").long()
@@ -174,6 +184,8 @@ def slowfast(
     temporal_blocks: tuple[int, ...] | None = None,
     strides: tuple[int, ...] = (1, 2, 2, 2),
     dropout: float = 0.5,
+    lateral_norm: bool = True,
+    slow_ends: bool = True,
 ) -> nn.Module:
     """SlowFast; the defaults are 4x16 R50.
 
@@ -198,6 +210,8 @@ def slowfast(
         temporal_blocks: per stage, leading blocks that may have a temporal kernel, by default all.
         strides: spatial stride of each stage; stem and max-pool have another 2 each.
         dropout: probability of a dropout before the classifier.
+        lateral_norm: lateral connections have norm and ReLU, as the authors'; mmaction2's have not by default.
+        slow_ends: the slow pathway sees first and last frame, as the authors'; mmaction2's sees every alpha-th.
 
     Returns:
         A module from clips ``B 3 T H W`` to logits ``B N``.
@@ -219,6 +233,8 @@ def slowfast(
         tuple(temporal_blocks or blocks),
         tuple(strides),
         dropout,
+        lateral_norm,
+        slow_ends,
     )
 
 
@@ -293,9 +309,11 @@ def slow(
 
 # Frames, training crop and kernels of PySlowFast's configs/Kinetics/{SLOWFAST_*,c2/SLOW*,SLOW_*}.yaml and
 # configs/SSv2/SLOWFAST_16x8_R50.yaml, and of pytorchvideo's hub models; the authors test at 256. In R101_50_50 only the
-# first 6 of the 23 blocks of the third stage are temporal, in both pathways.
+# first 6 of the 23 blocks of the third stage are temporal, in both pathways. The last ones are mmaction2's of the same
+# names, configs/recognition/slowfast.
 _8X8 = {"frames": 32, "crop": 224, "alpha": 4}
 _16X8 = {"frames": 64, "crop": 224, "alpha": 4}
+_MMACTION2 = {"lateral_norm": False, "slow_ends": False}
 _R101_50_50 = {"depth": 101, "temporal_blocks": (3, 4, 6, 3)}
 VARIANTS = {
     "slowfast_4x16_r50": (slowfast, {"num_classes": 400, "frames": 32, "crop": 224}),
@@ -309,4 +327,10 @@ VARIANTS = {
     "slow_4x16_r50": (slow, {"num_classes": 400, "frames": 4, "crop": 224}),
     "slow_8x8_r50": (slow, {"num_classes": 400, "frames": 8, "crop": 224}),
     "slow_8x8_r50_ssv2": (slow, {"num_classes": 174, "frames": 8, "crop": 224}),
+    "slowfast_4x16_r50_mmaction2": (slowfast, {"num_classes": 400, "frames": 32, "crop": 224, **_MMACTION2}),
+    "slowfast_8x8_r50_mmaction2": (slowfast, {"num_classes": 400, **_8X8, "lateral_kernel": 7, **_MMACTION2}),
+    "slowfast_8x8_r101_mmaction2": (
+        slowfast,
+        {"num_classes": 400, **_8X8, "depth": 101, "lateral_kernel": 7, **_MMACTION2},
+    ),
 }
