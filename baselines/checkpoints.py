@@ -1,116 +1,508 @@
-"""Key maps from published checkpoints to the baselines of this package.
+"""Weights from elsewhere: checkpoints of PySlowFast, pytorchvideo, mmaction2 and TSM's authors, as ours and back.
 
-A map is strict: each tensor of the source is used exactly once, and a name that it does not know is an error.
-What ``load_state_dict(..., strict=True)`` then checks is that nothing of ours was left out.
+A map is a table of names, ours and theirs, read in both directions. It is strict: each tensor of the source becomes one
+of ours, with its shape; a name without a place is an error, and so is a place without a name. Two kinds of tensors may
+be made up, and are listed: batch counters, which no evaluation reads, and norms of shortcuts that pytorchvideo's X3D
+leaves out, which become the identity.
+
+    >>> state, header = read("X3D_M.pyth", "x3d_m")
+    >>> save_file(state, "x3d_m.safetensors", header)
+    >>> model = load("x3d_m.safetensors")
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
-# The parts of a pytorchvideo residual block, in mmaction2's words.
-_BLOCK = {
-    "branch1_conv": "downsample.conv",
-    "branch1_norm": "downsample.bn",
-    "branch2.conv_a": "conv1.conv",
-    "branch2.norm_a": "conv1.bn",
-    "branch2.conv_b": "conv2.conv",
-    "branch2.norm_b": "conv2.bn",
-    "branch2.norm_b.0": "conv2.bn",  # X3D, beside its squeeze-excite
-    "branch2.norm_b.1.block.0": "se_module.fc1",
-    "branch2.norm_b.1.block.2": "se_module.fc2",
-    "branch2.conv_c": "conv3.conv",
-    "branch2.norm_c": "conv3.bn",
+import baselines
+from autotsnet.meta import on_meta
+
+VERSION = 1  # of the maps; goes into the header of what they made
+STATE_KEYS = ("model_state", "state_dict")  # where the tensors lie: PySlowFast and pytorchvideo; mmaction2 and TSM
+_LEAF = r"(?P<leaf>(\.(weight|bias|running_mean|running_var|num_batches_tracked))?)"
+
+Names = dict[str, "str | tuple[str, ...]"]
+Layout = Callable[[Tensor], Tensor]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message names the file, why, and the way out."""
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """The names of a source and ours, for one family.
+
+    Attributes:
+        names: ours to theirs, of modules or tensors; ``{b}`` stands for a number, ``{path}`` for anything. Several of
+            theirs are several tensors, which lie one below the other in ours. The first that fits is used.
+        layouts: of our tensors that lie otherwise, what makes ours of theirs, and its inverse.
+        bare_shortcuts: the source has no norm on a shortcut between equal widths, where ours is then the identity.
+    """
+
+    names: Names
+    layouts: dict[str, tuple[Layout, Layout]] = field(default_factory=dict)
+    bare_shortcuts: bool = False
+
+    def ours(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Their state dict under our names.
+
+        Raises:
+            KeyError: an unknown name, two tensors of one name, or a part that misses.
+        """
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in state.items():
+            name, of = self.find(key)
+            if name is None:
+                raise KeyError(f"{key}: not a name of the expected model")
+            parts.setdefault(name, dict.fromkeys(of))
+            if key not in parts[name] or parts[name][key] is not None:
+                raise KeyError(f"{key}: a second tensor for {name}")
+            parts[name][key] = tensor
+        ours = {}
+        for name, tensors in parts.items():
+            if any(tensor is None for tensor in tensors.values()):
+                raise KeyError(f"{name}: not all of {', '.join(tensors)}")
+            tensor = torch.cat(tuple(tensors.values())) if len(tensors) > 1 else next(iter(tensors.values()))
+            ours[name] = self.layouts[name][0](tensor) if name in self.layouts else tensor
+        return ours | self._identities(ours)
+
+    def theirs(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Our state dict under their names: the inverse of ``ours``.
+
+        Raises:
+            KeyError: an unknown name.
+            CheckpointError: a norm of ours that the source has no place for does something.
+        """
+        identities = self._identities(state)
+        for name, tensor in identities.items():
+            if not torch.equal(state[name], tensor):
+                raise CheckpointError(f"{name} is not that of an identity, and the target has no norm there")
+        theirs = {}
+        for name, tensor in state.items():
+            if name in identities:
+                continue
+            keys = next((keys for ours, to in self.names.items() if (keys := _translate(name, ours, to))), None)
+            if keys is None:
+                raise KeyError(f"{name}: not a name of this family")
+            tensor = self.layouts[name][1](tensor) if name in self.layouts else tensor
+            chunks = tensor.chunk(len(keys)) if len(keys) > 1 else (tensor,)
+            theirs |= {key: chunk.clone() for key, chunk in zip(keys, chunks, strict=True)}
+        return theirs
+
+    def find(self, key: str) -> tuple[str | None, tuple[str, ...]]:
+        """Our name of a tensor of theirs, and all of theirs that it is made of; None and nothing if there is none."""
+        for ours, theirs in self.names.items():
+            for part in (theirs,) if isinstance(theirs, str) else theirs:
+                name = _translate(key, part, ours)
+                if name:
+                    return name[0], _translate(name[0], ours, theirs)
+        return None, ()
+
+    def _identities(self, ours: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The norms that the source leaves out."""
+        identities = {}
+        for key, weight in ours.items():
+            if self.bare_shortcuts and key.endswith("downsample.conv.weight") and len(weight) == weight.shape[1]:
+                norm = key.removesuffix("conv.weight") + "bn."
+                ones = torch.ones(len(weight))
+                identities |= {norm + "weight": ones, norm + "bias": 0 * ones, norm + "running_mean": 0 * ones}
+                # A norm divides by the root of variance plus eps, here by 1.
+                identities |= {norm + "running_var": ones - 1e-5, norm + "num_batches_tracked": torch.tensor(0)}
+        return identities
+
+
+@cache
+def _pattern(template: str) -> re.Pattern:
+    escaped = re.escape(template).replace(r"\{path\}", "(?P<path>.+)")
+    return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", escaped) + _LEAF)
+
+
+def _translate(key: str, template: str, to: str | tuple[str, ...]) -> tuple[str, ...]:
+    """A key that fits a template, put into others; empty if it does not fit."""
+    match = _pattern(template).fullmatch(key)
+    if not match:
+        return ()
+    fields = match.groupdict()
+    return tuple(name.format(**fields) + fields["leaf"] for name in ((to,) if isinstance(to, str) else to))
+
+
+# The tables --------------------------------------------------------------------------------------------------
+
+
+def _under(names: Names, ours: str, theirs: str) -> Names:
+    """The same names under prefixes."""
+    return {ours + name: theirs + of for name, of in names.items()}
+
+
+def _stages(names: Names, ours: str, theirs: str) -> Names:
+    """The same for stages ``{s}``, from 1; ``{next}`` is one more, as PySlowFast counts the stem."""
+    stages = ((ours.replace("{s}", f"{s}"), theirs.replace("{next}", f"{s + 1}")) for s in (1, 2, 3, 4))
+    return {name: of for a, b in stages for name, of in _under(names, a, b).items()}
+
+
+# Our residual blocks are mmaction2's. Their parts in pytorchvideo (models/resnet.py, models/x3d.py) and in PySlowFast
+# (slowfast/models/resnet_helper.py):
+_PYTORCHVIDEO = {
+    "downsample.conv": "branch1_conv",
+    "downsample.bn": "branch1_norm",
+    "conv1.conv": "branch2.conv_a",
+    "conv1.bn": "branch2.norm_a",
+    "conv2.conv": "branch2.conv_b",
+    "conv2.bn": "branch2.norm_b",
+    "conv3.conv": "branch2.conv_c",
+    "conv3.bn": "branch2.norm_c",
 }
-_PATHWAYS = ("slow_path", "fast_path")
+_PYTORCHVIDEO_X3D = _PYTORCHVIDEO | {
+    "conv2.bn": "branch2.norm_b.0",
+    "se_module.fc1": "branch2.norm_b.1.block.0",
+    "se_module.fc2": "branch2.norm_b.1.block.2",
+}
+_PYSLOWFAST = {
+    "downsample.conv": "branch1",
+    "downsample.bn": "branch1_bn",
+    "conv1.conv": "branch2.a",
+    "conv1.bn": "branch2.a_bn",
+    "conv2.conv": "branch2.b",
+    "conv2.bn": "branch2.b_bn",
+    "se_module.fc1": "branch2.se.fc1",
+    "se_module.fc2": "branch2.se.fc2",
+    "conv3.conv": "branch2.c",
+    "conv3.bn": "branch2.c_bn",
+}
+# Our MViT blocks are mmaction2's, with query, key and value in one; the other names are the same everywhere.
+_MVIT_BLOCKS = {
+    "blocks.{b}.attn.qkv": ("blocks.{b}.attn.q", "blocks.{b}.attn.k", "blocks.{b}.attn.v"),
+    "blocks.{b}.{path}": "blocks.{b}.{path}",
+}
+_POSITIONS = {f"pos_embed_{of}": f"pos_embed_{of}" for of in ("spatial", "temporal", "class")} | {
+    "cls_token": "cls_token"
+}
 
 
-def pytorchvideo_x3d(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name the tensors of pytorchvideo's ``create_x3d`` as ``baselines.x3d`` does.
+def _pytorchvideo_pathway(ours: str, theirs: str) -> Names:
+    return _under({"conv": "conv", "bn": "norm"}, f"{ours}.conv1.", f"blocks.0.{theirs}") | _under(
+        _PYTORCHVIDEO, f"{ours}.layer{{s}}.{{b}}.", f"blocks.{{s}}.{theirs}res_blocks.{{b}}."
+    )
 
-    pytorchvideo leaves out the norm of a shortcut that strides without changing width (the first stage of
-    every X3D), PySlowFast and mmaction2 have it. It becomes the identity: variance 1 - eps, hence a division
-    by 1.
+
+def _pyslowfast_pathway(ours: str, theirs: str) -> Names:
+    return _under({"conv": "conv", "bn": "bn"}, f"{ours}.conv1.", f"s1.{theirs}_stem.") | _stages(
+        _PYSLOWFAST, f"{ours}.layer{{s}}.{{b}}.", f"s{{next}}.{theirs}_res{{b}}."
+    )
+
+
+def _fast_last(weight: Tensor) -> Tensor:
+    """Columns of the classifier from mmaction2's fast, slow to slow, fast, of which the fast ones are a ninth."""
+    return weight.roll(-(weight.shape[-1] // 9), -1)
+
+
+def _fast_first(weight: Tensor) -> Tensor:
+    return weight.roll(weight.shape[-1] // 9, -1)
+
+
+MAPS: dict[str, dict[str, KeyMap]] = {
+    "pytorchvideo": {
+        "x3d": KeyMap(
+            {
+                "conv1_s.conv": "blocks.0.conv.conv_t",
+                "conv1_t.conv": "blocks.0.conv.conv_xy",
+                "conv1_t.bn": "blocks.0.norm",
+                **_under(_PYTORCHVIDEO_X3D, "layer{s}.{b}.", "blocks.{s}.res_blocks.{b}."),
+                "conv5.conv": "blocks.5.pool.pre_conv",
+                "conv5.bn": "blocks.5.pool.pre_norm",
+                "lin5": "blocks.5.pool.post_conv",
+                "fc": "blocks.5.proj",
+            },
+            bare_shortcuts=True,
+        ),
+        "slow": KeyMap({**_pytorchvideo_pathway("path", ""), "fc": "blocks.5.proj"}),
+        "slowfast": KeyMap(
+            {
+                **_pytorchvideo_pathway("slow_path", "multipathway_blocks.0."),
+                **_pytorchvideo_pathway("fast_path", "multipathway_blocks.1."),
+                "laterals.{s}.conv": "blocks.{s}.multipathway_fusion.conv_fast_to_slow",
+                "laterals.{s}.bn": "blocks.{s}.multipathway_fusion.norm",
+                "fc": "blocks.6.proj",
+            }
+        ),
+        "mvit": KeyMap(
+            {
+                "patch_embed": "patch_embed.patch_model",
+                **_under(_POSITIONS, "", "cls_positional_encoding."),
+                **_MVIT_BLOCKS,
+                "norm": "norm_embed",
+                "fc": "head.proj",
+            }
+        ),
+    },
+    "pyslowfast": {
+        "x3d": KeyMap(
+            {
+                "conv1_s.conv": "s1.pathway0_stem.conv_xy",
+                "conv1_t.conv": "s1.pathway0_stem.conv",
+                "conv1_t.bn": "s1.pathway0_stem.bn",
+                **_stages(_PYSLOWFAST, "layer{s}.{b}.", "s{next}.pathway0_res{b}."),
+                "conv5.conv": "head.conv_5",
+                "conv5.bn": "head.conv_5_bn",
+                "lin5": "head.lin_5",
+                "fc": "head.projection",
+            }
+        ),
+        "slow": KeyMap({**_pyslowfast_pathway("path", "pathway0"), "fc": "head.projection"}),
+        "slowfast": KeyMap(
+            {
+                **_pyslowfast_pathway("slow_path", "pathway0"),
+                **_pyslowfast_pathway("fast_path", "pathway1"),
+                **{f"laterals.{s}.conv": f"s{s + 1}_fuse.conv_f2s" for s in range(4)},
+                **{f"laterals.{s}.bn": f"s{s + 1}_fuse.bn" for s in range(4)},
+                "fc": "head.projection",
+            }
+        ),
+        # Older files have query, key and value in one, as we: the general name of the blocks covers them.
+        "mvit": KeyMap(
+            {"patch_embed": "patch_embed.proj", **_POSITIONS, **_MVIT_BLOCKS, "norm": "norm", "fc": "head.projection"}
+        ),
+    },
+    "mmaction2": {
+        "x3d": KeyMap(
+            {"fc": "cls_head.fc2", "lin5": "cls_head.fc1", "{path}": "backbone.{path}"},
+            # A linear layer there, a convolution of 1x1x1 here.
+            layouts={"lin5.weight": (lambda weight: weight[..., None, None, None], lambda weight: weight.flatten(1))},
+        ),
+        "slow": KeyMap({"fc": "cls_head.fc_cls", "path.{path}": "backbone.{path}"}),
+        "slowfast": KeyMap(
+            {
+                "fc": "cls_head.fc_cls",
+                "laterals.0.{path}": "backbone.slow_path.conv1_lateral.{path}",
+                **{f"laterals.{s}.{{path}}": f"backbone.slow_path.layer{s}_lateral.{{path}}" for s in (1, 2, 3)},
+                "{path}": "backbone.{path}",
+            },
+            layouts={"fc.weight": (_fast_last, _fast_first)},
+        ),
+        "tsm": KeyMap({"fc": "cls_head.fc_cls", "{path}": "backbone.{path}"}),
+        "tsm_mobilenetv2": KeyMap({"fc": "cls_head.fc_cls", "{path}": "backbone.{path}"}),
+    },
+    # torchvision's names, under a data-parallel wrapper.
+    "mit-han-lab": {
+        "tsm": KeyMap(
+            _under(
+                {
+                    "conv1.conv": "base_model.conv1",
+                    "conv1.bn": "base_model.bn1",
+                    "layer{s}.{b}.downsample.conv": "base_model.layer{s}.{b}.downsample.0",
+                    "layer{s}.{b}.downsample.bn": "base_model.layer{s}.{b}.downsample.1",
+                    "layer{s}.{b}.conv{c}.conv.net": "base_model.layer{s}.{b}.conv{c}.net",
+                    "layer{s}.{b}.conv{c}.conv": "base_model.layer{s}.{b}.conv{c}",
+                    "layer{s}.{b}.conv{c}.bn": "base_model.layer{s}.{b}.bn{c}",
+                    "fc": "new_fc",
+                },
+                "",
+                "module.",
+            )
+        ),
+    },
+}
+
+
+# From a file to a model --------------------------------------------------------------------------------------
+
+
+def convert(
+    theirs: dict[str, Tensor], variant: str, num_classes: int | None = None
+) -> tuple[dict[str, Tensor], str, list[str]]:
+    """Turn a state dict of elsewhere into that of one of ``baselines.VARIANTS``; its names tell the source.
 
     Args:
-        state: state dict of the source.
+        theirs: of PySlowFast, pytorchvideo, mmaction2 or TSM's authors.
+        variant: a name of ``baselines.VARIANTS``.
+        num_classes: N of the source, where it is not the variant's own.
 
     Returns:
-        A new dict of the same tensors, and of the identity norms.
+        The state dict of the variant's network, the source, and the tensors that were made up.
 
     Raises:
-        KeyError: an unknown name.
+        CheckpointError: the tensors are not those of the variant.
+        ValueError: no such variant.
     """
-    head = {
-        "pool.pre_conv": "conv5.conv",
-        "pool.pre_norm": "conv5.bn",
-        "pool.post_conv": "lin5",
-        "proj": "fc",
+    expected = _shapes(variant, num_classes)
+    maps = {source: families[_family(variant)] for source, families in MAPS.items() if _family(variant) in families}
+    source = max(maps, key=lambda source: _fit(maps[source], expected, theirs))
+    unknown = [key for key in theirs if maps[source].find(key)[0] is None]
+    try:
+        ours = maps[source].ours({key: tensor for key, tensor in theirs.items() if key not in unknown})
+    except KeyError as error:
+        raise CheckpointError(f"not {variant}: {error.args[0]}; {_looks_like(theirs)}") from None
+    ours |= {name: torch.tensor(0) for name in expected if name.endswith("num_batches_tracked") and name not in ours}
+    missing = [name for name in expected if name not in ours]
+    unknown += [name for name in ours if name not in expected]
+    if missing or unknown:
+        faults = [f"{_some(missing)} missing"] * bool(missing) + [f"no place for {_some(unknown)}"] * bool(unknown)
+        raise CheckpointError(f"not {variant}: {', '.join(faults)}; {_looks_like(theirs)}")
+    classes = len(ours["fc.bias"])
+    if classes != expected["fc.bias"][0]:
+        native = expected["fc.bias"][0]
+        raise CheckpointError(f"{classes} classes, {variant} has {native}; if that is meant, say --classes {classes}")
+    wrong = [name for name, shape in expected.items() if ours[name].shape != shape]
+    if wrong:
+        shapes = f"{tuple(ours[wrong[0]].shape)} for {tuple(expected[wrong[0]])}"
+        raise CheckpointError(f"not {variant}: {_some(wrong)} of other shapes, {shapes}; {_looks_like(theirs)}")
+    found = {maps[source].find(key)[0] for key in theirs}
+    return ours, source, [name for name in expected if name not in found]
+
+
+def read(path: str | Path, variant: str, num_classes: int | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a checkpoint file of elsewhere, see ``convert``.
+
+    Returns:
+        The state dict of the variant's network, and where it comes from: a header for safetensors, text to text.
+
+    Raises:
+        CheckpointError: the file cannot be read, holds code, or does not fit the variant.
+        ValueError: no such variant.
+    """
+    path = Path(path)
+    _family(variant)
+    file = _load(path)
+    key = next((key for key in STATE_KEYS if key in file), None)
+    theirs = file[key] if key else file
+    if not theirs or not all(isinstance(tensor, Tensor) for tensor in theirs.values()):
+        raise CheckpointError(f"{path} has no state dict, neither as a whole nor under {' or '.join(STATE_KEYS)}")
+    try:
+        ours, source, made_up = convert(theirs, variant, num_classes)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    header = {
+        "format": "pt",
+        "variant": variant,
+        "num_classes": str(len(ours["fc.bias"])),
+        "source": source,
+        "source_file": path.name,
+        "source_sha256": _sha256(path),
+        "map_version": str(VERSION),
+        "made_up": json.dumps(made_up),
+        "unused": json.dumps(sorted(map(str, file.keys() - {key})) if key else []),
     }
-    last = max(int(key.split(".")[1]) for key in state)
-
-    def rename(module: str) -> str:
-        index, part = re.fullmatch(r"blocks\.(\d+)\.(.+)", module).groups()
-        if index == "0":
-            return {"conv.conv_t": "conv1_s.conv", "conv.conv_xy": "conv1_t.conv", "norm": "conv1_t.bn"}[part]
-        if int(index) == last:
-            return head[part]
-        block, part = re.fullmatch(r"res_blocks\.(\d+)\.(.+)", part).groups()
-        return f"layer{index}.{block}.{_BLOCK[part]}"
-
-    ours = _renamed(state, rename)
-    for key in [key for key in ours if key.endswith("downsample.conv.weight")]:
-        norm = key.removesuffix("conv.weight") + "bn."
-        if norm + "weight" not in ours:
-            ones = torch.ones(ours[key].shape[0])
-            ours |= {norm + "weight": ones, norm + "bias": 0 * ones}
-            ours |= {norm + "running_mean": 0 * ones, norm + "running_var": ones - 1e-5}
-            ours[norm + "num_batches_tracked"] = torch.tensor(0)
-    return ours
+    return {name: tensor.contiguous() for name, tensor in ours.items()}, header
 
 
-def pytorchvideo_slowfast(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name the tensors of pytorchvideo's ``create_slowfast`` as ``baselines.slowfast`` does.
-
-    Args:
-        state: state dict of the source.
-
-    Returns:
-        A new dict of the same tensors.
+def open_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """State dict and header of a file that ``import-weights`` wrote.
 
     Raises:
-        KeyError: an unknown name.
+        CheckpointError: it cannot be read, or has no header of ours.
     """
-    fusion = {"conv_fast_to_slow": "conv", "norm": "bn"}
-
-    def rename(module: str) -> str:
-        index, part = re.fullmatch(r"blocks\.(\d+)\.(.+)", module).groups()
-        if part == "proj":
-            return "fc"
-        kind, part = part.split(".", 1)
-        if kind == "multipathway_fusion":
-            return f"laterals.{index}.{fusion[part]}"
-        pathway, part = part.split(".", 1)
-        if index == "0":
-            return f"{_PATHWAYS[int(pathway)]}.conv1.{ {'conv': 'conv', 'norm': 'bn'}[part] }"
-        block, part = re.fullmatch(r"res_blocks\.(\d+)\.(.+)", part).groups()
-        return f"{_PATHWAYS[int(pathway)]}.layer{index}.{block}.{_BLOCK[part]}"
-
-    return _renamed(state, rename)
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the file is no dict
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); write it with import-weights") from error
+    if header.get("variant") not in baselines.VARIANTS:
+        raise CheckpointError(f"{path} does not say which variant it is; write it with import-weights")
+    return state, header
 
 
-def _renamed(state: dict[str, Tensor], rename) -> dict[str, Tensor]:
-    ours = {}
-    for key, tensor in state.items():
-        module, leaf = key.rsplit(".", 1)
-        try:
-            name = f"{rename(module)}.{leaf}"
-        except (AttributeError, KeyError, IndexError, ValueError) as error:
-            raise KeyError(f"{key}: not a name of the expected pytorchvideo model") from error
-        if name in ours:
-            raise KeyError(f"{key}: a second tensor for {name}")
-        ours[name] = tensor
-    return ours
+def load(path: str | Path) -> nn.Module:
+    """The network of a file that ``import-weights`` wrote, in evaluation mode.
+
+    Raises:
+        CheckpointError: the file cannot be read, or has no header of ours.
+    """
+    state, header = open_file(path)
+    build, arguments = baselines.VARIANTS[header["variant"]]
+    model = build(**arguments | {"num_classes": int(header["num_classes"])})
+    model.load_state_dict(state, strict=True)
+    return model.eval()
+
+
+def to_mmaction2(state: dict[str, Tensor], variant: str) -> dict:
+    """A checkpoint that mmaction2 loads, of a state dict of ours.
+
+    Its SlowFast wants ``lateral_norm=True`` for all variants but its own, and takes other slow frames.
+
+    Raises:
+        CheckpointError: mmaction2 has no such model.
+    """
+    maps = MAPS["mmaction2"]
+    if _family(variant) not in maps:
+        raise CheckpointError(f"mmaction2 has no {variant}; it has {', '.join(maps)}")
+    return {"state_dict": maps[_family(variant)].theirs(state), "meta": {"variant": variant, "map_version": VERSION}}
+
+
+def _family(variant: str) -> str:
+    if variant not in baselines.VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; known: {', '.join(baselines.VARIANTS)}")
+    return baselines.VARIANTS[variant][0].__name__
+
+
+@cache
+def _shapes(variant: str, num_classes: int | None = None) -> dict[str, torch.Size]:
+    """Shapes of the tensors of a variant."""
+    _family(variant)
+    build, arguments = baselines.VARIANTS[variant]
+    if num_classes:
+        arguments = arguments | {"num_classes": num_classes}
+    return {name: tensor.shape for name, tensor in on_meta(lambda: build(**arguments)).state_dict().items()}
+
+
+def _load(path: Path) -> dict:
+    try:
+        file = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except Exception as error:  # whatever the bytes of a damaged file make of the unpickler
+        code = re.search(r"(?:GLOBAL|global) (\S+) was not an allowed", str(error))
+        if code:
+            why = f"holds more than tensors ({code[1]}) and is refused, nothing of it was run; get one of weights alone"
+        else:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            why = f"cannot be read ({reason}); is it a checkpoint of PyTorch, and complete?"
+        raise CheckpointError(f"{path} {why}") from error
+    if not isinstance(file, dict):
+        raise CheckpointError(f"{path} holds a {type(file).__name__}, not a dict of tensors")
+    return file
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _fit(names: KeyMap, expected: dict[str, torch.Size], theirs: dict[str, Tensor]) -> int:
+    """How many tensors of a source are, in name and but for their first axis in size, expected."""
+    ours = ((names.find(key)[0], tensor) for key, tensor in theirs.items())
+    return sum(name in expected and tensor.shape[1:].numel() == expected[name][1:].numel() for name, tensor in ours)
+
+
+def _looks_like(theirs: dict[str, Tensor]) -> str:
+    """Which variant of which source a checkpoint is nearest to, as text."""
+    fits = {
+        (variant, source): _fit(names, _shapes(variant), theirs) / max(len(theirs), len(_shapes(variant)))
+        for variant in baselines.VARIANTS
+        for source, families in MAPS.items()
+        for family, names in families.items()
+        if family == _family(variant)
+    }
+    best = max(fits.values())
+    if best < 0.5:
+        return f"it looks like no model known here, its names are {_some(list(theirs))}"
+    nearest = [names for names, fit in fits.items() if fit == best]  # several have the same tensors
+    return f"it looks like {' or '.join(variant for variant, _ in nearest)} of {nearest[0][1]}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")

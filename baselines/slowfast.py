@@ -3,8 +3,8 @@
 Residual stages are mmaction2's. Its backbone departs from the authors in three ways that are not followed
 here: lateral connections without norm and ReLU, slow frames by nearest interpolation (so without the last
 frame), lateral widths tied to ``slow // ratio``. These follow PySlowFast
-(``slowfast/models/video_model_builder.py``, ``slowfast/datasets/utils.py``). Parameter names of the pathways
-are mmaction2's.
+(``slowfast/models/video_model_builder.py``, ``slowfast/datasets/utils.py``). The first two are arguments, for
+mmaction2's own checkpoints. Parameter names of the pathways are mmaction2's.
 
 B clips, C channels, T frames, H W pixels, N classes.
 """
@@ -25,6 +25,7 @@ _LAYER = {
     "norm_cfg": {"type": "BN3d"},
     "act_cfg": {"type": "ReLU", "inplace": True},
 }
+_BARE = {"conv_cfg": {"type": "Conv3d"}, "act_cfg": None}
 
 
 class Pathway(nn.Module):
@@ -93,6 +94,8 @@ class SlowFast(nn.Module):
         temporal_blocks: per stage, leading blocks that may have a temporal kernel.
         strides: spatial stride of each stage; stem and max-pool have another 2 each.
         dropout: probability of a dropout before the classifier.
+        lateral_norm: the lateral connections have norm and ReLU.
+        slow_ends: the slow pathway sees the last frame.
     """
 
     def __init__(
@@ -107,9 +110,11 @@ class SlowFast(nn.Module):
         temporal_blocks: tuple[int, ...],
         strides: tuple[int, ...],
         dropout: float,
+        lateral_norm: bool,
+        slow_ends: bool,
     ) -> None:
         super().__init__()
-        self.alpha = alpha
+        self.alpha, self.slow_ends = alpha, slow_ends
         self.fast_path = Pathway(depth, blocks, strides, fast_channels, [0] * len(blocks), 5, temporal_blocks)
         fast_chs = self.fast_path.out_chs
         # The slow pathway is temporal only where it is deep: not in the first two stages.
@@ -124,7 +129,7 @@ class SlowFast(nn.Module):
                 stride=(alpha, 1, 1),
                 padding=(lateral_kernel // 2, 0, 0),
                 bias=False,
-                **_LAYER,
+                **(_LAYER if lateral_norm else _BARE),
             )
             for in_chs, out_chs in zip(fast_chs[:-1], lateral_chs, strict=True)
         )
@@ -135,7 +140,12 @@ class SlowFast(nn.Module):
         init_weights(self, classifier_std=0.01, zero_init=(Bottleneck3d, BasicBlock3d))
 
     def slow_frames(self, clips: Tensor) -> Tensor:
-        """The T/alpha frames of ``B 3 T H W`` that the slow pathway sees: first, last and evenly between."""
+        """The T/alpha frames of ``B 3 T H W`` that the slow pathway sees: first, last and evenly between.
+
+        Without ``slow_ends`` every alpha-th from the first.
+        """
+        if not self.slow_ends:
+            return clips[:, :, :: self.alpha]
         frames = clips.shape[2]
         # On the CPU whatever the device of the clips: truncation must not depend on a device's rounding.
         index = torch.linspace(0, frames - 1, frames // self.alpha, device="cpu").long()
@@ -174,6 +184,8 @@ def slowfast(
     temporal_blocks: tuple[int, ...] | None = None,
     strides: tuple[int, ...] = (1, 2, 2, 2),
     dropout: float = 0.5,
+    lateral_norm: bool = True,
+    slow_ends: bool = True,
 ) -> nn.Module:
     """SlowFast; the defaults are 4x16 R50.
 
@@ -198,6 +210,8 @@ def slowfast(
         temporal_blocks: per stage, leading blocks that may have a temporal kernel, by default all.
         strides: spatial stride of each stage; stem and max-pool have another 2 each.
         dropout: probability of a dropout before the classifier.
+        lateral_norm: lateral connections have norm and ReLU, as the authors'; mmaction2's have not by default.
+        slow_ends: the slow pathway sees first and last frame, as the authors'; mmaction2's sees every alpha-th.
 
     Returns:
         A module from clips ``B 3 T H W`` to logits ``B N``.
@@ -219,16 +233,104 @@ def slowfast(
         tuple(temporal_blocks or blocks),
         tuple(strides),
         dropout,
+        lateral_norm,
+        slow_ends,
     )
 
 
-# Frames and training crop as in PySlowFast's configs/Kinetics/{SLOWFAST_*,c2/SLOWFAST_*_R101_50_50}.yaml; the
-# authors test at 256. "R101" is their R101_50_50: in the 23 blocks of the third stage only the first 6 are
-# temporal.
-_R101 = {"depth": 101, "temporal_blocks": (3, 4, 6, 3)}
+class Slow(nn.Module):
+    """The slow pathway alone, with its classifier.
+
+    Args:
+        num_classes: N.
+        channels: inner channels of the first stage; doubles at each stage.
+        depth: of the ResNet.
+        blocks: residual blocks of each stage.
+        strides: spatial stride of each stage; stem and max-pool have another 2 each.
+        dropout: probability of a dropout before the classifier.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: float,
+        depth: int,
+        blocks: tuple[int, ...],
+        strides: tuple[int, ...],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        temporal = tuple(0 if i < 2 else n for i, n in enumerate(blocks))
+        self.path = Pathway(depth, blocks, strides, channels, [0] * len(blocks), 1, temporal)
+        self.num_stages = len(blocks)
+        self.pool = nn.AdaptiveAvgPool3d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(self.path.out_chs[-1], num_classes)
+        init_weights(self, classifier_std=0.01, zero_init=(Bottleneck3d, BasicBlock3d))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Clips ``B 3 T H W`` to logits ``B N``."""
+        x = self.path.maxpool(self.path.conv1(clips))  # B C T H/4 W/4
+        for i in range(1, self.num_stages + 1):
+            x = getattr(self.path, f"layer{i}")(x)
+        return self.fc(self.dropout(self.pool(x).flatten(1)))
+
+
+@register_family(Knob("channels", 4, 160, 0.125))
+def slow(
+    *,
+    num_classes: int,
+    frames: int = 8,
+    crop: int = 224,
+    channels: float = 64,
+    depth: int = 50,
+    blocks: tuple[int, ...] | None = None,
+    strides: tuple[int, ...] = (1, 2, 2, 2),
+    dropout: float = 0.5,
+) -> nn.Module:
+    """Slow-only, SlowFast without its fast pathway; the defaults are 8x8 R50.
+
+    Args:
+        num_classes: N.
+        frames: T; nothing in the net strides in time, any T will do.
+        crop: side of the frames in pixels; the net pools globally, any crop will do.
+        channels: knob; inner channels of the first stage. Fractions are welcome, see ``stage_widths``.
+        depth: 18, 34, 50 or 101.
+        blocks: residual blocks of each stage, in place of those of ``depth``.
+        strides: spatial stride of each stage; stem and max-pool have another 2 each.
+        dropout: probability of a dropout before the classifier.
+
+    Returns:
+        A module from clips ``B 3 T H W`` to logits ``B N``.
+    """
+    blocks = tuple(blocks or ResNet3d.arch_settings[depth][1])
+    return Slow(num_classes, channels, depth, blocks, tuple(strides), dropout)
+
+
+# Frames, training crop and kernels of PySlowFast's configs/Kinetics/{SLOWFAST_*,c2/SLOW*,SLOW_*}.yaml and
+# configs/SSv2/SLOWFAST_16x8_R50.yaml, and of pytorchvideo's hub models; the authors test at 256. In R101_50_50 only the
+# first 6 of the 23 blocks of the third stage are temporal, in both pathways. The last ones are mmaction2's of the same
+# names, configs/recognition/slowfast.
+_8X8 = {"frames": 32, "crop": 224, "alpha": 4}
+_16X8 = {"frames": 64, "crop": 224, "alpha": 4}
+_MMACTION2 = {"lateral_norm": False, "slow_ends": False}
+_R101_50_50 = {"depth": 101, "temporal_blocks": (3, 4, 6, 3)}
 VARIANTS = {
-    "slowfast_4x16_r50": {"frames": 32, "crop": 224},
-    "slowfast_8x8_r50": {"frames": 32, "crop": 224, "alpha": 4, "lateral_kernel": 7},
-    "slowfast_8x8_r101": {"frames": 32, "crop": 224, "alpha": 4, **_R101},
-    "slowfast_16x8_r101": {"frames": 64, "crop": 224, "alpha": 4, **_R101},
+    "slowfast_4x16_r50": (slowfast, {"num_classes": 400, "frames": 32, "crop": 224}),
+    "slowfast_8x8_r50": (slowfast, {"num_classes": 400, **_8X8, "lateral_kernel": 7}),
+    "slowfast_8x8_r101": (slowfast, {"num_classes": 400, **_8X8, "depth": 101}),
+    "slowfast_8x8_r101_50_50": (slowfast, {"num_classes": 400, **_8X8, **_R101_50_50}),
+    "slowfast_16x8_r101": (slowfast, {"num_classes": 400, **_16X8, "depth": 101}),
+    "slowfast_16x8_r101_50_50": (slowfast, {"num_classes": 400, **_16X8, **_R101_50_50}),
+    "slowfast_8x8_r50_ssv2": (slowfast, {"num_classes": 174, **_8X8, "lateral_kernel": 7}),
+    "slowfast_16x8_r50_ssv2": (slowfast, {"num_classes": 174, **_16X8, "lateral_kernel": 7}),
+    "slow_4x16_r50": (slow, {"num_classes": 400, "frames": 4, "crop": 224}),
+    "slow_8x8_r50": (slow, {"num_classes": 400, "frames": 8, "crop": 224}),
+    "slow_8x8_r50_ssv2": (slow, {"num_classes": 174, "frames": 8, "crop": 224}),
+    "slowfast_4x16_r50_mmaction2": (slowfast, {"num_classes": 400, "frames": 32, "crop": 224, **_MMACTION2}),
+    "slowfast_8x8_r50_mmaction2": (slowfast, {"num_classes": 400, **_8X8, "lateral_kernel": 7, **_MMACTION2}),
+    "slowfast_8x8_r101_mmaction2": (
+        slowfast,
+        {"num_classes": 400, **_8X8, "depth": 101, "lateral_kernel": 7, **_MMACTION2},
+    ),
 }

@@ -1,8 +1,8 @@
 """TSM (Lin et al., 2019): a 2D ResNet whose channels move along time. https://arxiv.org/abs/1811.08383
 
-Residual blocks are mmaction2's 2D ``Bottleneck`` / ``BasicBlock``; widths, shift and head follow the authors
-(``mit-han-lab/temporal-shift-module``: ``ops/temporal_shift.py``, ``ops/models.py``). Parameter names of the
-backbone are mmaction2's.
+Residual blocks are mmaction2's 2D ``Bottleneck`` / ``BasicBlock`` / ``InvertedResidual``; widths, shift and
+head follow the authors (``mit-han-lab/temporal-shift-module``: ``ops/temporal_shift.py``, ``ops/models.py``).
+Parameter names of the backbone are mmaction2's.
 
 B clips, C channels, T frames, H W pixels, N classes.
 """
@@ -10,6 +10,7 @@ B clips, C channels, T frames, H W pixels, N classes.
 from __future__ import annotations
 
 import torch
+from mmaction.models.backbones.mobilenet_v2 import InvertedResidual, MobileNetV2, make_divisible
 from mmaction.models.backbones.resnet import BasicBlock, Bottleneck, make_res_layer
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
@@ -58,7 +59,38 @@ class TemporalShift(nn.Module):
         return self.net(temporal_shift(x, self.frames, self.shift_div))
 
 
-class TSM(nn.Module):
+class FrameNet(nn.Module):
+    """A 2D network over the frames of a clip: ``features``, classifier per frame, mean over frames.
+
+    Args:
+        frames: T.
+    """
+
+    def __init__(self, frames: int) -> None:
+        super().__init__()
+        self.frames = frames
+
+    def add_head(self, in_chs: int, num_classes: int, dropout: float) -> None:
+        """Put pooling and classifier after features of ``in_chs`` channels, and initialise the whole net."""
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(in_chs, num_classes)
+        init_weights(self, classifier_std=0.001)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Clips ``B 3 T H W`` to logits ``B N``.
+
+        Raises:
+            ValueError: the clips have another T than the net was built for.
+        """
+        if clips.shape[2] != self.frames:
+            raise ValueError(f"TSM built for {self.frames} frames got clips of {clips.shape[2]}; pass frames= to build")
+        x = clips.transpose(1, 2).flatten(0, 1)  # BT 3 H W; channels_last if the clips are
+        x = self.fc(self.dropout(self.pool(self.features(x)).flatten(1)))  # BT N
+        return x.unflatten(0, (-1, self.frames)).mean(1)
+
+
+class TSM(FrameNet):
     """2D ResNet with shifts in front of the residual branches, classifier per frame, mean over frames.
 
     Args:
@@ -85,7 +117,7 @@ class TSM(nn.Module):
         shift_div: int,
         dropout: float,
     ) -> None:
-        super().__init__()
+        super().__init__(frames)
         block, depth_blocks = RESNETS[depth]
         blocks = blocks or depth_blocks
         layer = {
@@ -93,7 +125,6 @@ class TSM(nn.Module):
             "norm_cfg": {"type": "BN"},
             "act_cfg": {"type": "ReLU", "inplace": True},
         }
-        self.frames = frames
         self.conv1 = ConvModule(3, stem_channels, 7, stride=2, padding=3, bias=False, **layer)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         in_chs = stem_channels
@@ -104,10 +135,7 @@ class TSM(nn.Module):
             in_chs = planes * block.expansion
         self.num_stages = len(blocks)
         self._insert_shifts(shift_div, every=2 if max(blocks) >= 23 else 1)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(in_chs, num_classes)
-        init_weights(self, classifier_std=0.001)
+        self.add_head(in_chs, num_classes, dropout)
 
     def _insert_shifts(self, shift_div: int, every: int) -> None:
         # The authors' "blockres" placement; in a ResNet-101 only every second block shifts.
@@ -115,20 +143,55 @@ class TSM(nn.Module):
             for residual in getattr(self, f"layer{i}")[::every]:
                 residual.conv1.conv = TemporalShift(residual.conv1.conv, self.frames, shift_div)
 
-    def forward(self, clips: Tensor) -> Tensor:
-        """Clips ``B 3 T H W`` to logits ``B N``.
-
-        Raises:
-            ValueError: the clips have another T than the net was built for.
-        """
-        if clips.shape[2] != self.frames:
-            raise ValueError(f"TSM built for {self.frames} frames got clips of {clips.shape[2]}; pass frames= to build")
-        x = clips.transpose(1, 2).flatten(0, 1)  # BT 3 H W; channels_last if the clips are
+    def features(self, x: Tensor) -> Tensor:
+        """Frames ``BT 3 H W`` to features ``BT C H/32 W/32``."""
         x = self.maxpool(self.conv1(x))
         for i in range(1, self.num_stages + 1):
             x = getattr(self, f"layer{i}")(x)
-        x = self.fc(self.dropout(self.pool(x).flatten(1)))  # BT N
-        return x.unflatten(0, (-1, self.frames)).mean(1)
+        return x
+
+
+class TSMMobileNetV2(FrameNet):
+    """MobileNetV2 with shifts in front of the inverted residuals that have a skip, classifier per frame, mean.
+
+    Args:
+        num_classes: N.
+        frames: T.
+        width: factor on all channels, rounded to multiples of 8.
+        shift_div: see ``temporal_shift``.
+        dropout: probability of a dropout before the classifier.
+    """
+
+    def __init__(self, num_classes: int, frames: int, width: float, shift_div: int, dropout: float) -> None:
+        super().__init__(frames)
+        layer = {
+            "conv_cfg": {"type": "Conv"},
+            "norm_cfg": {"type": "BN"},
+            "act_cfg": {"type": "ReLU6", "inplace": True},
+        }
+        in_chs = make_divisible(32 * width, 8)
+        self.conv1 = ConvModule(3, in_chs, 3, stride=2, padding=1, bias=False, **layer)
+        for i, (expansion, chs, n, stride) in enumerate(MobileNetV2.arch_settings, 1):
+            out_chs = make_divisible(chs * width, 8)
+            stage = nn.Sequential()
+            for j in range(n):
+                block = InvertedResidual(in_chs, out_chs, stride if j == 0 else 1, expansion, **layer)
+                if block.use_res_connect and expansion > 1:
+                    block.conv[0] = TemporalShift(block.conv[0], frames, shift_div)
+                stage.append(block)
+                in_chs = out_chs
+            self.add_module(f"layer{i}", stage)
+        self.num_stages = len(MobileNetV2.arch_settings)
+        feature_chs = int(1280 * max(width, 1))
+        self.conv2 = ConvModule(in_chs, feature_chs, 1, bias=False, **layer)
+        self.add_head(feature_chs, num_classes, dropout)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Frames ``BT 3 H W`` to features ``BT C H/32 W/32``."""
+        x = self.conv1(x)
+        for i in range(1, self.num_stages + 1):
+            x = getattr(self, f"layer{i}")(x)
+        return self.conv2(x)
 
 
 @register_family(Knob("base_channels", 4, 192, 0.125), Knob("stem_channels", 2, 192, 1))
@@ -177,8 +240,38 @@ def tsm(
     return TSM(num_classes, frames, base_channels, stem_channels, depth, blocks, tuple(strides), shift_div, dropout)
 
 
+@register_family(Knob("width", 0.1, 4, 0.01))
+def tsm_mobilenetv2(
+    *,
+    num_classes: int,
+    frames: int = 8,
+    crop: int = 224,
+    width: float = 1.0,
+    shift_div: int = 8,
+    dropout: float = 0.5,
+) -> nn.Module:
+    """TSM on MobileNetV2.
+
+    Args:
+        num_classes: N.
+        frames: T, fixed at building.
+        crop: side of the frames in pixels; the net pools globally, any crop will do.
+        width: knob; factor on all channels, which stay multiples of 8: the cost moves in steps.
+        shift_div: one of so many channels moves forward in time, another backward.
+        dropout: probability of a dropout before the classifier.
+
+    Returns:
+        A module from clips ``B 3 T H W`` to logits ``B N``.
+    """
+    return TSMMobileNetV2(num_classes, frames, width, shift_div, dropout)
+
+
 # Crop of training and of the efficient (one view) test.
 VARIANTS = {
-    "tsm_r50_8f": {"frames": 8, "crop": 224},
-    "tsm_r50_16f": {"frames": 16, "crop": 224},
+    "tsm_r50_8f": (tsm, {"num_classes": 400, "frames": 8, "crop": 224}),
+    "tsm_r50_16f": (tsm, {"num_classes": 400, "frames": 16, "crop": 224}),
+    "tsm_mobilenetv2_8f": (tsm_mobilenetv2, {"num_classes": 400, "frames": 8, "crop": 224}),
+    "tsm_r50_8f_ssv2": (tsm, {"num_classes": 174, "frames": 8, "crop": 224}),
+    "tsm_r50_16f_ssv2": (tsm, {"num_classes": 174, "frames": 16, "crop": 224}),
+    "tsm_r101_8f_ssv2": (tsm, {"num_classes": 174, "frames": 8, "crop": 224, "depth": 101}),
 }

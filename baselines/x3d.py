@@ -135,8 +135,8 @@ def x3d(
 
 # Frames and training crop of PySlowFast's configs/Kinetics/X3D_*.yaml; their 10-view test has the same crop.
 VARIANTS = {
-    "x3d_xs": {"frames": 4, "crop": 160},
-    "x3d_s": {"frames": 13, "crop": 160},
-    "x3d_m": {"frames": 16, "crop": 224},
-    "x3d_l": {"frames": 16, "crop": 312, "blocks": (5, 10, 25, 15)},
+    "x3d_xs": (x3d, {"num_classes": 400, "frames": 4, "crop": 160}),
+    "x3d_s": (x3d, {"num_classes": 400, "frames": 13, "crop": 160}),
+    "x3d_m": (x3d, {"num_classes": 400, "frames": 16, "crop": 224}),
+    "x3d_l": (x3d, {"num_classes": 400, "frames": 16, "crop": 312, "blocks": (5, 10, 25, 15)}),
 }

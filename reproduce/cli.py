@@ -150,6 +150,50 @@ def generate(
     typer.echo(f"{root}: {len(manifest['videos'])} videos, hash {manifest['sha256'][:12]}")
 
 
+@app.command()
+def import_weights(
+    file: Annotated[
+        Path, typer.Argument(help="A .pyth or .pth of PySlowFast, pytorchvideo, mmaction2 or mit-han-lab.")
+    ],
+    variant: Annotated[str, typer.Option("--as", help="Which model it is: a name of baselines.VARIANTS, x3d_m.")],
+    classes: Annotated[int | None, typer.Option(help="Classes, where they are not the variant's own.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; default: <variant>.safetensors.")] = None,
+) -> None:
+    """Turn a published checkpoint into weights of ours, or refuse it. Nothing in the file is executed.
+
+    Example: python -m reproduce import-weights X3D_M.pyth --as x3d_m --out x3d_m.safetensors
+    """
+    from safetensors.torch import save_file
+
+    from baselines import checkpoints
+    from reproduce.files import write_atomic
+
+    state, header = checkpoints.read(file, variant, classes)
+    out = out or Path(f"{variant}.safetensors")
+    write_atomic(out, lambda path: save_file(state, path, header))
+    typer.echo(f"{out}: {len(state)} tensors of {header['source']}'s {variant}, {header['num_classes']} classes")
+
+
+@app.command()
+def export_weights(
+    file: Annotated[Path, typer.Argument(help="A file that import-weights wrote.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+) -> None:
+    """Write weights as a checkpoint of mmaction2: TSM, SlowFast, Slow and X3D.
+
+    Example: python -m reproduce export-weights x3d_m.safetensors --out x3d_m.pth
+    """
+    import torch
+
+    from baselines import checkpoints
+    from reproduce.files import write_atomic
+
+    state, header = checkpoints.open_file(file)
+    checkpoint = checkpoints.to_mmaction2(state, header["variant"])
+    write_atomic(out, lambda path: torch.save(checkpoint, path))
+    typer.echo(f"{out}: {len(checkpoint['state_dict'])} tensors of {header['variant']} under mmaction2's names")
+
+
 def _integers(option: str, text: str) -> list[int]:
     try:
         return [int(x) for x in text.split(",")]

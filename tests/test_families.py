@@ -14,9 +14,12 @@ SMALL = {
     "assemblenet": dict(width=0.125, modules=(2, 2, 2, 2), flow_iterations=2),
     "auto_tsnet": dict(architecture=uniform_architecture("tiny").to_dict(), width=0.5),
     "auto_tsnet_uniform": dict(space="tiny", width=0.5),
+    "mvit": dict(embed_dim=8, depth=4, downscale=(1, 3)),
     "pvnas": dict(base_channels=8, ops=("2d", "shift", "dw3d", "3d"), blocks=(1, 1, 1, 1)),
+    "slow": dict(channels=8, depth=18),
     "slowfast": dict(slow_channels=8, depth=18, alpha=4),
     "tsm": dict(base_channels=8, depth=18),
+    "tsm_mobilenetv2": dict(width=0.25),
     "x3d": dict(width=8, blocks=(1, 1, 1, 1), head_width=32),
 }
 FRAMES, CROP, CLASSES = 8, 32, 5
