@@ -229,6 +229,7 @@ def _entries(folder: str, dataset: str) -> tuple[Entry, ...]:
             "tsm": ("TSM", "TSM ResNet50 uniform"),
             "auto_tsnet": ("Auto-TSNet", "Auto-TSNet-L"),
             "pvnas": ("PV-NAS", "PV-NAS-L"),
+            "mvit": ("MViTv1", "MViT-B 16x4"),
         },
         "Something-Something-V2": {
             "slowfast": ("SlowFast", "R50 16x8 standard schedule"),
@@ -247,6 +248,7 @@ def _entries(folder: str, dataset: str) -> tuple[Entry, ...]:
         *(Entry(name, f"{folder}/{name}.py", notes.get(name, ""), published.get(name)) for name in plain),
         Entry("auto_tsnet_random", auto, "random architectures of equal GMACs", search=recipe, variants=3),
         Entry("auto_tsnet", auto, "searched", published.get("auto_tsnet"), search=recipe),
+        Entry("mvit", f"{folder}/mvit.py", "", published.get("mvit"), optional=True),
         Entry("assemblenet", f"{folder}/assemblenet.py", "the authors' graph", optional=True),
         Entry("assemblenet_random", graph, random, search=graphs, variants=3, optional=True),
         Entry("assemblenet_searched", graph, "AssembleNet-style, searched", search=graphs, optional=True),
