@@ -79,6 +79,10 @@ class Graph:
         highest = max(n.level for n in self.nodes)
         return tuple(i for i, n in enumerate(self.nodes) if n.level == highest and n.level != STEM)
 
+    def below(self, node: Node) -> tuple[int, ...]:
+        """Nodes of lower levels."""
+        return tuple(i for i, n in enumerate(self.nodes) if n.level < node.level)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         return asdict(self)

@@ -100,8 +100,10 @@ class Fusion(nn.Module):
             {str(c): nn.Conv3d(c, most, 1, bias=False) for c in sorted(set(channels)) if c != most}
         )
 
-    def forward(self, inputs: list[Tensor]) -> Tensor:
-        """Tensors B C_i T H_i W_i -> B max(C_i) T min(H_i) min(W_i)."""
+    def forward(self, inputs: list[Tensor], gates: list[Tensor] | None = None) -> Tensor:
+        """Tensors B C_i T H_i W_i, each scaled by its gate B C_i T 1 1 -> B max(C_i) T min(H_i) min(W_i)."""
+        if gates:
+            inputs = [x * gate for x, gate in zip(inputs, gates, strict=True)]
         if len(inputs) == 1:
             return inputs[0]
         smallest = min(x.shape[-1] for x in inputs)
@@ -116,6 +118,32 @@ class Fusion(nn.Module):
         return torch.stack(lifted).sum(0) if len(lifted) > 1 else lifted[0]
 
 
+class PeerAttention(nn.Module):
+    """AssembleNet++'s: channels of each connection scaled per frame by what all nodes of lower levels see.
+
+    Each connection learns which of these peers it listens to
+    (``google-research/google-research: assemblenet/assemblenet_plus.py``). Gates are not negative, so that scaling
+    before a max-pool, as here, or behind it, as there, is the same.
+
+    Args:
+        channels: of each connection.
+        below: of each node of a lower level.
+    """
+
+    def __init__(self, channels: list[int], below: list[int]) -> None:
+        super().__init__()
+        self.peers = nn.ModuleList(nn.Linear(c, max(below)) for c in below)
+        self.choice = nn.Parameter(0.01 * torch.randn(len(channels), len(below)))
+        self.gates = nn.ModuleList(nn.Linear(max(below), c) for c in channels)
+
+    def forward(self, below: list[Tensor]) -> list[Tensor]:
+        """Nodes B C_p T H_p W_p -> gates B C_i T 1 1 in 0..1."""
+        seen = torch.stack([peer(x.mean((3, 4)).transpose(1, 2)) for peer, x in zip(self.peers, below, strict=True)], 3)
+        mixed = [(seen * share).sum(3) for share in self.choice.softmax(1)]  # B T C
+        pairs = zip(self.gates, mixed, strict=True)
+        return [gate(x).sigmoid().transpose(1, 2)[..., None, None] for gate, x in pairs]
+
+
 class AssembleNet(nn.Module):
     """Stems and blocks of a graph, pooling, classifier.
 
@@ -127,6 +155,7 @@ class AssembleNet(nn.Module):
         dropout: probability of a dropout before the classifier.
         flow_iterations: of the representation flow.
         learn_connections: True: connection weights are parameters, whatever the graph says.
+        peer_attention: True: see ``PeerAttention``.
     """
 
     def __init__(
@@ -138,6 +167,7 @@ class AssembleNet(nn.Module):
         dropout: float,
         flow_iterations: int,
         learn_connections: bool,
+        peer_attention: bool,
     ) -> None:
         super().__init__()
         self.graph = graph
@@ -147,7 +177,7 @@ class AssembleNet(nn.Module):
 
         if any(n.source == "flow" for n in graph.nodes):
             self.flow = RepresentationFlow(flow_iterations)
-        self.fusions, self.nodes = nn.ModuleList(), nn.ModuleList()
+        self.fusions, self.nodes, self.attentions = nn.ModuleList(), nn.ModuleList(), nn.ModuleDict()
         out_chs: list[int] = []
         for node in graph.nodes:
             filters = scaled(node.filters)
@@ -158,6 +188,9 @@ class AssembleNet(nn.Module):
             else:
                 ins = [out_chs[i] for i in node.inputs]
                 fusion = Fusion(ins, () if learn_connections else node.weights)
+                if peer_attention:
+                    below = [out_chs[i] for i in graph.below(node)]
+                    self.attentions[str(len(out_chs))] = PeerAttention(ins, below)
                 inner = scaled(INNER[node.level])
                 block = _block(max(ins), filters, inner, node, modules[node.level])
                 out_chs.append(EXPANSION * filters)
@@ -175,8 +208,13 @@ class AssembleNet(nn.Module):
                 sources["flow"] = self.flow(clips)
         outputs: list[Tensor] = []
         for node, fusion, block in zip(self.graph.nodes, self.fusions, self.nodes, strict=True):
-            x = sources[node.source] if node.source else fusion([outputs[i] for i in node.inputs])
-            outputs.append(block(x))
+            if node.source:
+                outputs.append(block(sources[node.source]))
+                continue
+            gates = None
+            if str(len(outputs)) in self.attentions:
+                gates = self.attentions[str(len(outputs))]([outputs[i] for i in self.graph.below(node)])
+            outputs.append(block(fusion([outputs[i] for i in node.inputs], gates)))
         x = sum(outputs[i].mean((2, 3, 4)) for i in self.graph.tops) / len(self.graph.tops)
         return self.fc(self.dropout(x))
 
@@ -211,6 +249,7 @@ def assemblenet(
     dropout: float = 0.5,
     flow_iterations: int = 40,
     learn_connections: bool = False,
+    peer_attention: bool = False,
 ) -> nn.Module:
     """AssembleNet; the defaults are AssembleNet-50 with the connection weights that its authors found.
 
@@ -232,6 +271,7 @@ def assemblenet(
         dropout: probability of a dropout before the classifier.
         flow_iterations: of the representation flow.
         learn_connections: True: learn the connection weights anew.
+        peer_attention: True: AssembleNet++'s attention on every connection.
 
     Returns:
         A module from clips ``B 3 T H W`` to logits ``B N``.
@@ -252,7 +292,9 @@ def assemblenet(
         modules = DEPTHS[depth]
     if len(modules) != LEVELS:
         raise ValueError(f"modules={modules}: give {LEVELS} numbers, one per level")
-    return AssembleNet(graph, num_classes, tuple(modules), width, dropout, flow_iterations, learn_connections)
+    return AssembleNet(
+        graph, num_classes, tuple(modules), width, dropout, flow_iterations, learn_connections, peer_attention
+    )
 
 
 VARIANTS: dict[str, dict] = {

@@ -11,7 +11,8 @@ from autotsnet.meta import on_meta
 from baselines.assemblenet import ASSEMBLENET_50, ASSEMBLENET_101, Graph, GraphError, Node, assemblenet
 from baselines.assemblenet.flow import RepresentationFlow, _divergence, _forward
 from baselines.assemblenet.graph import STEM
-from baselines.assemblenet.network import Fusion, SamePool
+from baselines.assemblenet.network import Fusion, PeerAttention, SamePool
+from reproduce.measure.macs import count
 
 
 def rebuilt(net: nn.Module, clips: torch.Tensor) -> Graph:
@@ -174,3 +175,26 @@ def test_divergence_is_the_negative_adjoint_of_the_gradient():
     # Dual variables are 0 where the forward difference is.
     px[..., -1], py[..., -1, :] = 0, 0
     torch.testing.assert_close((gx * px + gy * py).sum(), -(u * _divergence(px, py)).sum())
+
+
+def test_peer_attention_by_hand():
+    torch.manual_seed(0)
+    attention = PeerAttention([3, 5], [3, 4, 5])
+    below = [torch.randn(2, c, 6, 4, 4) for c in (3, 4, 5)]
+    gates = attention(below)
+    assert [g.shape for g in gates] == [(2, 3, 6, 1, 1), (2, 5, 6, 1, 1)]
+    share = attention.choice[1].softmax(0)
+    frame = sum(w * peer(x[1, :, 2].mean((1, 2))) for w, peer, x in zip(share, attention.peers, below, strict=True))
+    torch.testing.assert_close(gates[1][1, :, 2, 0, 0], attention.gates[1](frame).sigmoid())
+
+
+def test_peer_attention_gates_every_connection_and_is_counted():
+    net = assemblenet(num_classes=3, width=0.1, depth=26, flow_iterations=1, peer_attention=True)
+    clips = torch.randn(1, 3, 4, 32, 32)
+    plain = count(lambda: assemblenet(num_classes=3, width=0.1, depth=26, flow_iterations=1), 4, 32).macs
+    more = count(lambda: assemblenet(num_classes=3, width=0.1, depth=26, flow_iterations=1, peer_attention=True), 4, 32)
+    linears = [m for a in net.attentions.values() for m in (*a.peers, *a.gates)]
+    assert more.macs - plain == 4 * sum(m.weight.numel() for m in linears)  # once per frame
+    net.train()(clips).sum().backward()
+    ungated = [name for name, p in net.attentions.named_parameters() if "gates" in name and not p.grad.abs().sum()]
+    assert not ungated
