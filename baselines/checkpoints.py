@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -458,17 +460,20 @@ def _shapes(variant: str, num_classes: int | None = None) -> dict[str, torch.Siz
 
 def _load(path: Path) -> dict:
     try:
-        file = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # what follows is one line
+            file = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
-    except Exception as error:  # whatever the bytes of a damaged file make of the unpickler
-        code = re.search(r"(?:GLOBAL|global) (\S+) was not an allowed", str(error))
-        if code:
-            why = f"holds more than tensors ({code[1]}) and is refused, nothing of it was run; get one of weights alone"
-        else:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            why = f"cannot be read ({reason}); is it a checkpoint of PyTorch, and complete?"
-        raise CheckpointError(f"{path} {why}") from error
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        why = f"holds more than tensors ({code[1]})" if code else "is no archive of tensors, or a damaged one"
+        raise CheckpointError(
+            f"{path} {why} and is refused, nothing of it was run; where you trust it, save its state dict alone"
+        ) from error
+    except Exception as error:  # whatever else the bytes of a damaged file make of the reader
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{path} cannot be read ({reason}); is it complete?") from error
     if not isinstance(file, dict):
         raise CheckpointError(f"{path} holds a {type(file).__name__}, not a dict of tensors")
     return file

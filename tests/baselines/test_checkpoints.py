@@ -1,78 +1,500 @@
+"""Weights of elsewhere: same logits, same bits there and back, and refusals."""
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import sys
+
 import pytest
 import torch
+from mmaction.models.backbones.mobilenet_v2_tsm import MobileNetV2TSM
+from mmaction.models.backbones.mvit import MViT as MMActionMViT
+from mmaction.models.backbones.resnet3d_slowfast import ResNet3dSlowFast
+from mmaction.models.backbones.resnet3d_slowonly import ResNet3dSlowOnly
 from mmaction.models.backbones.resnet_tsm import ResNetTSM
+from mmaction.models.backbones.x3d import X3D as MMActionX3D
+from mmaction.models.heads import SlowFastHead, TSMHead, X3DHead
+from mmaction.models.heads.i3d_head import I3DHead
+from pytorchvideo.models.resnet import create_resnet
 from pytorchvideo.models.slowfast import create_slowfast
+from pytorchvideo.models.vision_transformers import create_multiscale_vision_transformers
 from pytorchvideo.models.x3d import create_x3d
+from safetensors import safe_open
 from torch import nn
+from torchvision.models import resnet50
 
-from baselines.checkpoints import pytorchvideo_slowfast, pytorchvideo_x3d
-from baselines.slowfast import slowfast
-from baselines.tsm import tsm
-from baselines.x3d import x3d
+from baselines import VARIANTS, checkpoints
+from baselines.checkpoints import MAPS, CheckpointError, convert
+from baselines.tsm import temporal_shift
+from reproduce.cli import main
 
 CLASSES = 7
+NORMS = (nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm)
 
 
-def randomised(model: nn.Module) -> nn.Module:
-    """A model in eval mode whose norms do something, so that a swapped or missing one shows in the logits."""
+def randomised(model):
+    """A model in eval mode whose every tensor does something, so that a swapped or missing one shows in the logits."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1 or "pos_embed" in name or "cls_token" in name:
+            nn.init.normal_(parameter, std=0.1)
     for module in model.modules():
-        if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
+        if isinstance(module, NORMS):
             nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
+        if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return model.eval()
+            module.num_batches_tracked.fill_(3)
+    model.eval()
+    return model
 
 
-@pytest.fixture
-def reference_x3d():
-    torch.manual_seed(0)
-    return randomised(
-        create_x3d(input_clip_length=4, input_crop_size=64, model_num_class=CLASSES, head_activation=None)
+class MMAction(nn.Module):
+    """Backbone and head under the names of mmaction2's recognizers."""
+
+    def __init__(self, backbone, head, frames=0):
+        super().__init__()
+        self.backbone, self.cls_head, self.frames = backbone, head, frames
+
+    def forward(self, clips):
+        if self.frames:  # of a 2D net
+            clips = clips.transpose(1, 2).flatten(0, 1)
+        return self.cls_head(self.backbone(clips), num_segs=self.frames)
+
+
+class SlowFastOfOneClip(nn.Module):
+    """pytorchvideo's SlowFast, which wants both inputs and changes the list it gets."""
+
+    def __init__(self, model, alpha):
+        super().__init__()
+        self.model, self.alpha = model, alpha
+
+    def state_dict(self, **_):
+        return self.model.state_dict()
+
+    def forward(self, clips):
+        frames = clips.shape[2]
+        slow = clips[:, :, torch.linspace(0, frames - 1, frames // self.alpha).long()]
+        return self.model([slow, clips.clone()])
+
+
+def ptv_x3d(frames, depth_factor=2.2):
+    return create_x3d(
+        input_clip_length=frames,
+        input_crop_size=64,
+        depth_factor=depth_factor,
+        model_num_class=CLASSES,
+        head_activation=None,
     )
 
 
-def test_x3d_m_gives_pytorchvideos_logits(reference_x3d):
-    model = x3d(num_classes=CLASSES).eval()
-    model.load_state_dict(pytorchvideo_x3d(reference_x3d.state_dict()), strict=True)
-    clips = torch.randn(2, 3, 4, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(model(clips), reference_x3d(clips), rtol=1e-4, atol=1e-4)
+def ptv_slowfast(alpha=4, kernel=5, frames=16, depth=50, temporal=None):
+    kernels = {}
+    if temporal:  # of the 23 blocks of the third stage
+        third = ((3, 1, 1),) * temporal + ((1, 1, 1),) * (23 - temporal)
+        kernels["stage_conv_a_kernel_sizes"] = (
+            ((1, 1, 1), (1, 1, 1), third, (3, 1, 1)),
+            ((3, 1, 1), (3, 1, 1), third, (3, 1, 1)),
+        )
+    model = create_slowfast(
+        model_num_class=CLASSES,
+        model_depth=depth,
+        slowfast_fusion_conv_kernel_size=(kernel, 1, 1),
+        slowfast_fusion_conv_stride=(alpha, 1, 1),
+        head_pool_kernel_sizes=((frames // alpha, 2, 2), (frames, 2, 2)),
+        **kernels,
+    )
+    return SlowFastOfOneClip(model, alpha)
 
 
-def test_slowfast_8x8_r50_gives_pytorchvideos_logits():
+def ptv_mvit(frames=4, crop=64):
+    doubled = [[1, 2.0], [3, 2.0], [14, 2.0]]
+    return create_multiscale_vision_transformers(
+        spatial_size=crop,
+        temporal_size=frames,
+        embed_dim_mul=doubled,
+        atten_head_mul=doubled,
+        pool_q_stride_size=[[1, 1, 2, 2], [3, 1, 2, 2], [14, 1, 2, 2]],
+        pool_kv_stride_adaptive=[1, 8, 8],
+        pool_kvq_kernel=[3, 3, 3],
+        head_num_classes=CLASSES,
+    )
+
+
+def mm_slowfast(alpha, kernel, lateral_norm, depth=50):
+    pathway = dict(type="resnet3d", depth=depth, pretrained=None, conv1_stride_t=1, pool1_stride_t=1, norm_eval=False)
+    slow = dict(lateral=True, lateral_norm=lateral_norm, fusion_kernel=kernel, conv1_kernel=(1, 7, 7))
+    backbone = ResNet3dSlowFast(
+        None,
+        resample_rate=alpha,
+        speed_ratio=alpha,
+        slow_pathway=dict(**pathway, **slow, inflate=(0, 0, 1, 1), dilations=(1, 1, 1, 1)),
+        fast_pathway=dict(**pathway, lateral=False, base_channels=8, conv1_kernel=(5, 7, 7)),
+    )
+    return MMAction(backbone, SlowFastHead(CLASSES, 2304))
+
+
+def mm_slow():
+    backbone = ResNet3dSlowOnly(
+        depth=50, pretrained=None, conv1_kernel=(1, 7, 7), conv1_stride_t=1, pool1_stride_t=1, inflate=(0, 0, 1, 1)
+    )
+    return MMAction(backbone, I3DHead(CLASSES, 2048))
+
+
+class AuthorsTSM(nn.Module):
+    """The authors' TSM under the names of their files: torchvision's ResNet, its first convolutions wrapped."""
+
+    def __init__(self):
+        super().__init__()
+        self.module = nn.Module()
+        self.module.base_model = net = resnet50()
+        net.fc = nn.Identity()
+        for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
+            for block in stage:
+                wrapped = nn.Module()
+                wrapped.net = block.conv1
+                wrapped.forward = lambda x, conv=block.conv1: conv(temporal_shift(x, 8))
+                block.conv1 = wrapped
+        self.module.new_fc = nn.Linear(2048, CLASSES)
+
+    def forward(self, clips):
+        frames = clips.transpose(1, 2).flatten(0, 1)
+        return self.module.new_fc(self.module.base_model(frames)).unflatten(0, (-1, 8)).mean(1)
+
+
+# source, variant: the source's network, frames, other arguments of ours. The crop is 64.
+SOURCES = {
+    ("pytorchvideo", "x3d_xs"): (lambda: ptv_x3d(4), 4, {}),
+    ("pytorchvideo", "x3d_s"): (lambda: ptv_x3d(13), 13, {}),
+    ("pytorchvideo", "x3d_m"): (lambda: ptv_x3d(16), 16, {}),
+    ("pytorchvideo", "x3d_l"): (lambda: ptv_x3d(4, 5.0), 4, {}),
+    ("pytorchvideo", "slow_8x8_r50"): (
+        lambda: create_resnet(
+            model_num_class=CLASSES, stem_conv_kernel_size=(1, 7, 7), head_pool_kernel_size=(4, 2, 2)
+        ),
+        4,
+        {},
+    ),
+    ("pytorchvideo", "slowfast_4x16_r50"): (lambda: ptv_slowfast(8, 5, 16), 16, {}),
+    ("pytorchvideo", "slowfast_8x8_r50"): (lambda: ptv_slowfast(4, 7, 8), 8, {}),
+    ("pytorchvideo", "slowfast_8x8_r101"): (lambda: ptv_slowfast(4, 5, 8, depth=101), 8, {}),
+    ("pytorchvideo", "slowfast_16x8_r101_50_50"): (lambda: ptv_slowfast(4, 5, 8, depth=101, temporal=6), 8, {}),
+    ("pytorchvideo", "mvit_b_16x4"): (ptv_mvit, 4, {}),
+    ("mmaction2", "x3d_m"): (lambda: MMAction(MMActionX3D(gamma_b=2.25, gamma_d=2.2), X3DHead(CLASSES, 432)), 4, {}),
+    ("mmaction2", "slow_8x8_r50"): (mm_slow, 4, {}),
+    ("mmaction2", "slowfast_8x8_r50"): (lambda: mm_slowfast(4, 7, True), 8, {"slow_ends": False}),
+    ("mmaction2", "slowfast_4x16_r50_mmaction2"): (lambda: mm_slowfast(8, 5, False), 16, {}),
+    ("mmaction2", "tsm_r50_8f"): (
+        lambda: MMAction(ResNetTSM(50, pretrained=None, pretrained2d=False), TSMHead(CLASSES, 2048), 8),
+        8,
+        {},
+    ),
+    ("mmaction2", "tsm_r101_8f_ssv2"): (
+        lambda: MMAction(ResNetTSM(101, pretrained=None, pretrained2d=False), TSMHead(CLASSES, 2048), 8),
+        8,
+        {},
+    ),
+    ("mmaction2", "tsm_mobilenetv2_8f"): (
+        lambda: MMAction(MobileNetV2TSM(pretrained2d=False), TSMHead(CLASSES, 1280), 8),
+        8,
+        {},
+    ),
+    ("mit-han-lab", "tsm_r50_8f"): (AuthorsTSM, 8, {}),
+}
+
+
+def family(variant):
+    return VARIANTS[variant][0].__name__
+
+
+def build(variant, **arguments):
+    function, native = VARIANTS[variant]
+    return function(**native | {"num_classes": CLASSES, "crop": 64} | arguments).eval()
+
+
+@pytest.mark.parametrize(("source", "variant"), SOURCES, ids=map("-".join, SOURCES))
+def test_same_weights_same_logits_and_the_same_bits_there_and_back(source, variant):
+    make, frames, arguments = SOURCES[source, variant]
     torch.manual_seed(0)
-    reference = randomised(create_slowfast(model_num_class=CLASSES, head_pool_kernel_sizes=((4, 2, 2), (16, 2, 2))))
-    model = slowfast(num_classes=CLASSES, frames=16, crop=64, alpha=4, lateral_kernel=7).eval()
-    model.load_state_dict(pytorchvideo_slowfast(reference.state_dict()), strict=True)
-    clips = torch.randn(1, 3, 16, 64, 64)
-    slow = clips[:, :, torch.linspace(0, 15, 4).long()]
+    reference = randomised(make())
+    theirs = reference.state_dict()
+    names = MAPS[source][family(variant)]
+    ours = names.ours(theirs)
+    model = build(variant, frames=frames, **arguments)
+    model.load_state_dict(ours, strict=True)
+    # In double precision a wrong eps is seen too.
+    clips = torch.randn(1, 3, frames, 64, 64, dtype=torch.double)
     with torch.no_grad():
-        torch.testing.assert_close(model(clips), reference([slow, clips.clone()]), rtol=1e-4, atol=1e-4)
+        logits, expected = model.double()(clips), reference.double()(clips)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-8)
+
+    back = names.theirs(ours)
+    assert back.keys() == theirs.keys()
+    assert all(torch.equal(back[key], tensor) for key, tensor in theirs.items())
 
 
-def test_tsm_r50_gives_mmaction2s_features():
+def test_mvit_gives_mmaction2s_features():
+    """mmaction2's MViT with v1's options; what it has no option for is set: one position embedding, pooled queries."""
     torch.manual_seed(0)
-    reference = ResNetTSM(50, pretrained=None, pretrained2d=False)
-    randomised(reference)  # its eval() returns None
-    model = tsm(num_classes=CLASSES).eval()
-    missing, unexpected = model.load_state_dict(reference.state_dict(), strict=False)
-    assert (missing, unexpected) == (["fc.weight", "fc.bias"], [])
-    clips = torch.randn(2, 3, 8, 64, 64)
+    arch = {"embed_dims": 96, "num_layers": 16, "num_heads": 1, "downscale_indices": [1, 3, 14]}
+    options = dict.fromkeys(("rel_pos_embed", "residual_pooling", "dim_mul_in_attention"), False)
+    reference = MMActionMViT(arch, 64, 4, use_abs_pos_embed=True, out_scales=[3], **options).eval()
+    ours = randomised(build("mvit_b_16x4", frames=4)).double()
+    for block, own in zip(reference.blocks, ours.blocks, strict=True):
+        if isinstance(own.attn.pool_q, nn.Identity):
+            block.attn.pool_q, block.attn.norm_q = nn.Identity(), nn.Identity()
+        for name in ("norm_q", "norm_k", "norm_v"):
+            getattr(block.attn, name).eps = 1e-5
+    state = {key.replace("patch_embed", "patch_embed.projection"): value for key, value in ours.state_dict().items()}
+    state |= {f"norm3.{leaf}": state.pop(f"norm.{leaf}") for leaf in ("weight", "bias")}
+    space, time, first = (state.pop(f"pos_embed_{name}") for name in ("spatial", "temporal", "class"))
+    state["pos_embed"] = torch.cat((first, (space[:, None] + time[:, :, None]).flatten(1, 2)), 1)
+    classifier = {leaf: state.pop(f"fc.{leaf}") for leaf in ("weight", "bias")}
+    reference.double().load_state_dict(state, strict=True)
+    clips = torch.randn(1, 3, 4, 64, 64, dtype=torch.double)
     with torch.no_grad():
-        features = reference(clips.transpose(1, 2).flatten(0, 1)).mean((2, 3))  # BT C
-        logits = model.fc(features).unflatten(0, (2, 8)).mean(1)
-        torch.testing.assert_close(model(clips), logits, rtol=1e-4, atol=1e-4)
+        logits = nn.functional.linear(reference(clips)[-1][1], **classifier)
+        torch.testing.assert_close(ours(clips), logits, rtol=0, atol=1e-8)
 
 
-def test_unknown_names_are_errors(reference_x3d):
-    state = reference_x3d.state_dict() | {"blocks.1.res_blocks.0.branch3.weight": torch.zeros(1)}
-    with pytest.raises(KeyError, match=r"branch3\.weight: not a name"):
-        pytorchvideo_x3d(state)
+def as_pyslowfast(key):
+    """pytorchvideo's name of a tensor in PySlowFast, spelled out apart from the tables under test.
+
+    PySlowFast cannot be installed here: these are the names that its modules give
+    (slowfast/models/{stem,resnet,head}_helper.py, video_model_builder.py), stages counted from 1 with the stem.
+    """
+    key = re.sub(r"^blocks\.(\d)\.multipathway_fusion", lambda m: f"s{int(m[1]) + 1}_fuse", key)
+    key = re.sub(r"^blocks\.(\d)\.multipathway_blocks\.(\d)\.res_blocks\.(\d+)", r"s\1+.pathway\2_res\3", key)
+    key = re.sub(r"^blocks\.(\d)\.res_blocks\.(\d+)", r"s\1+.pathway0_res\2", key)
+    key = re.sub(r"^s(\d)\+", lambda m: f"s{int(m[1]) + 1}", key)
+    key = re.sub(r"^blocks\.0\.multipathway_blocks\.(\d)", r"s1.pathway\1_stem", key)
+    for old, new in {
+        "blocks.0.conv.conv_t.": "s1.pathway0_stem.conv_xy.",  # pytorchvideo swaps the two names
+        "blocks.0.conv.conv_xy.": "s1.pathway0_stem.conv.",
+        "blocks.0.": "s1.pathway0_stem.",
+        "blocks.5.pool.pre_conv": "head.conv_5",
+        "blocks.5.pool.pre_norm": "head.conv_5_bn",
+        "blocks.5.pool.post_conv": "head.lin_5",
+        "blocks.5.proj": "head.projection",
+        "blocks.6.proj": "head.projection",
+        "norm_b.1.block.0": "se.fc1",
+        "norm_b.1.block.2": "se.fc2",
+        "norm_b.0": "norm_b",
+        "branch1_conv": "branch1",
+        "branch1_norm": "branch1_bn",
+        "conv_fast_to_slow": "conv_f2s",
+    }.items():
+        key = key.replace(old, new)
+    key = re.sub(r"branch2\.conv_([abc])", r"branch2.\1", key)
+    key = re.sub(r"branch2\.norm_([abc])", r"branch2.\1_bn", key)
+    return key.replace(".norm.", ".bn.")
 
 
-def test_a_missing_tensor_fails_the_strict_load(reference_x3d):
-    state = reference_x3d.state_dict()
-    del state["blocks.2.res_blocks.0.branch2.conv_a.weight"]
-    with pytest.raises(RuntimeError, match=r"Missing key.*layer2\.0\.conv1\.conv\.weight"):
-        x3d(num_classes=CLASSES).load_state_dict(pytorchvideo_x3d(state), strict=True)
+@pytest.mark.parametrize("variant", ["x3d_m", "slow_8x8_r50", "slowfast_8x8_r50"])
+def test_pyslowfasts_names_give_the_tensors_of_pytorchvideos(variant):
+    make, _, _ = SOURCES["pytorchvideo", variant]
+    theirs = make().state_dict()
+    expected, _, made_up = convert(theirs, variant, CLASSES)
+    state = {as_pyslowfast(key): tensor for key, tensor in theirs.items()}
+    shortcut = "layer1.0.downsample.bn"  # PySlowFast has it
+    state |= {name.replace(shortcut, "s2.pathway0_res0.branch1_bn"): expected[name] for name in made_up}
+    ours, source, made_up = convert(state, variant, CLASSES)
+    assert (source, made_up) == ("pyslowfast", [])
+    assert ours.keys() == expected.keys()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items())
+    back = MAPS["pyslowfast"][family(variant)].theirs(ours)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[key], tensor) for key, tensor in state.items())
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_pyslowfasts_mvit_has_query_key_and_value_apart_or_in_one(joined):
+    theirs = ptv_mvit(16, 224).state_dict()
+    expected, _, _ = convert(theirs, "mvit_b_16x4", CLASSES)
+    state = {key.removeprefix("cls_positional_encoding."): tensor for key, tensor in theirs.items()}
+    for old, new in {
+        "patch_embed.patch_model": "patch_embed.proj",
+        "norm_embed": "norm",
+        "head.proj": "head.projection",
+    }.items():
+        state |= {f"{new}.{leaf}": state.pop(f"{old}.{leaf}") for leaf in ("weight", "bias")}
+    if joined:
+        for b in range(16):
+            for leaf in ("weight", "bias"):
+                state[f"blocks.{b}.attn.qkv.{leaf}"] = torch.cat(
+                    [state.pop(f"blocks.{b}.attn.{x}.{leaf}") for x in "qkv"]
+                )
+    ours, source, made_up = convert(state, "mvit_b_16x4", CLASSES)
+    assert (source, made_up) == ("pyslowfast", [])
+    assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.fixture(scope="module")
+def x3d_m():
+    torch.manual_seed(0)
+    return randomised(create_x3d(input_clip_length=4, input_crop_size=64, head_activation=None))
+
+
+def save(path, state, **more):
+    torch.save({"model_state": state, **more}, path)
+    return path
+
+
+def cli(monkeypatch, capsys, *arguments):
+    """Exit code or error line, and what was printed."""
+    monkeypatch.setattr(sys, "argv", ["reproduce", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code, capsys.readouterr().out
+
+
+def test_a_file_becomes_a_model_in_two_steps_and_a_file_of_mmaction2(x3d_m, tmp_path, monkeypatch, capsys):
+    file = save(tmp_path / "X3D_M.pyth", x3d_m.state_dict(), epoch=300, cfg="TRAIN: ...")
+    out = tmp_path / "x3d_m.safetensors"
+    code, text = cli(monkeypatch, capsys, "import-weights", file, "--as", "x3d_m", "--out", out)
+    assert not code
+    assert "tensors of pytorchvideo's x3d_m, 400 classes" in text
+    model = checkpoints.load(out)
+    clips = torch.randn(1, 3, 4, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(clips), x3d_m(clips), rtol=0, atol=1e-4)
+
+    with safe_open(out, "pt") as opened:
+        header = opened.metadata()
+    assert header["source_file"] == "X3D_M.pyth"
+    assert header["source_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert (header["source"], header["variant"], header["map_version"]) == ("pytorchvideo", "x3d_m", "1")
+    assert json.loads(header["unused"]) == ["cfg", "epoch"]
+    assert {name.rsplit(".", 1)[0] for name in json.loads(header["made_up"])} == {"layer1.0.downsample.bn"}
+
+    code, _ = cli(monkeypatch, capsys, "export-weights", out, "--out", tmp_path / "x3d_m.pth")
+    assert not code
+    there = MMAction(MMActionX3D(gamma_b=2.25, gamma_d=2.2), X3DHead(400, 432))
+    there.load_state_dict(torch.load(tmp_path / "x3d_m.pth", weights_only=True)["state_dict"], strict=True)
+    there.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(there(clips), x3d_m(clips), rtol=0, atol=1e-4)
+
+
+class Bomb:
+    """Runs code when unpickled."""
+
+    def __reduce__(self):
+        """What pickle executes."""
+        return os.system, ("touch exploded",)
+
+
+def broken(x3d_m, fault, path):
+    """A file with a fault."""
+    state = dict(x3d_m.state_dict())
+    if fault == "code":
+        return save(path, state, bomb=Bomb())
+    if fault == "plain pickle":
+        path.write_bytes(pickle.dumps(Bomb()))
+    elif fault == "old pickle":
+        path.write_bytes(pickle.dumps(Bomb(), protocol=2))
+    elif fault == "truncated":
+        save(path, state)
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif fault == "no state":
+        torch.save({"weights": 1}, path)
+    elif fault == "other model":
+        save(path, MobileNetV2TSM(pretrained2d=False).state_dict())
+    elif fault == "deeper":
+        save(path, create_x3d(input_clip_length=4, input_crop_size=64, depth_factor=5.0).state_dict())
+    elif fault == "missing":
+        del state["blocks.2.res_blocks.0.branch2.conv_a.weight"]
+        save(path, state)
+    elif fault == "one too many":
+        save(path, state | {"blocks.1.res_blocks.0.branch3.weight": torch.zeros(1)})
+    elif fault == "classes":
+        save(path, state | {"blocks.5.proj.weight": torch.zeros(600, 2048), "blocks.5.proj.bias": torch.zeros(600)})
+    elif fault == "shape":
+        save(path, state | {"blocks.5.pool.post_conv.weight": torch.zeros(1024, 432, 1, 1, 1)})
+    return path
+
+
+FAULTS = {
+    "absent": r"does not exist",
+    "code": r"holds more than tensors \(\w+\.system\) and is refused",
+    "plain pickle": r"is no archive of tensors, or a damaged one and is refused",
+    "old pickle": r"holds more than tensors \(\w+\.system\) and is refused",
+    "truncated": r"cannot be read \(.*\); is it complete\?",
+    "no state": r"has no state dict",
+    "other model": r"not x3d_m: .* missing, no place for .*; it looks like no model known here, its names are conv1",
+    "deeper": r"not x3d_m: no place for layer1\.3\..* and \d+ more; it looks like x3d_l of pytorchvideo",
+    "missing": r"not x3d_m: layer2\.0\.conv1\.conv\.weight missing; it looks like x3d_xs or x3d_s or x3d_m of pytorchv",
+    "one too many": r"not x3d_m: no place for blocks\.1\.res_blocks\.0\.branch3\.weight; it looks like x3d_xs or",
+    "classes": r"600 classes, x3d_m has 400; if that is meant, say --classes 600",
+    "shape": r"not x3d_m: lin5\.weight of other shapes, \(1024, 432, 1, 1, 1\) for \(2048, 432, 1, 1, 1\)",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_file_that_does_not_fit_is_one_line_and_leaves_nothing(x3d_m, fault, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    file = broken(x3d_m, fault, tmp_path / "net.pyth")
+    before = sorted(tmp_path.iterdir())
+    line, _ = cli(monkeypatch, capsys, "import-weights", file, "--as", "x3d_m")
+    assert re.search(FAULTS[fault], line)
+    assert str(file) in line
+    assert "\n" not in line
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_file_of_another_model_is_named():
+    state = SOURCES["mmaction2", "tsm_mobilenetv2_8f"][0]().state_dict()
+    with pytest.raises(CheckpointError, match=r"not tsm_r50_8f: .*; it looks like tsm_mobilenetv2_8f of mmaction2"):
+        convert(state, "tsm_r50_8f")
+
+
+def test_mmaction2s_slowfast_without_lateral_norms_is_not_the_authors():
+    state = SOURCES["mmaction2", "slowfast_4x16_r50_mmaction2"][0]().state_dict()
+    with pytest.raises(
+        CheckpointError, match=r"laterals\.0\.bn\.weight.* it looks like slowfast_4x16_r50_mmaction2 of mm"
+    ):
+        convert(state, "slowfast_4x16_r50", CLASSES)
+
+
+def test_counters_may_be_missing_and_other_classes_meant(x3d_m):
+    state = {key: tensor for key, tensor in x3d_m.state_dict().items() if "num_batches" not in key}
+    ours, _, made_up = convert(state, "x3d_m")
+    assert sum(name.endswith("num_batches_tracked") for name in made_up) == len(made_up) - 4
+    assert all(ours[name] == 0 for name in made_up if name.endswith("num_batches_tracked"))
+    state |= {"blocks.5.proj.weight": torch.zeros(600, 2048), "blocks.5.proj.bias": torch.zeros(600)}
+    assert len(convert(state, "x3d_m", 600)[0]["fc.bias"]) == 600
+
+
+def test_a_norm_that_does_something_has_no_place_in_pytorchvideos_x3d(x3d_m):
+    ours, _, _ = convert(x3d_m.state_dict(), "x3d_m")
+    ours["layer1.0.downsample.bn.bias"] = torch.ones(24)
+    with pytest.raises(CheckpointError, match=r"layer1\.0\.downsample\.bn\.bias is not that of an identity"):
+        MAPS["pytorchvideo"]["x3d"].theirs(ours)
+
+
+def test_two_tensors_of_one_name_and_parts_that_miss_are_errors():
+    names = MAPS["pyslowfast"]["mvit"]
+    q, k, v = ({f"blocks.0.attn.{x}.bias": torch.zeros(2)} for x in "qkv")
+    assert len(names.ours(q | k | v)["blocks.0.attn.qkv.bias"]) == 6
+    with pytest.raises(KeyError, match=r"not all of blocks\.0\.attn\.q\.bias"):
+        names.ours(q | v)
+    with pytest.raises(KeyError, match="a second tensor for blocks"):
+        names.ours(q | {"blocks.0.attn.qkv.bias": torch.zeros(6)})
+
+
+def test_only_its_own_files_are_loaded(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, tmp_path / "plain.safetensors")
+    with pytest.raises(CheckpointError, match="does not say which variant it is"):
+        checkpoints.load(tmp_path / "plain.safetensors")
+    (tmp_path / "half.safetensors").write_bytes((tmp_path / "plain.safetensors").read_bytes()[:20])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoints.load(tmp_path / "half.safetensors")
+    with pytest.raises(CheckpointError, match="mmaction2 has no mvit_b_16x4; it has x3d"):
+        checkpoints.to_mmaction2({}, "mvit_b_16x4")
+    with pytest.raises(ValueError, match="unknown variant 'x3d_xl'; known: slowfast_4x16_r50"):
+        checkpoints.read("any.pth", "x3d_xl")
