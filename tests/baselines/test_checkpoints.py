@@ -213,7 +213,12 @@ def build(variant, **arguments):
     return function(**native | {"num_classes": CLASSES, "crop": 64} | arguments).eval()
 
 
-@pytest.mark.parametrize(("source", "variant"), SOURCES, ids=map("-".join, SOURCES))
+def marked(source, variant):
+    """A parameter set; the deep nets are slow, and only say more of the same."""
+    return pytest.param(source, variant, id=f"{source}-{variant}", marks=[pytest.mark.slow] * ("r101" in variant))
+
+
+@pytest.mark.parametrize(("source", "variant"), [marked(*key) for key in SOURCES])
 def test_same_weights_same_logits_and_the_same_bits_there_and_back(source, variant):
     make, frames, arguments = SOURCES[source, variant]
     torch.manual_seed(0)

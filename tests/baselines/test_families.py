@@ -41,6 +41,9 @@ NATIVE = {
     "slowfast_16x8_r101_50_50": (53.77, 163.09),
     "slowfast_8x8_r50_ssv2": (34.05, 50.31),
     "slowfast_16x8_r50_ssv2": (34.05, 100.62),
+    "slowfast_4x16_r50_mmaction2": (34.48, 27.64),
+    "slowfast_8x8_r50_mmaction2": (34.57, 50.31),
+    "slowfast_8x8_r101_mmaction2": (62.91, 96.71),
     "slow_4x16_r50": (32.45, 20.87),
     "slow_8x8_r50": (32.45, 41.74),
     "slow_8x8_r50_ssv2": (31.99, 41.74),
@@ -118,10 +121,11 @@ def test_the_classifier_starts_as_the_authors_do(build, std):
     assert (fc.bias == 0).all()
 
 
-def test_slow_frames_include_both_ends():
-    model = slowfast(num_classes=5, **SMALL[slowfast] | {"frames": 32, "alpha": 8})
+def test_slow_frames_include_both_ends_but_in_mmaction2():
     clips = torch.arange(32.0).view(1, 1, 32, 1, 1)
-    assert model.slow_frames(clips).flatten().tolist() == [0, 10, 20, 31]
+    arguments = SMALL[slowfast] | {"num_classes": 5, "frames": 32, "alpha": 8}
+    assert slowfast(**arguments).slow_frames(clips).flatten().tolist() == [0, 10, 20, 31]
+    assert slowfast(**arguments, slow_ends=False).slow_frames(clips).flatten().tolist() == [0, 8, 16, 24]
 
 
 def test_slowfast_frames_must_be_a_multiple_of_alpha():
