@@ -343,7 +343,7 @@ def convert(
     unknown = [key for key in theirs if maps[source].find(key)[0] is None]
     try:
         ours = maps[source].ours({key: tensor for key, tensor in theirs.items() if key not in unknown})
-    except KeyError as error:
+    except (KeyError, IndexError, RuntimeError) as error:  # the last two where parts or layouts have other shapes
         raise CheckpointError(f"not {variant}: {error.args[0]}; {_looks_like(theirs)}") from None
     ours |= {name: torch.tensor(0) for name in expected if name.endswith("num_batches_tracked") and name not in ours}
     missing = [name for name in expected if name not in ours]
@@ -351,7 +351,7 @@ def convert(
     if missing or unknown:
         faults = [f"{_some(missing)} missing"] * bool(missing) + [f"no place for {_some(unknown)}"] * bool(unknown)
         raise CheckpointError(f"not {variant}: {', '.join(faults)}; {_looks_like(theirs)}")
-    classes = len(ours["fc.bias"])
+    classes = ours["fc.bias"].numel()
     if classes != expected["fc.bias"][0]:
         native = expected["fc.bias"][0]
         raise CheckpointError(f"{classes} classes, {variant} has {native}; if that is meant, say --classes {classes}")
@@ -378,7 +378,8 @@ def read(path: str | Path, variant: str, num_classes: int | None = None) -> tupl
     file = _load(path)
     key = next((key for key in STATE_KEYS if key in file), None)
     theirs = file[key] if key else file
-    if not theirs or not all(isinstance(tensor, Tensor) for tensor in theirs.values()):
+    entries = theirs.items() if isinstance(theirs, dict) else ()
+    if not entries or not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in entries):
         raise CheckpointError(f"{path} has no state dict, neither as a whole nor under {' or '.join(STATE_KEYS)}")
     try:
         ours, source, made_up = convert(theirs, variant, num_classes)

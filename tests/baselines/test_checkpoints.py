@@ -405,6 +405,8 @@ def broken(x3d_m, fault, path):
         path.write_bytes(path.read_bytes()[:-1000])
     elif fault == "no state":
         torch.save({"weights": 1}, path)
+    elif fault == "no names":
+        torch.save({"state_dict": [torch.zeros(1)]}, path)
     elif fault == "other model":
         save(path, MobileNetV2TSM(pretrained2d=False).state_dict())
     elif fault == "deeper":
@@ -428,6 +430,7 @@ FAULTS = {
     "old pickle": r"holds more than tensors \(\w+\.system\) and is refused",
     "truncated": r"cannot be read \(.*\); is it complete\?",
     "no state": r"has no state dict",
+    "no names": r"has no state dict",
     "other model": r"not x3d_m: .* missing, no place for .*; it looks like no model known here, its names are conv1",
     "deeper": r"not x3d_m: no place for layer1\.3\..* and \d+ more; it looks like x3d_l of pytorchvideo",
     "missing": r"not x3d_m: layer2\.0\.conv1\.conv\.weight missing; it looks like x3d_xs or x3d_s or x3d_m of pytorchv",
@@ -488,6 +491,8 @@ def test_two_tensors_of_one_name_and_parts_that_miss_are_errors():
         names.ours(q | v)
     with pytest.raises(KeyError, match="a second tensor for blocks"):
         names.ours(q | {"blocks.0.attn.qkv.bias": torch.zeros(6)})
+    with pytest.raises(CheckpointError, match=r"not mvit_b_16x4: Sizes of tensors must match"):
+        convert({f"blocks.0.attn.{x}.weight": torch.zeros(2, i) for i, x in enumerate("qkv", 2)}, "mvit_b_16x4")
 
 
 def test_only_its_own_files_are_loaded(tmp_path):
