@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.serialization import safe_globals
 
 import baselines
 from autotsnet.meta import on_meta
@@ -459,9 +460,36 @@ def _shapes(variant: str, num_classes: int | None = None) -> dict[str, torch.Siz
     return {name: tensor.shape for name, tensor in on_meta(lambda: build(**arguments)).state_dict().items()}
 
 
+class _Ignored:
+    """Stands for whatever a file wants built, and builds nothing."""
+
+    def __new__(cls, *_):
+        return super().__new__(cls)
+
+    def __setstate__(self, _) -> None:
+        pass
+
+
+# mmengine pickles its log history into checkpoints. Nothing of it is needed, and with these names bound to a class that
+# does nothing, nothing of it is run.
+_LOG_HISTORY = [
+    (_Ignored, name)
+    for name in (
+        "mmengine.logging.history_buffer.HistoryBuffer",
+        "builtins.getattr",
+        "numpy.core.multiarray._reconstruct",
+        "numpy._core.multiarray._reconstruct",
+        "numpy.core.multiarray.scalar",
+        "numpy._core.multiarray.scalar",
+        "numpy.ndarray",
+        "numpy.dtype",
+    )
+]
+
+
 def _load(path: Path) -> dict:
     try:
-        with warnings.catch_warnings():
+        with safe_globals(_LOG_HISTORY), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")  # what follows is one line
             file = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

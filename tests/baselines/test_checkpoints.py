@@ -17,6 +17,7 @@ from mmaction.models.backbones.resnet_tsm import ResNetTSM
 from mmaction.models.backbones.x3d import X3D as MMActionX3D
 from mmaction.models.heads import SlowFastHead, TSMHead, X3DHead
 from mmaction.models.heads.i3d_head import I3DHead
+from mmengine.logging import MessageHub
 from pytorchvideo.models.resnet import create_resnet
 from pytorchvideo.models.slowfast import create_slowfast
 from pytorchvideo.models.vision_transformers import create_multiscale_vision_transformers
@@ -381,6 +382,19 @@ def test_a_file_becomes_a_model_in_two_steps_and_a_file_of_mmaction2(x3d_m, tmp_
     there.eval()
     with torch.no_grad():
         torch.testing.assert_close(there(clips), x3d_m(clips), rtol=0, atol=1e-4)
+
+
+def test_the_log_history_of_a_training_is_passed_over(x3d_m, tmp_path):
+    hub = MessageHub.get_instance("test_the_log_history")
+    hub.update_scalar("train/loss", 0.5)
+    hub.update_scalar("train/loss", torch.tensor(0.25))
+    file = save(tmp_path / "epoch_1.pth", x3d_m.state_dict(), message_hub=hub.state_dict())
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(file, weights_only=True)
+    state, header = checkpoints.read(file, "x3d_m")
+    assert torch.equal(state["fc.weight"], x3d_m.state_dict()["blocks.5.proj.weight"])
+    assert json.loads(header["unused"]) == ["message_hub"]
+    assert torch.serialization.get_safe_globals() == []
 
 
 class Bomb:
