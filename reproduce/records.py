@@ -182,6 +182,25 @@ def score(predictions: pd.DataFrame) -> tuple[int, int, list[str]]:
     return int((rank == 0).sum()), int((rank < 5).sum()), predictions.id[predictions.error != ""].tolist()
 
 
+def predictions(record: RunRecord, folder: Path) -> pd.DataFrame:
+    """The per-video predictions of a record: ``id``, ``label``, ``frames``, ``error``, ``scores``.
+
+    Raises:
+        RecordError: the file is missing, or is not the one that the record was made from.
+    """
+    path = folder / record.result.predictions
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+    if found != record.result.predictions_sha256:
+        raise RecordError(
+            f"{path}: sha256 {found[:12]} is not the record's {record.result.predictions_sha256[:12]}; "
+            "it was changed after the run: restore it, or run again"
+        )
+    return pd.read_parquet(path)
+
+
 def ranks(predictions: pd.DataFrame) -> np.ndarray:
     """Per video, how many other classes score at least as high as the right one; all of them where it failed.
 
