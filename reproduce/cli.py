@@ -141,6 +141,19 @@ def compare(
     )
 
 
+@app.command()
+def verify(
+    results: Annotated[Path, typer.Argument(envvar="RESULTS", help="Folder of records and tables.")] = Path("results"),
+) -> None:
+    """Recompute every accuracy from its predictions and every table from its records; fail where one disagrees.
+
+    Example: python -m reproduce verify results
+    """
+    from reproduce.verify import verify as check
+
+    typer.echo(check(results))
+
+
 @data_app.command()
 def generate(
     layout: Annotated[str, typer.Argument(help="kinetics or ssv2.")],

@@ -173,8 +173,8 @@ def title(suite: Suite, records: list[RunRecord]) -> str:
     return text
 
 
-def render(suite: Suite, results: Path) -> str:
-    """Make a suite's table, write it as Markdown and CSV to ``results/tables``, and return the Markdown."""
+def rendered(suite: Suite, results: Path) -> dict[str, str]:
+    """A suite's table as it should stand in ``results/tables``: Markdown and CSV, by suffix."""
     folder = results / "records" / suite.name
     records = load_all(folder)
     frame = table(suite, records, folder)
@@ -183,10 +183,15 @@ def render(suite: Suite, results: Path) -> str:
     markdown = (
         f"## {title(suite, records)}\n\n{frame.to_markdown(index=False, disable_numparse=True)}\n\n{_notes(suite)}\n"
     )
-    tables = results / "tables"
-    write_atomic(tables / f"{suite.name}.md", lambda p: p.write_text(markdown))
-    write_atomic(tables / f"{suite.name}.csv", lambda p: frame.to_csv(p, index=False))
-    return markdown
+    return {".md": markdown, ".csv": frame.to_csv(index=False)}
+
+
+def render(suite: Suite, results: Path) -> str:
+    """Make a suite's table, write it as Markdown and CSV to ``results/tables``, and return the Markdown."""
+    texts = rendered(suite, results)
+    for suffix, text in texts.items():
+        write_atomic(results / "tables" / f"{suite.name}{suffix}", lambda p, text=text: p.write_text(text))
+    return texts[".md"]
 
 
 def _notes(suite: Suite) -> str:
