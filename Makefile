@@ -9,7 +9,7 @@ export SEEDS EMBEDDED
 export OMP_WAIT_POLICY ?= PASSIVE  # spinning OpenMP threads and decoding workers slow each other down tenfold
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce-kinetics reproduce-ssv2 search-kinetics search-ssv2 table-kinetics table-ssv2 study-planted study-search study-presets study-diversity lint test test-all bench lock clean
+.PHONY: $(shell awk -F: '/^[a-z0-9-]+:/{print $$1}' $(MAKEFILE_LIST))  # all are commands, none is a file
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ table-kinetics: env  ## tables of Kinetics-400 and of its embedded twin, from wh
 
 table-ssv2: env  ## tables of Something-Something-V2 and of its embedded twin
 	$(RUN) table ssv2 ssv2-$(EMBEDDED)
+
+verify: env  ## recompute every accuracy and every table of RESULTS; fails where one disagrees
+	$(RUN) verify $(RESULTS)
 
 study-planted: env  ## the search engines on a space whose best is known (minutes)
 	$(VENV)/bin/python -m reproduce.studies.planted --out $(RESULTS)/studies/planted.json

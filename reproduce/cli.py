@@ -132,6 +132,40 @@ def table(
         typer.echo(tables.render(suite(name), results))
 
 
+@app.command()
+def compare(
+    records: Annotated[list[Path], typer.Argument(metavar="RECORD...", help="Records of one model, one per run.")],
+    against: Annotated[list[Path], typer.Option(help="Record of the other model; repeat for several runs.")],
+    common: Annotated[bool, typer.Option("--common", help="Of different videos, compare on those in common.")] = False,
+) -> None:
+    """Print one model's top-1 minus another's, paired by video, with interval and p-value.
+
+    Example: python -m reproduce compare results/records/ssv2-quick/x3d-s0.json --against
+    results/records/ssv2-quick/tsm-s0.json
+    """
+    from reproduce.records import RunRecord
+    from reproduce.statistics import outcomes, paired_difference
+
+    right = outcomes([(RunRecord.load(path), path.parent) for path in [*records, *against]], common)
+    difference = paired_difference(right[: len(records)], right[len(records) :])
+    typer.echo(
+        f"{difference}, p = {difference.p:.2g} ({right.shape[1]} videos, {len(records)} against {len(against)} runs)"
+    )
+
+
+@app.command()
+def verify(
+    results: Annotated[Path, typer.Argument(envvar="RESULTS", help="Folder of records and tables.")] = Path("results"),
+) -> None:
+    """Recompute every accuracy from its predictions and every table from its records; fail where one disagrees.
+
+    Example: python -m reproduce verify results
+    """
+    from reproduce.verify import verify as check
+
+    typer.echo(check(results))
+
+
 @data_app.command()
 def generate(
     layout: Annotated[str, typer.Argument(help="kinetics or ssv2.")],

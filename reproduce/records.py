@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -18,7 +19,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reproduce.files import write_json
 
-SCHEMA = 1
+SCHEMA = 2
+MIGRATIONS: dict[int, Callable[[dict], dict]] = {
+    # Version 1 began without the architecture search; records of that time say nothing of variants and search.
+    1: lambda data: {"variant": 0, "search": None, **data},
+}
+"""Version -> what makes of a record of that version one of the next."""
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -136,14 +143,14 @@ class RunRecord(_Part):
     suite: str
     entry: str
     seed: int
-    variant: int = 0  # which of several architectures of the entry
+    variant: int  # which of several architectures of the entry
     run: str  # hash of the specification
     note: str
     model: Model
     data: Data
     result: Result
     training: Training
-    search: Search | None = None  # present when the architecture was searched for
+    search: Search | None  # present when the architecture was searched for
     throughput: Throughput
     provenance: Provenance
 
@@ -153,16 +160,19 @@ class RunRecord(_Part):
 
     @classmethod
     def load(cls, path: Path) -> RunRecord:
-        """Read and validate.
+        """Read, bring to the present schema where it is older, and validate.
 
         Raises:
-            RecordError: unreadable, of another schema, or not valid; the message names the file and the field.
+            RecordError: unreadable, of an unknown schema, or not valid; the message names the file and the field.
         """
         try:
             data = json.loads(path.read_text())
             version = data.get("schema_version") if isinstance(data, dict) else None
+            while isinstance(version, int) and version in MIGRATIONS:
+                data = MIGRATIONS[version](data) | {"schema_version": version + 1}
+                version += 1
             if version != SCHEMA:
-                raise RecordError(f"{path}: schema version {version}, this code reads {SCHEMA}")
+                raise RecordError(f"{path}: schema version {version}, this code reads {min(MIGRATIONS)} to {SCHEMA}")
             return cls.model_validate(data)
         except (OSError, json.JSONDecodeError) as error:
             raise RecordError(f"{path} cannot be read: {error}") from error
@@ -180,6 +190,25 @@ def score(predictions: pd.DataFrame) -> tuple[int, int, list[str]]:
     """Correct videos at top-1 and at top-5, and the ids of those that failed (which are wrong)."""
     rank = ranks(predictions)
     return int((rank == 0).sum()), int((rank < 5).sum()), predictions.id[predictions.error != ""].tolist()
+
+
+def predictions(record: RunRecord, folder: Path) -> pd.DataFrame:
+    """The per-video predictions of a record: ``id``, ``label``, ``frames``, ``error``, ``scores``.
+
+    Raises:
+        RecordError: the file is missing, or is not the one that the record was made from.
+    """
+    path = folder / record.result.predictions
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+    if found != record.result.predictions_sha256:
+        raise RecordError(
+            f"{path}: sha256 {found[:12]} is not the record's {record.result.predictions_sha256[:12]}; "
+            "it was changed after the run: restore it, or run again"
+        )
+    return pd.read_parquet(path)
 
 
 def ranks(predictions: pd.DataFrame) -> np.ndarray:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from reproduce.files import write_atomic
 from reproduce.records import RunRecord, load_all
-from reproduce.statistics import outcomes, paired_interval, wilson
+from reproduce.statistics import LEVEL, holm, outcomes, paired_difference, wilson
 from reproduce.suites import Entry, Suite
 
 NOT_RUN = "not run"
@@ -110,19 +110,24 @@ def _search_cost(entry: Entry, records: list[RunRecord]) -> str:
 
 
 def _against_random(suite: Suite, runs: dict[str, list[RunRecord]], folder: Path) -> dict[str, str]:
-    """Per entry, its top-1 minus that of the random architectures, paired by video; by name."""
+    """Per entry, its top-1 minus that of the random architectures, paired by video; by name.
+
+    ▲ and ▼ mark the differences that hold after Holm's correction over the table.
+    """
     random = next((e.name for e in suite.entries if e.variants > 1), None)
+    cells = {name: "–" if records else NOT_RUN for name, records in runs.items()}
     if not runs.get(random):
-        return {e.name: "–" if runs[e.name] else NOT_RUN for e in suite.entries}
-    reference = outcomes(runs[random], folder)
-    out = {}
+        return cells
+    differences = {}
     for name, records in runs.items():
-        if not records or name == random:
-            out[name] = "–" if records else NOT_RUN
-            continue
-        difference, low, high = paired_interval(outcomes(records, folder), reference)
-        out[name] = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
-    return out
+        if records and name != random:
+            right = outcomes([(r, folder) for r in [*records, *runs[random]]])
+            differences[name] = paired_difference(right[: len(records)], right[len(records) :])
+    adjusted = holm([d.p for d in differences.values()])
+    for (name, d), p in zip(differences.items(), adjusted, strict=True):
+        sign = "" if p >= LEVEL else " ▲" if d.points > 0 else " ▼"
+        cells[name] = f"{d.points:+.1f} [{d.low:+.1f}, {d.high:+.1f}]{sign}"
+    return cells
 
 
 def table(suite: Suite, records: list[RunRecord], folder: Path | None = None) -> pd.DataFrame:
@@ -168,8 +173,8 @@ def title(suite: Suite, records: list[RunRecord]) -> str:
     return text
 
 
-def render(suite: Suite, results: Path) -> str:
-    """Make a suite's table, write it as Markdown and CSV to ``results/tables``, and return the Markdown."""
+def rendered(suite: Suite, results: Path) -> dict[str, str]:
+    """A suite's table as it should stand in ``results/tables``: Markdown and CSV, by suffix."""
     folder = results / "records" / suite.name
     records = load_all(folder)
     frame = table(suite, records, folder)
@@ -178,10 +183,15 @@ def render(suite: Suite, results: Path) -> str:
     markdown = (
         f"## {title(suite, records)}\n\n{frame.to_markdown(index=False, disable_numparse=True)}\n\n{_notes(suite)}\n"
     )
-    tables = results / "tables"
-    write_atomic(tables / f"{suite.name}.md", lambda p: p.write_text(markdown))
-    write_atomic(tables / f"{suite.name}.csv", lambda p: frame.to_csv(p, index=False))
-    return markdown
+    return {".md": markdown, ".csv": frame.to_csv(index=False)}
+
+
+def render(suite: Suite, results: Path) -> str:
+    """Make a suite's table, write it as Markdown and CSV to ``results/tables``, and return the Markdown."""
+    texts = rendered(suite, results)
+    for suffix, text in texts.items():
+        write_atomic(results / "tables" / f"{suite.name}{suffix}", lambda p, text=text: p.write_text(text))
+    return texts[".md"]
 
 
 def _notes(suite: Suite) -> str:
@@ -189,8 +199,9 @@ def _notes(suite: Suite) -> str:
         "GMACs: multiply-accumulates of convolutions, linear layers and attention products at the test crop; "
         "GFLOPs = 2 × GMACs. Residual: against the budget. Intervals: Wilson, over videos. "
         "clips/s: forward passes of one view, fp32, spread = interquartile range / median.",
-        "− random: top-1 minus that of the random architectures, bootstrapped over videos in common and over runs; a "
-        "model of one run has no spread over runs in it.",
+        "− random: top-1 minus that of the random architectures; interval bootstrapped over videos in common, the "
+        "spread over runs by Student's t; a model of one run has no spread over runs in it. ▲ better, ▼ worse: holds "
+        "at 5 % after Holm's correction over the table.",
     ]
     if suite.published:
         notes.append(

@@ -28,7 +28,7 @@ from reproduce.engine.local import execute
 from reproduce.files import write_json
 from reproduce.progress import Progress
 from reproduce.records import RunRecord, provenance
-from reproduce.statistics import outcomes, paired_interval
+from reproduce.statistics import outcomes, paired_difference
 from reproduce.suites import Entry, RunSpec, Suite, suite
 
 
@@ -86,8 +86,9 @@ def main() -> None:
             progress.step(note=f"{kind} {number}")
 
     folder = options.results / "records" / s.name
-    a, b = outcomes(searched, folder), outcomes(random, folder)
-    difference, low, high = paired_interval(a, b)
+    right = outcomes([(record, folder) for record in searched + random])
+    a, b = right[: len(searched)], right[len(searched) :]
+    difference = paired_difference(a, b)
     found = searching.search(s, searching.search_config(s.entry("auto_tsnet")), 0, train, options.runs)
     likelihoods = supernet_likelihoods(s, found, drawn, train, 0)
     tau, p = kendalltau(likelihoods, b.mean(1))
@@ -103,8 +104,8 @@ def main() -> None:
             "random_top1": [float(100 * x) for x in b.mean(1)],
             "random_sd_points": float(spread),
             "sampling_sd_points": float(chance),
-            "difference_points": difference,
-            "interval_95": [low, high],
+            "difference_points": difference.points,
+            "interval_95": [difference.low, difference.high],
             "kendall_tau": float(tau),
             "kendall_p": float(p),
             "supernet_log_likelihood": likelihoods,
@@ -114,8 +115,8 @@ def main() -> None:
         },
     )
     print(
-        f"searched {100 * a.mean():.1f} %, random {100 * b.mean():.1f} %: difference {difference:+.1f} points "
-        f"[{low:+.1f}, {high:+.1f}]; Kendall tau of supernet and stand-alone accuracy {tau:+.2f} (p = {p:.2f}); "
+        f"searched {100 * a.mean():.1f} %, random {100 * b.mean():.1f} %: difference {difference}; "
+        f"Kendall tau of supernet and stand-alone accuracy {tau:+.2f} (p = {p:.2f}); "
         f"standard deviation over random architectures {spread:.1f} points, of which {chance:.1f} would come from "
         f"{b.shape[1]} test videos alone"
     )

@@ -1,9 +1,20 @@
-"""Intervals: against the textbook, and on data whose truth is known."""
+"""Intervals and tests: against the textbook, and on worlds whose truth is known."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import typer.testing
+from scipy.stats import norm
 
-from reproduce.statistics import paired_interval, wilson
+from reproduce.cli import app
+from reproduce.records import RecordError, RunRecord, load_all, predictions, sha256
+from reproduce.statistics import holm, mcnemar, outcomes, paired_difference, wilson
+
+RECORDS = Path(__file__).parents[2] / "results" / "records" / "ssv2-quick"
 
 
 def test_wilson_against_the_textbook():
@@ -11,9 +22,23 @@ def test_wilson_against_the_textbook():
     assert (low, high) == (pytest.approx(49.02, abs=0.01), pytest.approx(94.33, abs=0.01))
 
 
-def test_paired_interval_of_a_model_with_itself_is_zero():
+def test_mcnemar_against_the_binomial():
+    a, b = np.ones(100), np.ones(100)
+    assert mcnemar(a, b) == 1.0
+    b[:8], a[8:10] = 0, 0  # 8 against 2
+    assert mcnemar(a, b) == pytest.approx(2 * (1 + 10 + 45) / 2**10)
+
+
+def test_holm_against_its_steps():
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.7, 0.6]).tolist() == [1.0, 1.0]
+    assert holm([]).size == 0
+
+
+def test_a_model_does_not_differ_from_itself():
     a = np.random.default_rng(0).integers(0, 2, (1, 200)).astype(float)
-    assert paired_interval(a, a) == (0, 0, 0)
+    d = paired_difference(a, a)
+    assert (d.points, d.low, d.high, d.p) == (0, 0, 0, 1)
 
 
 def test_pairing_takes_the_difficulty_of_videos_out():
@@ -21,15 +46,119 @@ def test_pairing_takes_the_difficulty_of_videos_out():
     b = (rng.random((1, 400)) < 0.5).astype(float)
     a = b.copy()
     a[0, np.flatnonzero(b[0] == 0)[:20]] = 1  # right wherever b is, and on 20 more
-    difference, low, high = paired_interval(a, b)
-    assert difference == pytest.approx(5.0)
-    assert 0 < low < 5 < high
-    assert high - low == pytest.approx(2 * 1.96 * 100 * np.sqrt(0.05 * 0.95 / 400), rel=0.1)
+    d = paired_difference(a, b)
+    assert d.points == pytest.approx(5.0)
+    assert 0 < d.low < 5 < d.high
+    assert d.high - d.low == pytest.approx(2 * 1.96 * 100 * np.sqrt(0.05 * 0.95 / 400), rel=0.1)
+    assert d.p == pytest.approx(2**-19)
 
 
 def test_spread_over_runs_widens_the_interval():
     rng = np.random.default_rng(0)
     rates = np.array([0.3, 0.5, 0.7])[:, None]
     a, b = (rng.random((3, 400)) < rates), (rng.random((3, 400)) < 0.5)
-    _, low, high = paired_interval(a.astype(float), b.astype(float))
-    assert high - low > 20
+    d = paired_difference(a.astype(float), b.astype(float))
+    assert d.high - d.low > 40
+    assert d.p > 0.5
+
+
+def world(rng: np.random.Generator, runs: tuple[int, int], spread: float, videos: int = 400):
+    """Two models on the same videos: probit of skill, the video's difficulty, the model's taste in videos and the run.
+
+    Returns:
+        Both models' outcomes and the true difference in points: over all videos and, of several runs, all runs.
+    """
+    difficulty, outcome, truth = rng.normal(size=videos), [], []
+    for n, skill in zip(runs, (0.65, 0.5), strict=True):
+        run, taste = spread * rng.normal(size=n), 0.5 * rng.normal(size=videos)
+        margin = skill + difficulty + taste + run[:, None] + 0.7 * rng.normal(size=(n, videos))
+        outcome.append((margin > 0).astype(float))
+        over_videos = np.sqrt(1 + 0.5**2 + 0.7**2)
+        truth.append(norm.cdf((skill + run[0]) / over_videos if n == 1 else skill / np.hypot(over_videos, spread)))
+    return *outcome, 100 * (truth[0] - truth[1])
+
+
+@pytest.mark.parametrize(
+    ("runs", "spread"),  # 0.1: accuracies of runs differ by 2.6 points (standard deviation), as those of seeds do
+    [((1, 1), 0.1), ((1, 3), 0.0), ((1, 3), 0.1), ((3, 3), 0.1), ((3, 3), 0.3)],
+)
+def test_intervals_cover_the_truth_as_often_as_they_say(runs, spread):
+    rng, covered, repeats = np.random.default_rng(1), 0, 2000
+    for i in range(repeats):
+        a, b, truth = world(rng, runs, spread)
+        d = paired_difference(a, b, seed=i, resamples=1000)
+        covered += d.low <= truth <= d.high
+    assert 0.93 <= covered / repeats <= 0.97
+
+
+@pytest.mark.parametrize("runs", [(1, 1), (3, 3)])
+def test_interval_and_p_value_agree(runs):
+    rng = np.random.default_rng(2)
+    found = [paired_difference(*world(rng, runs, 0.05)[:2], seed=i, resamples=1000) for i in range(300)]
+    assert 30 < sum(d.p < 0.05 for d in found) < 270, "a world in which some differences hold"
+    # McNemar's is exact, the interval a bootstrap: they may part where it is close
+    assert np.mean([(d.p < 0.05) == (d.low > 0 or d.high < 0) for d in found]) > 0.95
+
+
+def record(name: str) -> RunRecord:
+    """One of the committed records."""
+    return RunRecord.load(RECORDS / f"{name}.json")
+
+
+def altered(source: RunRecord, folder: Path, table: pd.DataFrame, **data) -> RunRecord:
+    """The record with other predictions, beside them, and another ``data``."""
+    path = folder / "other.parquet"
+    table.to_parquet(path, index=False)
+    result = source.result.model_copy(update=dict(predictions=path.name, predictions_sha256=sha256(path)))
+    return source.model_copy(update=dict(result=result, data=source.data.model_copy(update=data)))
+
+
+def test_predictions_edited_by_hand_are_named(tmp_path):
+    table = pd.read_parquet(RECORDS / "tsm-s0.parquet")
+    table.loc[0, "label"] = (table.label[0] + 1) % 8
+    table.to_parquet(tmp_path / "tsm-s0.parquet", index=False)
+    with pytest.raises(RecordError, match=r"tsm-s0\.parquet: sha256 \w{12} is not the record's 7ef9bf6077a6"):
+        outcomes([(record("tsm-s0"), tmp_path)])
+    with pytest.raises(RecordError, match=r"tsm-s0\.parquet cannot be read: No such file"):
+        outcomes([(record("tsm-s0"), tmp_path / "nowhere")])
+
+
+def test_two_manifests_are_refused_or_intersected_when_asked(tmp_path):
+    x3d, tsm = record("x3d-s0"), record("tsm-s0")
+    table = predictions(tsm, RECORDS)
+    fewer = table.drop(index=range(100))
+    fewer.loc[399, "label"] = (fewer.label[399] + 1) % 8  # in another copy the video has another label
+    other = altered(tsm, tmp_path, fewer, test_manifest="0123456789ab")
+    runs = [(x3d, RECORDS), (other, tmp_path)]
+    with pytest.raises(RecordError, match=r"0123456789ab and 838b7ee36d27 were made on different videos.*--common"):
+        outcomes(runs)
+    both = outcomes(runs, common=True)
+    assert both.shape == (2, 299)
+    assert (both == outcomes([(x3d, RECORDS), (tsm, RECORDS)])[:, 100:399]).all()
+    nothing = altered(tsm, tmp_path, table.assign(id="x" + table.id), test_manifest="ffff")
+    with pytest.raises(RecordError, match="have no video in common"):
+        outcomes([(x3d, RECORDS), (nothing, tmp_path)], common=True)
+    real = altered(tsm, tmp_path, table, dataset="Kinetics-400")
+    with pytest.raises(RecordError, match="nothing to compare; choose one data set"):
+        outcomes([(x3d, RECORDS), (real, tmp_path)], common=True)
+
+
+def test_all_committed_records_compare():
+    everything = [(r, RECORDS) for r in load_all(RECORDS)]
+    right = outcomes(everything)
+    assert [int(row.sum()) for row in right] == [r.result.top1 for r, _ in everything]
+    assert all(a.data.test_manifest == b.data.test_manifest for (a, _), (b, _) in pairwise(everything))
+
+
+def test_compare_on_the_command_line(tmp_path):
+    command = typer.testing.CliRunner().invoke
+    paths = [str(RECORDS / f"{name}-s0.json") for name in ("slowfast", "auto_tsnet_random", "auto_tsnet_random-a1")]
+    one = command(app, ["compare", paths[0], "--against", paths[1]])
+    assert re.fullmatch(r"[+-]\d+\.\d points \[.*\], p = 0\.\d+ \(400 videos, 1 against 1 runs\)\n", one.output)
+    two = command(app, ["compare", paths[0], "--against", paths[1], "--against", paths[2]])
+    assert "1 against 2 runs" in two.output
+    other = altered(record("tsm-s0"), tmp_path, pd.read_parquet(RECORDS / "tsm-s0.parquet")[:300], test_manifest="f00")
+    other.save(tmp_path / "other.json")
+    refused = ["compare", paths[0], "--against", str(tmp_path / "other.json")]
+    assert isinstance(command(app, refused).exception, RecordError)
+    assert "(300 videos" in command(app, [*refused, "--common"]).output

@@ -1,0 +1,103 @@
+"""Do the results agree with themselves? Every number that can be recomputed from what lies beside it is recomputed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from reproduce import tables
+from reproduce.records import RecordError, RunRecord, predictions, score
+from reproduce.suites import SUITES
+
+
+class VerifyError(ValueError):
+    """Results disagree with themselves; one line each, naming the file."""
+
+
+def verify(results: Path) -> str:
+    """Check all records and tables of a folder.
+
+    Returns:
+        What was checked, in one line.
+
+    Raises:
+        VerifyError: something disagrees, or there is nothing to check; all findings, one a line.
+    """
+    paths = sorted(results.glob("records/*/*"))
+    if not paths:
+        raise VerifyError(f"{results} has no records/; name the folder of results")
+    found = [line for folder in sorted({p.parent for p in paths}) for line in _records(folder)]
+    # A table of unreadable records cannot be rendered; the records are the news then.
+    found = found or [line for name in _suites(results) for line in _table(name, results)]
+    if found:
+        raise VerifyError("\n".join(found))
+    records = sum(p.suffix == ".json" for p in paths)
+    return f"{results}: {records} records and the tables of {len(_suites(results))} suites agree"
+
+
+def _suites(results: Path) -> list[str]:
+    """Those that have records or a table."""
+    return sorted({p.stem for p in results.glob("tables/*")} | {p.name for p in results.glob("records/*")})
+
+
+def _records(folder: Path) -> Iterator[str]:
+    used, videos = set(), {}
+    for path in sorted(folder.glob("*.json")):
+        used |= {path.name, path.with_suffix(".parquet").name}
+        try:
+            record = RunRecord.load(path)
+            table = predictions(record, folder)
+        except RecordError as error:
+            yield str(error)
+            continue
+        yield from (f"{path}: {line}" for line in _disagreements(record, path, table))
+        listed = table.set_index("id").label.sort_index()
+        first, name = videos.setdefault(record.data.test_manifest, (listed, path.name))
+        if not listed.equals(first):
+            yield f"{path}: its videos or labels are not those of {name}, on the same manifest"
+    for path in sorted(folder.iterdir()):
+        if path.name not in used:
+            yield f"{path}: belongs to no record; remove it, or restore its record"
+
+
+def _disagreements(record: RunRecord, path: Path, table: pd.DataFrame) -> Iterator[str]:
+    model, result, source = record.model, record.result, record.provenance
+    name = f"{record.entry}-a{record.variant}-s{record.seed}" if record.variant else f"{record.entry}-s{record.seed}"
+    top1, top5, failed = score(table)
+    for what, said, is_ in (
+        ("suite", record.suite, path.parent.name),
+        ("entry, variant and seed", name, path.stem),
+        ("result.predictions", result.predictions, path.with_suffix(".parquet").name),
+        ("result.n", result.n, len(table)),
+        ("result.top1", result.top1, top1),
+        ("result.top5", result.top5, top5),
+        ("result.failed", result.failed, failed),
+        ("model.residual", model.residual, model.gmacs / model.budget - 1),
+        ("model.matched", model.matched, abs(model.residual) <= 0.02),
+        ("provenance.config_hash", source.config_hash, hashlib.sha256(source.config.encode()).hexdigest()[:12]),
+    ):
+        if said != is_:
+            yield f"{what} is {said}, recomputed it is {is_}"
+
+
+def _table(name: str, results: Path) -> Iterator[str]:
+    if name not in SUITES:
+        yield f"{results}: {name} has records or a table, and is no suite; known: {', '.join(SUITES)}"
+        return
+    try:
+        rendered = tables.rendered(SUITES[name], results)
+    except ValueError as error:
+        yield f"{results / 'records' / name}: {error}"
+        return
+    for suffix, text in rendered.items():
+        path = results / "tables" / f"{name}{suffix}"
+        there = path.read_text() if path.exists() else None
+        if there is None:
+            yield f"{path} is missing; render it: python -m reproduce table {name}"
+        elif there != text:
+            pairs = zip(there.splitlines(), text.splitlines(), strict=False)
+            line = next((i for i, (old, new) in enumerate(pairs, 1) if old != new), "the last")
+            yield f"{path}: line {line} is not what its records say; render it: python -m reproduce table {name}"

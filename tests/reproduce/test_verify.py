@@ -1,0 +1,113 @@
+"""Results that agree with themselves pass; the smallest disagreement is one line that names the file."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from reproduce.records import SCHEMA, RecordError, RunRecord, sha256
+from reproduce.verify import VerifyError, verify
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+@pytest.fixture
+def results(tmp_path) -> Path:
+    """A copy of one suite's results."""
+    shutil.copytree(RESULTS / "records" / "ssv2-quick", tmp_path / "records" / "ssv2-quick")
+    for path in (RESULTS / "tables").glob("ssv2-quick.*"):
+        (tmp_path / "tables").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "tables")
+    return tmp_path
+
+
+def edit(path: Path, **changes) -> None:
+    """Change fields of a record: ``result__top1=…``."""
+    data = json.loads(path.read_text())
+    for name, value in changes.items():
+        *parents, last = name.split("__")
+        part = data
+        for parent in parents:
+            part = part[parent]
+        part[last] = value
+    path.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+
+
+def test_the_committed_results_agree(results):
+    assert verify(results).endswith("8 records and the tables of 1 suites agree")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (dict(result__top1=204), "result.top1 is 204, recomputed it is 203"),
+        (dict(result__top5=374), "result.top5 is 374, recomputed it is 375"),
+        (dict(result__n=399), "result.n is 399, recomputed it is 400"),
+        (dict(result__failed=["7"]), r"result.failed is \['7'\], recomputed it is \[\]"),
+        (dict(seed=1), "entry, variant and seed is tsm-s1, recomputed it is tsm-s0"),
+        (dict(suite="ssv2-tiny"), "suite is ssv2-tiny, recomputed it is ssv2-quick"),
+        (dict(model__residual=0.0), r"model.residual is 0.0, recomputed it is -0\.01"),
+        (dict(provenance__config="net = dict()"), "provenance.config_hash is 389da7283323"),
+        (dict(schema_version=SCHEMA + 1), f"schema version {SCHEMA + 1}, this code reads 1 to {SCHEMA}"),
+        (dict(schema_version=[1]), r"schema version \[1\], this code"),
+        (dict(surprise=1), "surprise: Extra inputs are not permitted"),
+    ],
+)
+def test_an_edited_record(results, changes, reason):
+    edit(results / "records" / "ssv2-quick" / "tsm-s0.json", **changes)
+    with pytest.raises(VerifyError, match=rf"^{results}/records/ssv2-quick/tsm-s0\.json: ({reason})") as error:
+        verify(results)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_edited_predictions(results):
+    path = results / "records" / "ssv2-quick" / "tsm-s0.parquet"
+    table = pd.read_parquet(path)
+    table.loc[3, "label"] = (table.label[3] + 1) % 8
+    table.to_parquet(path, index=False)
+    with pytest.raises(VerifyError, match=rf"^{path}: sha256 \w+ is not the record's 7ef9bf6077a6"):
+        verify(results)
+    edit(path.with_suffix(".json"), result__predictions_sha256=sha256(path))
+    with pytest.raises(VerifyError, match=r"tsm-s0\.json: its videos or labels are not those of auto_tsnet-s0\.json"):
+        verify(results)
+
+
+def test_missing_and_surplus_files(results):
+    folder = results / "records" / "ssv2-quick"
+    (folder / "tsm-s0.parquet").unlink()
+    (folder / "notes.txt").write_text("")
+    with pytest.raises(VerifyError) as error:
+        verify(results)
+    surplus, missing = sorted(str(error.value).splitlines())
+    assert surplus == f"{folder}/notes.txt: belongs to no record; remove it, or restore its record"
+    assert missing.startswith(f"{folder}/tsm-s0.parquet cannot be read: No such file")
+
+
+def test_edited_tables(results):
+    path = results / "tables" / "ssv2-quick.csv"
+    path.write_text(path.read_text().replace("50.8 [", "50.9 ["))
+    with pytest.raises(VerifyError, match=rf"^{path}: line 4 is not what its records say; render it: python -m"):
+        verify(results)
+    path.unlink()
+    with pytest.raises(VerifyError, match=rf"^{path} is missing"):
+        verify(results)
+    (results / "tables" / "imagenet.md").write_text("")
+    with pytest.raises(VerifyError, match="imagenet has records or a table, and is no suite"):
+        verify(results)
+    with pytest.raises(VerifyError, match=r"has no records/"):
+        verify(results / "tables")
+
+
+def test_a_record_of_the_first_schema_is_migrated(tmp_path):
+    """As the first version wrote it: before architectures were searched for."""
+    old = Path(__file__).with_name("record_v1.json")
+    assert "variant" not in json.loads(old.read_text())
+    record = RunRecord.load(old)
+    assert (record.schema_version, record.variant, record.search) == (SCHEMA, 0, None)
+    record.save(tmp_path / "new.json")
+    assert RunRecord.load(tmp_path / "new.json") == record
+    edit(tmp_path / "new.json", schema_version=0)
+    with pytest.raises(RecordError, match=rf"new\.json: schema version 0, this code reads 1 to {SCHEMA}"):
+        RunRecord.load(tmp_path / "new.json")
