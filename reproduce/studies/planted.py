@@ -11,9 +11,13 @@ What is compared:
     with all that FP-NAS has (cost term, centred weights, annealed entropy) except adaptive samples and the coarse
     phase, which are what is compared; and ``parsec_as_published``, whose answer is the likeliest in-budget
     architecture it came across. Schedule length, learning rate and entropy weight of ``fpnas`` and ``parsec`` come
-    from the same grid on oracles that the study does not use (``--tune``): the shortest schedule that solves 19 of
-    20. What other levels of success take is in the tuning record. Random search and evolution get the samples that
+    from the same grid on oracles that the study does not use (``--tune``): the shortest schedule of a mean quality of
+    TUNING_BAR. What other levels take is in the tuning record. Random search and evolution get the samples that
     ``fpnas`` used, seed by seed.
+
+How the bar came about: the first rule, 19 of 20 tuning oracles solved, chose 3,000 steps for FP-NAS, which then solved
+6 of oracles 0 to 9; most misses were by a tenth of a percent. A count of 20 near a threshold says little, mean quality
+more. Since oracles 0 to 9 had a part in that change, the study uses others.
 
 Wall clock: an oracle costs nothing, a supernet's forward and backward do. ``modelled_s`` is the measured time of the
 search loop plus SECONDS_PER_SAMPLE for every sample; ``loop_s`` is the former alone, as CPU time of this
@@ -28,6 +32,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -41,7 +46,7 @@ from autotsnet.search.strategies import Evolution, RandomSearch, Strategy
 from reproduce.files import write_atomic, write_json
 from reproduce.records import provenance
 
-SEEDS = range(10)
+SEEDS = range(10, 20)
 TUNING_SEEDS = range(100, 120)
 SUCCESS = 0.99  # quality; the requirement is "within 1 % of the optimum"
 FINALISTS = 32
@@ -52,16 +57,15 @@ COARSE_STEPS = 500
 NOISE = 0.02  # nats, 4 % of the range from random to optimum
 TUNED_METHODS = ("fpnas", "parsec")
 TUNING_STEPS = (1500, 2000, 2500, 3000, 4000, 6000)
-TUNING_BAR = 0.95  # share of tuning oracles; asking for 9 of 10 there would miss 9 of 10 elsewhere every third time
+TUNING_BAR = 0.9965  # mean quality; schedules there solve 18 or 19 of 20
 TUNING_SETTINGS = (
     {"lr": 0.05, "entropy_weight": 0.3},
     {"lr": 0.07, "entropy_weight": 0.2},
     {"lr": 0.07, "entropy_weight": 0.3},
     {"lr": 0.1, "entropy_weight": 0.4},
 )
-FPNAS_LONG = {"steps": 4000, "lr": 0.07, "entropy_weight": 0.3}  # not tuned: what twice the steps bring
 # What --tune chose; see the record's "tuning".
-FPNAS_TUNED = {"steps": 2000, "lr": 0.05, "entropy_weight": 0.3}
+FPNAS_TUNED = {"steps": 4000, "lr": 0.05, "entropy_weight": 0.3}
 PARSEC_TUNED = {"steps": 4000, "lr": 0.05, "entropy_weight": 0.3}
 
 
@@ -140,50 +144,57 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def tune(before: dict[str, Any]) -> dict[str, Any]:
-    """The shortest schedule that solves TUNING_BAR of the tuning oracles, for FP-NAS and PARSEC alike.
+def tune(path: Path, origin: dict[str, Any]) -> None:
+    """The shortest schedule that reaches TUNING_BAR on the tuning oracles, for FP-NAS and PARSEC alike.
 
-    Schedules are tried from the shortest. At the first length at which any setting gets there, the one with the most
-    successes is chosen, and the best mean quality among equals; the same over all lengths where none gets there.
+    Schedules are tried from the shortest. At the first length at which any setting gets there, the one of the best mean
+    quality is chosen; over all lengths where none gets there.
 
     Args:
-        before: an earlier result on the same oracles; what it has tried is taken from it.
+        path: of the record, written after each trial; what it already has of the same oracles is not tried again.
+        origin: of the record.
     """
-    with ProcessPoolExecutor(2) as pool:  # one process per method
-        tried = [before.get(name, {}).get("tried", []) for name in TUNED_METHODS]
-        return dict(zip(TUNED_METHODS, pool.map(_tune_method, TUNED_METHODS, tried), strict=True))
+    before = json.loads(path.read_text()) if path.exists() else {}
+    if before.get("tuning_seeds") != list(TUNING_SEEDS):
+        before = {}
+    record = {**origin, "tuning_seeds": list(TUNING_SEEDS), **{name: before.get(name, {}) for name in TUNED_METHODS}}
+    with ProcessPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for name in TUNED_METHODS:
+            known, tried = record[name].get("tried", []), []
+            for steps in TUNING_STEPS:
+                for setting in TUNING_SETTINGS:
+                    point = {"steps": steps, **setting}
+                    row = next((row for row in known if point.items() <= row.items()), None)
+                    tried.append(row or _tried(name, point, pool))
+                    record[name] = {"tried": tried, "chosen": _best(tried)}
+                    write_json(path, record)
+                if any(row["mean_quality"] >= TUNING_BAR for row in tried):
+                    break
+
+
+def _best(tried: list[dict[str, Any]]) -> dict[str, Any]:
+    best = max(tried, key=lambda row: row["mean_quality"])
+    return {key: best[key] for key in ("steps", "lr", "entropy_weight")}
+
+
+def _tried(name: str, point: dict[str, Any], pool: ProcessPoolExecutor) -> dict[str, Any]:
+    options = {"fpnas": fpnas, "parsec": parsec}[name](**point)
+    result = summary(list(pool.map(partial(search_by_distribution, options, point["steps"]), TUNING_SEEDS)))
+    print(line(f"{name} {point}", result), flush=True)
+    # Several processes at once: their times are not worth keeping.
+    return {**point, **{key: value for key, value in result.items() if not key.endswith("_s")}}
 
 
 def levels(tuning: dict[str, Any]) -> list[dict[str, Any]]:
-    """Fewest samples of all tried with which each method solved a share of the tuning oracles; None: never."""
+    """Fewest samples of all tried with which each method reached a mean quality on the tuning oracles; None: never."""
     rows = []
-    for share in (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95):
-        row: dict[str, Any] = {"solved": share}
+    for quality in (0.99, 0.992, 0.994, 0.995, 0.996, 0.9965):
+        row: dict[str, Any] = {"quality": quality}
         for name in TUNED_METHODS:
-            enough = [r["mean_samples"] for r in tuning[name]["tried"] if r["successes"] >= share * r["seeds"]]
+            enough = [r["mean_samples"] for r in tuning[name]["tried"] if r["mean_quality"] >= quality]
             row[name] = min(enough, default=None)
         rows.append(row)
     return rows
-
-
-def _tune_method(name: str, before: list[dict[str, Any]]) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    make = {"fpnas": fpnas, "parsec": parsec}[name]
-    tried: list[dict[str, Any]] = []
-    for steps in TUNING_STEPS:
-        for setting in TUNING_SETTINGS:
-            point = {"steps": steps, **setting}
-            known = next((row for row in before if point.items() <= row.items()), None)
-            if known is None:
-                runs = [search_by_distribution(make(**point), steps, seed) for seed in TUNING_SEEDS]
-                print(line(f"{name} {point}", summary(runs)), flush=True)
-                # Two processes at once: their times are not worth keeping.
-                known = {**point, **{key: value for key, value in summary(runs).items() if not key.endswith("_s")}}
-            tried.append(known)
-        if any(row["successes"] >= TUNING_BAR * row["seeds"] for row in tried):
-            break
-    best = max(tried, key=lambda row: (row["successes"], row["mean_quality"]))
-    return {"tried": tried, "chosen": {key: best[key] for key in ("steps", "lr", "entropy_weight")}}
 
 
 def study() -> dict[str, Any]:
@@ -196,7 +207,6 @@ def study() -> dict[str, Any]:
         "parsec_as_published": (parsec_options(PARSEC_SAMPLES, lr=PARSEC_TUNED["lr"]), fp_steps, 0.0),
         "fpnas_as_published": (published, fp_steps, 0.0),
         "fpnas_noise": (fpnas(**FPNAS_TUNED), fp_steps, NOISE),
-        "fpnas_long": (fpnas(**FPNAS_LONG), FPNAS_LONG["steps"], 0.0),
     }
     rows: dict[str, dict[str, Any]] = {}
     for name, (options, steps, noise) in methods.items():
@@ -245,7 +255,7 @@ def table(record: dict[str, Any]) -> str:
     ratios = record["ratios"]
     shares = [
         {
-            "tuning oracles solved": f"{row['solved']:.0%}",
+            "mean quality": f"{row['quality']:.4f}",
             **{name: "not reached" if row[name] is None else f"{row[name]:.0f}" for name in TUNED_METHODS},
             "ratio": f"{row['fpnas'] / row['parsec']:.2f}" if row["fpnas"] and row["parsec"] else "",
         }
@@ -258,8 +268,8 @@ def table(record: dict[str, Any]) -> str:
         f"{pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}\n\n"
         f"`fpnas` against `parsec`: {ratios['samples_fpnas_over_parsec']:.2f}x the samples, "
         f"{ratios['modelled_speedup']:.2f}x faster modelled, {ratios['loop_speedup']:.2f}x faster in the bare loop.\n\n"
-        "The ratio depends on the quality asked for. Fewest samples of all schedules tried in tuning, by the share of\n"
-        "tuning oracles that they solved:\n\n"
+        "The ratio depends on the quality asked for. Fewest samples of all schedules tried in tuning, by their mean\n"
+        "quality on the tuning oracles:\n\n"
         f"{pd.DataFrame(shares).to_markdown(index=False, disable_numparse=True)}\n"
     )
 
@@ -283,9 +293,7 @@ def main() -> None:
     }
     origin = {"provenance": provenance(json.dumps(config, sort_keys=True), decoder="none").model_dump()}
     if args.tune:
-        before = json.loads(tuning_file.read_text()) if tuning_file.exists() else {}
-        same = before.get("tuning_seeds") == list(TUNING_SEEDS)
-        write_json(tuning_file, {**origin, "tuning_seeds": list(TUNING_SEEDS), **tune(before if same else {})})
+        tune(tuning_file, origin)
         return
     if not tuning_file.exists():
         raise SystemExit(f"{tuning_file} is missing: make it with --tune, or give the --out that it lies beside")
