@@ -44,7 +44,7 @@ def spec_of(suite, train: Manifest, test: Manifest, **changes) -> RunSpec:
     for old, new in RECIPE:
         assert old in recipe, recipe
         recipe = recipe.replace(old, new)
-    return replace(spec, recipe=recipe, net=re.sub(r"dropout=[\d.]+", "dropout=0.0", spec.net), **changes)
+    return replace(spec, recipe=recipe, net=spec.net.replace("head_width=", "dropout=0.0, head_width="), **changes)
 
 
 def run_noting_losses(suite, folder: Path, train: Manifest, test: Manifest) -> list[float]:
