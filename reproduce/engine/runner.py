@@ -6,11 +6,13 @@ import contextlib
 import itertools
 import json
 import logging
+import os
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -22,7 +24,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import BaseLoop, CheckpointLoader
 from mmengine.runner import Runner as MMRunner
 from mmengine.runner.amp import autocast
-from mmengine.visualization import TensorboardVisBackend, Visualizer
+from mmengine.visualization import MLflowVisBackend, TensorboardVisBackend, Visualizer, WandbVisBackend
 
 from autotsnet.models import recalibrate
 from autotsnet.registry import HOOKS, LOOPS
@@ -295,6 +297,28 @@ def resume_from(folder: Path) -> dict:
     return dict(load_from=str(path), resume=True) if path.exists() else {}
 
 
+def loggers(names: str, folder: Path) -> list[dict]:
+    """mmengine's backends for ``tensorboard``, ``wandb`` and ``mlflow``, comma-separated.
+
+    W&B and MLflow are set up by their own variables (WANDB_PROJECT, WANDB_MODE, MLFLOW_TRACKING_URI, ...).
+
+    Raises:
+        ValueError: an unknown name, or a package that is not installed.
+    """
+    run = folder.parent.name
+    known = dict(
+        tensorboard=dict(type=TensorboardVisBackend),
+        wandb=dict(type=WandbVisBackend, init_kwargs=dict(id=run, name=run, resume="allow")),
+        mlflow=dict(type=MLflowVisBackend, run_name=run, tracking_uri=os.environ.get("MLFLOW_TRACKING_URI")),
+    )
+    for name in names.split(","):
+        if name not in known:
+            raise ValueError(f"log={names!r}: {name!r} is unknown; known: {', '.join(known)}")
+        if find_spec(name) is None:
+            raise ValueError(f"log={names!r} needs {name}: pip install {name}, or take it out of the recipe")
+    return [known[name] for name in names.split(",")]
+
+
 def build_runner(config: Config, folder: Path, name: str, **kwargs) -> Runner:
     """A Runner with this project's hooks; everything else as mmengine's."""
     hooks = dict(
@@ -310,7 +334,7 @@ def build_runner(config: Config, folder: Path, name: str, **kwargs) -> Runner:
         return Runner(
             work_dir=str(folder),
             default_hooks=hooks,
-            visualizer=dict(type=Visualizer, vis_backends=[dict(type=TensorboardVisBackend)]),
+            visualizer=dict(type=Visualizer, vis_backends=loggers(config.get("log", "tensorboard"), folder)),
             experiment_name=f"{name}-{next(_instances)}",
             default_scope="mmengine",
             cfg=config,
