@@ -329,6 +329,8 @@ def build_runner(config: Config, folder: Path, name: str, **kwargs) -> Runner:
         param_scheduler=dict(type=ParamSchedulerHook),
         checkpoint=None,  # RunHook's
     )
+    config = config.copy()
+    config.work_dir = str(folder)  # mmengine's MLflow backend reads it
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="mmengine")
         return Runner(
