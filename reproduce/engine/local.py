@@ -42,7 +42,8 @@ from reproduce.engine.runner import (
     resume_from,
 )
 from reproduce.engine.searching import resolved
-from reproduce.files import held, write_atomic, write_json
+from reproduce.files import write_atomic, write_json
+from reproduce.lease import held
 from reproduce.measure.throughput import forward_throughput
 from reproduce.progress import Progress
 from reproduce.records import (

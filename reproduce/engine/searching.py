@@ -28,7 +28,7 @@ from reproduce.data.datasets import StreamSampler, TrainClips
 from reproduce.data.manifest import Manifest, Video
 from reproduce.engine.distributed import agreed
 from reproduce.engine.runner import ignore_sigterm
-from reproduce.files import held
+from reproduce.lease import held
 from reproduce.records import Search
 from reproduce.suites import CONFIGS, Architecture, Entry, Suite
 

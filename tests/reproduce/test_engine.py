@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 
 from reproduce.engine.local import _config, _model, execute, schedule
 from reproduce.engine.runner import CheckpointError, DivergedError, load_checkpoint, loggers
-from reproduce.files import OutputError, held, write_atomic
+from reproduce.files import OutputError, write_atomic
+from reproduce.lease import held
 from reproduce.records import RecordError, RunRecord, load_all, ranks, score, sha256
 from reproduce.suites import RunSpec
 from reproduce.suites import suite as suite_named
