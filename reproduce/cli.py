@@ -72,7 +72,9 @@ def run(
         str, typer.Option(envvar="MODELS", help='Comma-separated entries, or "all"; default: all but the optional.')
     ] = "",
     seeds: Annotated[str, typer.Option(envvar="SEEDS", help="Comma-separated seeds.")] = "0",
+    variant: Annotated[int, typer.Option(help="Only this of an entry's architectures; -1: all of them.")] = -1,
     gpus: GpusOption = 0,
+    engine: Annotated[str, typer.Option(envvar="ENGINE", help="local, or ray: the cluster of RAY_ADDRESS.")] = "local",
     runs: RunsOption = Path("runs"),
     results: ResultsOption = Path("results"),
     cache: CacheOption = Path(".cache"),
@@ -82,10 +84,12 @@ def run(
     Example: python -m reproduce run kinetics --entries x3d,tsm --seeds 0,1,2 --gpus 8
     """
     from reproduce import tables
-    from reproduce.engine.local import run_suite
+    from reproduce.engine import cluster, local
     from reproduce.suites import suite
 
-    if not on_ranks(gpus, runs):
+    if engine not in ("local", "ray"):
+        raise ValueError(f"unknown engine {engine!r}; known: local, ray")
+    if engine == "local" and not on_ranks(gpus, runs):
         return
     s = suite(choose(suite_name))
     if entries == "all":
@@ -94,7 +98,13 @@ def run(
         names = [n for n in entries.split(",") if n] or [e.name for e in s.entries if not e.optional]
     for name in names:
         s.entry(name)  # unknown names first, before hours of work
-    run_suite(s, names, _integers("--seeds", seeds), cache, runs, results)
+    todo = local.jobs(s, names, _integers("--seeds", seeds), None if variant < 0 else variant)
+    if not todo:
+        raise ValueError(f"--variant {variant}: none of these entries has so many architectures")
+    if engine == "ray":
+        cluster.run_jobs(todo, cache, runs, results, gpus)
+    else:
+        local.run_jobs(todo, cache, runs, results)
     if RANK == 0:
         typer.echo(tables.render(s, results))
 

@@ -28,6 +28,8 @@ RELEASED = "released"
 class HeldError(OutputError):
     """Another process is at work in a folder."""
 
+    exit_code = os.EX_TEMPFAIL  # later it will not be
+
 
 def machine() -> str:
     """Names the running kernel, the reach of a file lock: containers share it, a reboot changes it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import warnings
 from datetime import timedelta
 from typing import TypeVar
 
@@ -67,6 +68,8 @@ def distribute(model: nn.Module, sync_bn: str | None = None) -> nn.Module:
         raise ValueError(f"sync_bn={sync_bn!r} needs GPUs; on CPUs use `sub_batch`, whose statistics need no exchange")
     if sync_bn:
         model = convert_sync_batchnorm(model, sync_bn)
+    # Of 1 × 1 kernels in channels-last order, where strides are a matter of taste.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     device = torch.cuda.current_device() if gpu else "cpu"
     # Buffers are not exchanged: rank 0's running statistics count (or precise BN's, which are equal on all ranks).
     return MMDistributedDataParallel(

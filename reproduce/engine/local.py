@@ -196,6 +196,12 @@ class Job:
         kind = f" architecture {self.variant}" if suite_named(self.suite).entry(self.entry).variants > 1 else ""
         return f"{self.suite}: {self.entry}{kind}, seed {self.seed}"
 
+    def arguments(self, cache: Path, runs: Path, results: Path) -> list[str]:
+        """Of the command line that does this run only."""
+        what = ["--entries", self.entry, "--seeds", str(self.seed), "--variant", str(self.variant)]
+        what += ["--engine", "local"]
+        return ["run", self.suite, *what, "--cache", str(cache), "--runs", str(runs), "--results", str(results)]
+
     def run(self, cache: Path, runs: Path, results: Path) -> RunRecord:
         """Search where an architecture is to be found, then train, test and measure; or find it done."""
         suite = suite_named(self.suite)
@@ -206,16 +212,19 @@ class Job:
         return execute(suite, entry, spec, train, test, runs, results, search)
 
 
-def jobs(suite: Suite, entries: list[str], seeds: list[int]) -> list[Job]:
-    """Every run of a suite, seeds outermost, so that a stopped job has whole tables first."""
+def jobs(suite: Suite, entries: list[str], seeds: list[int], variant: int | None = None) -> list[Job]:
+    """Every run of a suite, or those of one variant; seeds outermost, so that a stopped job has whole tables first."""
     return [
-        Job(suite.name, name, seed, v) for seed in seeds for name in entries for v in range(suite.entry(name).variants)
+        Job(suite.name, name, seed, v)
+        for seed in seeds
+        for name in entries
+        for v in range(suite.entry(name).variants)
+        if variant in (None, v)
     ]
 
 
-def run_suite(suite: Suite, entries: list[str], seeds: list[int], cache: Path, runs: Path, results: Path) -> None:
-    """Every run of a suite, one after the other."""
-    todo = jobs(suite, entries, seeds)
+def run_jobs(todo: list[Job], cache: Path, runs: Path, results: Path) -> None:
+    """One run after the other."""
     for i, job in enumerate(todo, 1):
         if get_rank() == 0:
             print(f"[{i}/{len(todo)}] {job}", file=sys.stderr)

@@ -60,7 +60,7 @@ def load_checkpoint(filename: str, map_location="cpu") -> dict:
 class PreemptedError(RuntimeError):
     """SIGTERM ended a training; its state is saved."""
 
-    exit_code = 75  # sysexits.h EX_TEMPFAIL: the same command goes on, so a scheduler may requeue it
+    exit_code = os.EX_TEMPFAIL  # the same command goes on, so a scheduler may requeue it
 
 
 def ignore_sigterm(worker: int = 0) -> None:

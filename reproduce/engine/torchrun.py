@@ -33,7 +33,8 @@ def machines() -> int:
 def launch(ranks: int, arguments: list[str], logs: Path) -> None:
     """Run ``python -m reproduce`` with these arguments on so many ranks here, and as many on each other machine.
 
-    Only rank 0 speaks; what the others say is kept in ``logs``. SIGTERM goes on to the ranks, which save and stop.
+    Only the first rank of a machine speaks; what the others say is kept in ``logs``. SIGTERM goes on to the ranks, which
+    save and stop.
 
     Args:
         ranks: processes on this machine.
@@ -47,7 +48,7 @@ def launch(ranks: int, arguments: list[str], logs: Path) -> None:
     """
     several = machines() > 1
     try:
-        specs = DefaultLogsSpecs(str(logs), redirects={r: Std.ALL for r in range(ranks) if r or not first_machine()})
+        specs = DefaultLogsSpecs(str(logs), redirects={r: Std.ALL for r in range(1, ranks)})
     except OSError as error:
         raise OutputError(f"cannot write {logs}: {error.strerror or error}; choose another folder (--runs)") from error
     config = LaunchConfig(
@@ -77,8 +78,3 @@ def launch(ranks: int, arguments: list[str], logs: Path) -> None:
         raise failed from error
     finally:
         logging.disable(logging.NOTSET)
-
-
-def first_machine() -> bool:
-    """Whether rank 0 is on this machine."""
-    return int(os.environ.get("SLURM_NODEID", 0)) == 0
