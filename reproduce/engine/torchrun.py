@@ -33,8 +33,8 @@ def machines() -> int:
 def launch(ranks: int, arguments: list[str], logs: Path) -> None:
     """Run ``python -m reproduce`` with these arguments on so many ranks here, and as many on each other machine.
 
-    Only the first rank of a machine speaks; what the others say is kept in ``logs``. SIGTERM goes on to the ranks, which
-    save and stop.
+    Only the first rank of a machine speaks; what the others say is kept in ``logs``. SIGTERM goes on to the ranks,
+    which save and stop.
 
     Args:
         ranks: processes on this machine.
