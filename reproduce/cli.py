@@ -281,7 +281,8 @@ def main() -> None:
         text = str(error).strip()
         if "in DataLoader worker process" in text:  # torch wraps a worker's error into its traceback
             text = text.splitlines()[-1].split(": ", 1)[-1]
-        print(f"error: {text}", file=sys.stderr)
+        if not getattr(error, "spoken", False):  # by the rank of which it tells
+            print(f"error: {text}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))
 
 

@@ -285,7 +285,7 @@ def _model(config: Config) -> VideoClassifier:
 
 def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> None:
     config, world, alone = _config(spec), get_world_size(), get_rank() == 0
-    accumulate, clips = passes(config, world)
+    accumulate, clips = agreed(passes(config, world) if alone else None)  # one rank complains, not all
     wrapper = optimiser(config, accumulate)
     if alone:
         write_json(folder / "provenance.json", provenance(spec.recipe + "\n" + spec.net, "decord").model_dump())

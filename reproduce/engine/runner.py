@@ -236,6 +236,8 @@ class RunHook(Hook):
         self.loss, terminated = both.tolist()
         loss, step = self.loss, batch_idx + 1
         if loss != loss or loss in (float("inf"), float("-inf")):
+            if runner.rank:
+                barrier()  # until the launcher stops this rank: one complains, not all
             last = Path(runner.work_dir, LAST)
             raise DivergedError(
                 f"{self.label}: the loss is {loss} at step {step}; lower the learning rate or clip gradients; "

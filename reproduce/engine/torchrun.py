@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import uuid
@@ -20,9 +21,20 @@ PORT = 29500  # of the rendezvous between machines, torchrun's default
 
 
 class RankError(RuntimeError):
-    """A rank has ended; the message says how. The others were stopped with it."""
+    """A rank has ended; the message says how. The others were stopped with it.
 
-    exit_code = 1
+    Attributes:
+        exit_code: the rank's, or 1 if a signal ended it.
+        spoken: whether the rank itself has said why, where the user reads it.
+    """
+
+    def __init__(self, text: str, exit_code: int, spoken: bool) -> None:
+        super().__init__(text, exit_code, spoken)
+        self.exit_code, self.spoken = exit_code, spoken
+
+    def __str__(self) -> str:
+        """The text only."""
+        return self.args[0]
 
 
 def machines() -> int:
@@ -47,6 +59,7 @@ def launch(ranks: int, arguments: list[str], logs: Path) -> None:
         OutputError: ``logs`` cannot be written.
     """
     several = machines() > 1
+    name = os.environ["SLURM_JOB_ID"] if several else uuid.uuid4().hex
     try:
         specs = DefaultLogsSpecs(str(logs), redirects={r: Std.ALL for r in range(1, ranks)})
     except OSError as error:
@@ -55,7 +68,7 @@ def launch(ranks: int, arguments: list[str], logs: Path) -> None:
         min_nodes=machines(),
         max_nodes=machines(),
         nproc_per_node=ranks,
-        run_id=os.environ["SLURM_JOB_ID"] if several else uuid.uuid4().hex,
+        run_id=name,
         rdzv_backend="c10d",
         # srun names the machine that it was called on, the first of the job
         rdzv_endpoint=f"{os.environ['SLURM_LAUNCH_NODE_IPADDR']}:{PORT}" if several else "localhost:0",
@@ -65,16 +78,17 @@ def launch(ranks: int, arguments: list[str], logs: Path) -> None:
     logging.disable(logging.ERROR)  # the launcher's pages about a failure; ours is one line
     try:
         elastic_launch(config, sys.executable)("-m", "reproduce", *arguments)
+        for folder in logs.glob(f"{name}_*"):
+            shutil.rmtree(folder, ignore_errors=True)
     except SignalException as error:
         raise PreemptedError(f"stopped by {error.sigval.name}; issue the command again to go on") from error
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        code = failure.exitcode
+        code, local = failure.exitcode, failure.local_rank
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        said = logs.rglob(f"{failure.local_rank}/stderr.log")
-        words = [line for path in said for line in path.read_text().splitlines()[-1:]]
-        failed = RankError(f"rank {rank} ended by {how}; issue the command again to go on. " + " ".join(words))
-        failed.exit_code = code if code > 0 else 1
-        raise failed from error
+        said = " ".join(path.read_text() for path in logs.glob(f"{name}_*/*/{local}/stderr.log")).strip()
+        last = said.splitlines()[-1] if said else ""
+        text = f"rank {rank} ended by {how}; issue the command again to go on. {last}".strip()
+        raise RankError(text, max(code, 1), spoken=local == 0 and code > 0) from error
     finally:
         logging.disable(logging.NOTSET)
