@@ -157,7 +157,8 @@ def execute(
         DivergedError: the loss is not finite.
     """
     folder = spec.folder(runs)
-    with held(folder) if get_rank() == 0 else nullcontext():
+    done = agreed((folder / "record.json").exists())  # then it is only read
+    with held(folder) if get_rank() == 0 and not done else nullcontext():
         return _execute(suite, entry, spec, train, test, folder, results, search)
 
 
