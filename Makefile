@@ -5,7 +5,9 @@ RUN := $(VENV)/bin/python -m reproduce
 SEEDS ?= 0
 RESULTS ?= results
 EMBEDDED ?= quick
-export SEEDS EMBEDDED
+GPUS ?= 0
+ENGINE ?= local
+export SEEDS EMBEDDED GPUS ENGINE
 export OMP_WAIT_POLICY ?= PASSIVE  # spinning OpenMP threads and decoding workers slow each other down tenfold
 
 .DEFAULT_GOAL := help

@@ -23,6 +23,7 @@ app.add_typer(data_app, name="data")
 RunsOption = Annotated[Path, typer.Option("--runs", envvar="RUNS", help="Folder of run folders (state, checkpoints).")]
 ResultsOption = Annotated[Path, typer.Option("--results", envvar="RESULTS", help="Folder of records and tables.")]
 CacheOption = Annotated[Path, typer.Option("--cache", envvar="CACHE", help="Folder of the embedded videos.")]
+RANK = int(os.environ.get("RANK", 0))  # of several processes of one run, the first speaks
 
 
 def choose(name: str) -> str:
@@ -31,6 +32,9 @@ def choose(name: str) -> str:
 
     s = suite(name)
     if s.root and not os.environ.get(s.root):
+        twin = f"{name}-{os.environ.get('EMBEDDED', 'quick')}"
+        if RANK:
+            return twin
         lines = [
             f"{s.root} is not set: this runs on the embedded synthetic videos, not on {s.dataset}.",
             "The numbers compare models under one protocol; they say nothing about the real data set.",
@@ -39,8 +43,26 @@ def choose(name: str) -> str:
         frame = "─" * (width + 2)
         body = "\n".join(f"│ {line:<{width}} │" for line in lines)
         typer.echo(f"┌{frame}┐\n{body}\n└{frame}┘", err=True)
-        return f"{name}-{os.environ.get('EMBEDDED', 'quick')}"
+        return twin
     return name
+
+
+GpusOption = Annotated[
+    int, typer.Option("--gpus", envvar="GPUS", min=0, help="GPUs per run and machine; 0: one, or the CPU.")
+]
+
+
+def on_ranks(gpus: int, runs: Path) -> bool:
+    """Whether this process is to do the work; if not, ranks that this call started have done it."""
+    from reproduce.engine.distributed import check_gpus, start
+    from reproduce.engine.torchrun import launch, machines
+
+    if "WORLD_SIZE" not in os.environ and max(1, gpus) * machines() > 1:
+        check_gpus(gpus)
+        launch(max(1, gpus), sys.argv[1:], runs / "ranks")
+        return False
+    start()
+    return True
 
 
 @app.command()
@@ -50,22 +72,25 @@ def run(
         str, typer.Option(envvar="MODELS", help='Comma-separated entries, or "all"; default: all but the optional.')
     ] = "",
     seeds: Annotated[str, typer.Option(envvar="SEEDS", help="Comma-separated seeds.")] = "0",
+    variant: Annotated[int, typer.Option(help="Only this of an entry's architectures; -1: all of them.")] = -1,
+    gpus: GpusOption = 0,
+    engine: Annotated[str, typer.Option(envvar="ENGINE", help="local, or ray: the cluster of RAY_ADDRESS.")] = "local",
     runs: RunsOption = Path("runs"),
     results: ResultsOption = Path("results"),
     cache: CacheOption = Path(".cache"),
 ) -> None:
     """Train, test and measure every entry of a suite, then print its table. Issue it again after any interruption.
 
-    Example: python -m reproduce run kinetics --entries x3d,tsm --seeds 0,1,2
+    Example: python -m reproduce run kinetics --entries x3d,tsm --seeds 0,1,2 --gpus 8
     """
     from reproduce import tables
-    from reproduce.engine.local import run_suite
+    from reproduce.engine import cluster, local
     from reproduce.suites import suite
 
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ValueError(
-            "run trains on one device; of several ranks only search makes use: torchrun … -m reproduce search"
-        )
+    if engine not in ("local", "ray"):
+        raise ValueError(f"unknown engine {engine!r}; known: local, ray")
+    if engine == "local" and not on_ranks(gpus, runs):
+        return
     s = suite(choose(suite_name))
     if entries == "all":
         names = [e.name for e in s.entries]
@@ -73,8 +98,15 @@ def run(
         names = [n for n in entries.split(",") if n] or [e.name for e in s.entries if not e.optional]
     for name in names:
         s.entry(name)  # unknown names first, before hours of work
-    run_suite(s, names, _integers("--seeds", seeds), cache, runs, results)
-    typer.echo(tables.render(s, results))
+    todo = local.jobs(s, names, _integers("--seeds", seeds), None if variant < 0 else variant)
+    if not todo:
+        raise ValueError(f"--variant {variant}: none of these entries has so many architectures")
+    if engine == "ray":
+        cluster.run_jobs(todo, cache, runs, results, gpus)
+    else:
+        local.run_jobs(todo, cache, runs, results)
+    if RANK == 0:
+        typer.echo(tables.render(s, results))
 
 
 @app.command()
@@ -90,6 +122,7 @@ def search(
         ),
     ] = "",
     joint: Annotated[bool, typer.Option("--joint", help="All variables at once instead of stage by stage.")] = False,
+    gpus: GpusOption = 0,
     runs: RunsOption = Path("runs"),
     cache: CacheOption = Path(".cache"),
 ) -> None:
@@ -97,23 +130,24 @@ def search(
 
     Example: python -m reproduce search ssv2-quick --strategy evolution
 
-    Under torchrun every rank takes its part of the batch: torchrun --nproc-per-node 8 -m reproduce search kinetics
+    On several GPUs every rank takes its part of the batch: python -m reproduce search kinetics --gpus 8
     """
-    from reproduce.engine.distributed import start
     from reproduce.engine.searching import search as find
     from reproduce.engine.searching import search_config
     from reproduce.suites import suite
 
-    start()
+    if not on_ranks(gpus, runs):
+        return
     s = suite(choose(suite_name))
     config = search_config(s.entry(entry), strategy, progressive=not joint)
     train = s.manifest("train", s.data_root(cache))
     for seed in _integers("--seeds", seeds):
         found = find(s, config, seed, train, runs)
-        typer.echo(
-            f"{found.folder}: architecture.json, {found.cost.architectures} judged in "
-            f"{found.cost.wall_s / 60:.1f} min; see journal.parquet and the pictures"
-        )
+        if RANK == 0:
+            typer.echo(
+                f"{found.folder}: architecture.json, {found.cost.architectures} judged in "
+                f"{found.cost.wall_s / 60:.1f} min; see journal.parquet and the pictures"
+            )
 
 
 @app.command()
@@ -247,7 +281,9 @@ def main() -> None:
         text = str(error).strip()
         if "in DataLoader worker process" in text:  # torch wraps a worker's error into its traceback
             text = text.splitlines()[-1].split(": ", 1)[-1]
-        sys.exit(f"error: {text}")
+        if not getattr(error, "spoken", False):  # by the rank of which it tells
+            print(f"error: {text}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 1))
 
 
 if __name__ == "__main__":

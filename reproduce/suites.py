@@ -187,9 +187,9 @@ class RunSpec:
 
     @property
     def hash(self) -> str:
-        """Eight hex digits, of everything that can change the result: not of ``workers`` and ``checkpoint``."""
+        """Eight hex digits, of everything that can change the result: not ``workers``, ``checkpoint`` and ``log``."""
         data = asdict(self)
-        data["recipe"] = re.sub(r"(?m)^(workers|checkpoint) = .*\n", "", self.recipe)
+        data["recipe"] = re.sub(r"(?m)^(workers|checkpoint|log) = .*\n", "", self.recipe)
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
 
     @property

@@ -7,4 +7,5 @@ with read_base():
 
 epochs = 20
 batch = 64
+amp = "bf16"
 workers = 12

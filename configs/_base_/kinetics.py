@@ -2,14 +2,18 @@
 
 After X3D's and SlowFast's public recipes (facebookresearch/SlowFast, configs/Kinetics/X3D_M.yaml and
 SLOWFAST_4x16_R50.yaml): learning rate 0.1 per 128 clips, scaled linearly; 35 of 300 epochs of warm-up; weight decay
-5e-5, none on batch norm.
+5e-5, none on batch norm. Batch norm's statistics are over 8 clips, as on each GPU of SlowFast's recipe (64 clips on 8
+GPUs), whatever the number of GPUs here: 128 clips are 16 GPUs of one pass, 8 of two, one of sixteen.
 """
 
 from mmengine.optim import OptimWrapper
 from torch.optim import SGD
 
 epochs = 300
-batch = 128
+batch = 128  # clips per step, all devices together; the rate below is scaled with it
+reference_batch = 128  # the one that the rate is stated for
+sub_batch = 8  # clips per pass and batch norm; the gradients of a step's passes are accumulated
+amp = "bf16"
 warmup = 35 / 300
 workers = 12
 label_smoothing = 0.0

@@ -11,4 +11,5 @@ with read_base():
 
 epochs = 100
 batch = 64
+reference_batch = 64
 warmup = 1 / 100

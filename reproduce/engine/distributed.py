@@ -1,16 +1,77 @@
-"""Process groups under torchrun."""
+"""Process groups: several ranks, one run. Rank 0 holds the folder, writes the files and speaks."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import warnings
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
+from mmengine.dist import broadcast_object_list
+from mmengine.model import MMDistributedDataParallel, convert_sync_batchnorm
+from torch import nn
+
+T = TypeVar("T")
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def start() -> None:
-    """Join the process group that torchrun's environment describes; nothing without it, nothing twice."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
-        gpu = torch.cuda.is_available()
-        if gpu:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        torch.distributed.init_process_group("nccl" if gpu else "gloo")
+    """Join the process group that torchrun's environment describes; nothing without it, nothing twice.
+
+    Raises:
+        ValueError: more ranks on this machine than GPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or torch.distributed.is_initialized():
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # a launcher that is killed takes its ranks along
+    gpu = torch.cuda.is_available()
+    if gpu:
+        check_gpus(int(os.environ["LOCAL_WORLD_SIZE"]))
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # Long: ranks wait while rank 0 alone generates videos or measures. A dead rank is the launcher's to notice.
+    torch.distributed.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(hours=2))
+
+
+def check_gpus(wanted: int) -> None:
+    """Raise a ValueError if this machine has fewer GPUs than are wanted."""
+    if wanted > torch.cuda.device_count():
+        raise ValueError(
+            f"GPUS={wanted}, but this machine shows {torch.cuda.device_count()}; set GPUS= to what nvidia-smi lists, "
+            "or check CUDA_VISIBLE_DEVICES"
+        )
+
+
+def agreed(value: T) -> T:
+    """Rank 0's value, on all ranks; all must call it."""
+    box = [value]
+    broadcast_object_list(box)
+    return box[0]
+
+
+def distribute(model: nn.Module, sync_bn: str | None = None) -> nn.Module:
+    """The model on this rank's device, its gradients averaged over ranks.
+
+    Args:
+        model: a VideoClassifier.
+        sync_bn: ``torch``: batch norm's statistics are those of all ranks.
+
+    Raises:
+        ValueError: ``sync_bn`` on CPUs, for which torch has none.
+    """
+    if not torch.distributed.is_initialized():
+        return model
+    gpu = torch.cuda.is_available()
+    if sync_bn and not gpu:
+        raise ValueError(f"sync_bn={sync_bn!r} needs GPUs; on CPUs use `sub_batch`, whose statistics need no exchange")
+    if sync_bn:
+        model = convert_sync_batchnorm(model, sync_bn)
+    # Of 1 × 1 kernels in channels-last order, where strides are a matter of taste.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    device = torch.cuda.current_device() if gpu else "cpu"
+    # Buffers are not exchanged: rank 0's running statistics count (or precise BN's, which are equal on all ranks).
+    return MMDistributedDataParallel(
+        module=model.to(device), device_ids=[device] if gpu else None, broadcast_buffers=False
+    )

@@ -10,12 +10,14 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
 from mmengine.config import Config
+from mmengine.dist import get_rank, get_world_size
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import EMAHook
 from mmengine.optim import CosineAnnealingLR, LinearLR
@@ -26,10 +28,22 @@ from torch.utils.data import DataLoader
 
 from reproduce.data.datasets import StreamSampler, TestVideos, TrainClips
 from reproduce.data.manifest import Manifest
-from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.runner import LAST, CheckpointError, PreciseBNHook, RunHook, StreamLoop, build_runner, resume_from
+from reproduce.engine.classifier import VIEWS, VideoClassifier
+from reproduce.engine.distributed import agreed, distribute
+from reproduce.engine.runner import (
+    LAST,
+    Bf16OptimWrapper,
+    CheckpointError,
+    PreciseBNHook,
+    RunHook,
+    StreamLoop,
+    build_runner,
+    ignore_sigterm,
+    resume_from,
+)
 from reproduce.engine.searching import resolved
-from reproduce.files import held, write_atomic, write_json
+from reproduce.files import write_atomic, write_json
+from reproduce.lease import held
 from reproduce.measure.throughput import forward_throughput
 from reproduce.progress import Progress
 from reproduce.records import (
@@ -46,28 +60,70 @@ from reproduce.records import (
     sha256,
 )
 from reproduce.suites import Entry, RunSpec, Suite
+from reproduce.suites import suite as suite_named
 
 
 class Predictions(BaseMetric):
-    """Collects one row per video; the accuracy is computed from the rows, later, by whoever asks."""
+    """One row per video, part by part; the accuracy is computed from the rows, later, by whoever asks.
 
-    def __init__(self, path: Path, label: str, total: int) -> None:
-        super().__init__(collect_device="cpu")
-        self.path, self._progress = path, Progress(label, total)
+    The videos are cut into parts of ``PART``, whatever the number of ranks. A part is tested by one rank and leaves a
+    file; an interrupted test goes on with the parts that have none. So every video is scored once, and its scores do
+    not depend on how many ranks there are or were.
+
+    Args:
+        path: of the table of all videos.
+        ids: of the videos, in the data set's order.
+        label: for the progress line.
+    """
+
+    PART = 16
+
+    def __init__(self, path: Path, ids: list[str], label: str) -> None:
+        super().__init__(collect_device="gpu")  # exchanges objects through the process group, of CPUs too
+        self.path, self._ids = path, ids
+        self._parts = [range(i, min(i + self.PART, len(ids))) for i in range(0, len(ids), self.PART)]
+        missing = agreed([part for part in self._parts if not self._file(part).exists()])
+        self._mine = missing[get_rank() :: get_world_size()]
+        self._rows: list[dict] = []
+        if get_rank() == 0:
+            done = len(ids) - sum(map(len, missing))
+            self._progress = Progress(label, sum(map(len, self._mine)) + done, done)
+
+    def batches(self, size: int) -> list[list[int]]:
+        """Indices of this rank's videos, by no more than ``size``; none reaches across parts."""
+        return [list(part[i : i + size]) for part in self._mine for i in range(0, len(part), size)]
 
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
-        """Keep id, label, frames, error and scores of each video."""
+        """Keep id, label, frames, error and scores of each video; write a part when it is whole."""
         for sample in data_samples:
             row = {k: sample[k].item() if torch.is_tensor(sample[k]) else sample[k] for k in ("id", "label", "frames")}
-            self.results.append({**row, "error": sample["error"], "scores": sample["scores"].numpy()})
-        self._progress.step(len(data_samples))
+            self._rows.append({**row, "error": sample["error"], "scores": sample["scores"].numpy()})
+        part = self._mine[len(self.results)]
+        if len(self._rows) == len(part):
+            self._write(self._file(part), pd.DataFrame(self._rows))
+            self.results.append(part.start)
+            self._rows = []
+        if get_rank() == 0:
+            self._progress.step(len(data_samples))
 
     def compute_metrics(self, results: list) -> dict:
-        """Write the parquet file."""
+        """Put the parts together: called on rank 0 when all ranks are done."""
         self._progress.__exit__()
-        table = pd.DataFrame(results).sort_values("id", ignore_index=True)
-        write_atomic(self.path, lambda path: table.to_parquet(path, index=False))
+        table = pd.concat([pd.read_parquet(self._file(part)) for part in self._parts])
+        if list(table.id) != self._ids:
+            raise CheckpointError(f"{self._file(self._parts[0]).parent} holds other videos; delete it to test anew")
+        table = table.sort_values("id", ignore_index=True)
+        self._write(self.path, table)
+        for part in self._parts:
+            self._file(part).unlink()
         return dict(top1=score(table)[0] / len(table))
+
+    def _file(self, part: range) -> Path:
+        return self.path.parent / "test" / f"part-{part.start:06d}.parquet"
+
+    @staticmethod
+    def _write(path: Path, table: pd.DataFrame) -> None:
+        write_atomic(path, lambda p: table.to_parquet(p, index=False))
 
 
 def execute(
@@ -81,6 +137,8 @@ def execute(
     search: Search | None = None,
 ) -> RunRecord:
     """Do what is missing of a run and return its record, also copied to ``results/records/<suite>/``.
+
+    Of several ranks, all call it: they train and test together; rank 0 does the rest while the others wait.
 
     Args:
         suite: the suite.
@@ -99,41 +157,79 @@ def execute(
         DivergedError: the loss is not finite.
     """
     folder = spec.folder(runs)
-    with held(folder):
+    done = agreed((folder / "record.json").exists())  # then it is only read
+    with held(folder) if get_rank() == 0 and not done else nullcontext():
         return _execute(suite, entry, spec, train, test, folder, results, search)
 
 
 def _execute(suite, entry, spec, train, test, folder: Path, results: Path, search: Search | None) -> RunRecord:
-    if not (folder / "spec.json").exists():
+    alone = get_rank() == 0
+    if alone and not (folder / "spec.json").exists():
         write_json(folder / "spec.json", asdict(spec))
     stages = (
         ("model.safetensors", lambda: _train(suite, spec, train, folder)),
         ("predictions.parquet", lambda: _test(suite, spec, test, folder)),
-        ("throughput.json", lambda: _measure(suite, spec, folder)),
-        ("record.json", lambda: _record(suite, entry, spec, train, folder, search)),
+        ("throughput.json", lambda: alone and _measure(suite, spec, folder)),
+        ("record.json", lambda: alone and _record(suite, entry, spec, train, folder, search)),
     )
     for artefact, stage in stages:
-        if not (folder / artefact).exists():
+        if not agreed((folder / artefact).exists()):
             stage()
-    record = RunRecord.load(folder / "record.json")
+    record = agreed(RunRecord.load(folder / "record.json") if alone else None)
     target = results / "records" / suite.name
     for name, source in ((f"{spec.id}.parquet", "predictions.parquet"), (f"{spec.id}.json", "record.json")):
-        if not (target / name).exists() or sha256(target / name) != sha256(folder / source):
+        if alone and (not (target / name).exists() or sha256(target / name) != sha256(folder / source)):
             write_atomic(target / name, lambda path, source=source: shutil.copyfile(folder / source, path))
     return record
 
 
-def run_suite(suite: Suite, entries: list[str], seeds: list[int], cache: Path, runs: Path, results: Path) -> None:
-    """Every run of a suite, seeds outermost, so that a stopped job has whole tables first."""
-    root = suite.data_root(cache)
-    train, test = suite.manifest("train", root), suite.manifest("val", root)
-    jobs = [(seed, suite.entry(n), v) for seed in seeds for n in entries for v in range(suite.entry(n).variants)]
-    for i, (seed, entry, variant) in enumerate(jobs, 1):
-        label = entry.name + (f" architecture {variant}" if entry.variants > 1 else "")
-        print(f"[{i}/{len(jobs)}] {suite.name}: {label}, seed {seed}", file=sys.stderr)
-        known, search = resolved(suite, entry, seed, variant, train, runs)
-        spec = RunSpec.of(suite, known, seed, train, test, variant)
-        execute(suite, known, spec, train, test, runs, results, search)
+@dataclass(frozen=True)
+class Job:
+    """One run of a suite before its architecture is known: what a process, or a machine of a cluster, is given."""
+
+    suite: str
+    entry: str
+    seed: int
+    variant: int
+
+    def __str__(self) -> str:
+        """``kinetics: auto_tsnet_random architecture 1, seed 0``."""
+        kind = f" architecture {self.variant}" if suite_named(self.suite).entry(self.entry).variants > 1 else ""
+        return f"{self.suite}: {self.entry}{kind}, seed {self.seed}"
+
+    def arguments(self, cache: Path, runs: Path, results: Path) -> list[str]:
+        """Of the command line that does this run only."""
+        what = ["--entries", self.entry, "--seeds", str(self.seed), "--variant", str(self.variant)]
+        what += ["--engine", "local"]
+        return ["run", self.suite, *what, "--cache", str(cache), "--runs", str(runs), "--results", str(results)]
+
+    def run(self, cache: Path, runs: Path, results: Path) -> RunRecord:
+        """Search where an architecture is to be found, then train, test and measure; or find it done."""
+        suite = suite_named(self.suite)
+        root = suite.data_root(cache)
+        train, test = suite.manifest("train", root), suite.manifest("val", root)
+        entry, search = resolved(suite, suite.entry(self.entry), self.seed, self.variant, train, runs)
+        spec = RunSpec.of(suite, entry, self.seed, train, test, self.variant)
+        return execute(suite, entry, spec, train, test, runs, results, search)
+
+
+def jobs(suite: Suite, entries: list[str], seeds: list[int], variant: int | None = None) -> list[Job]:
+    """Every run of a suite, or those of one variant; seeds outermost, so that a stopped job has whole tables first."""
+    return [
+        Job(suite.name, name, seed, v)
+        for seed in seeds
+        for name in entries
+        for v in range(suite.entry(name).variants)
+        if variant in (None, v)
+    ]
+
+
+def run_jobs(todo: list[Job], cache: Path, runs: Path, results: Path) -> None:
+    """One run after the other."""
+    for i, job in enumerate(todo, 1):
+        if get_rank() == 0:
+            print(f"[{i}/{len(todo)}] {job}", file=sys.stderr)
+        job.run(cache, runs, results)
 
 
 def schedule(config: Config, videos: int) -> tuple[int, list[dict]]:
@@ -146,6 +242,40 @@ def schedule(config: Config, videos: int) -> tuple[int, list[dict]]:
     ]
 
 
+def passes(config: Config, world: int) -> tuple[int, int]:
+    """How a step's batch is dealt out: passes of each rank, and clips per pass.
+
+    ``sub_batch`` in a recipe is the number of clips per pass: batch norm's statistics are over them and gradients are
+    accumulated over the passes, so neither depends on the number of ranks. Without it, a rank takes its part at once.
+
+    Raises:
+        ValueError: the batch cannot be dealt out evenly.
+    """
+    clips = config.get("sub_batch") or max(1, config.batch // world)
+    if config.batch % (world * clips):
+        raise ValueError(
+            f"batch {config.batch} is no multiple of {world} ranks × {clips} clips; choose another number of GPUs "
+            "(GPUS=), or edit `batch` or `sub_batch` in the recipe"
+        )
+    return config.batch // (world * clips), clips
+
+
+def optimiser(config: Config, accumulate: int) -> dict:
+    """The optimiser's wrapper: its rate scaled from the batch that the recipe states it for, its precision.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    wrapper = config.optim_wrapper.to_dict()
+    wrapper["accumulative_counts"] = accumulate
+    wrapper["optimizer"]["lr"] *= config.batch / config.get("reference_batch", config.batch)
+    if config.get("amp") not in (None, "bf16"):
+        raise ValueError(f"amp={config.amp!r} is unknown; known: 'bf16', or leave it out for fp32")
+    if config.get("amp"):
+        wrapper["type"] = Bf16OptimWrapper
+    return wrapper
+
+
 def _config(spec: RunSpec) -> Config:
     return Config.fromstring(spec.recipe + "\n" + spec.net, file_format=".py")
 
@@ -155,12 +285,20 @@ def _model(config: Config) -> VideoClassifier:
 
 
 def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> None:
-    config = _config(spec)
-    write_json(folder / "provenance.json", provenance(spec.recipe + "\n" + spec.net, "decord").model_dump())
+    config, world, alone = _config(spec), get_world_size(), get_rank() == 0
+    accumulate, clips = agreed(passes(config, world) if alone else None)  # one rank complains, not all
+    wrapper = optimiser(config, accumulate)
+    if alone:
+        write_json(folder / "provenance.json", provenance(spec.recipe + "\n" + spec.net, "decord").model_dump())
+        rate = f"lr {wrapper['optimizer']['lr']:g}"
+        if "reference_batch" in config:
+            rate += f" ({config.optim_wrapper.optimizer.lr:g} per {config.reference_batch} clips)"
+        dealt = f"batch {config.batch} = ranks {world} × passes {accumulate} × clips {clips}"
+        print(f"  {spec.id} train: {dealt}, {rate}, {config.get('amp') or 'fp32'}", file=sys.stderr)
     torch.manual_seed(spec.seed)
     steps, schedulers = schedule(config, len(manifest.videos))
     dataset = TrainClips(manifest, suite.protocol, spec.seed)
-    sampler = StreamSampler(dataset, config.batch, steps)
+    sampler = StreamSampler(dataset, accumulate * clips, steps, get_rank(), world)
     hook = RunHook(spec.seed, f"{spec.id} train", interval=config.checkpoint)
     ema = EMAHook(momentum=config.ema) if config.ema else None
     precise = PreciseBNHook(config.precise_bn, ema) if config.precise_bn else None
@@ -169,33 +307,36 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
         config,
         work,
         spec.id,
-        model=_model(config),
+        model=distribute(_model(config), config.get("sync_bn")),
         train_dataloader=DataLoader(
             dataset,
-            batch_size=config.batch,
+            batch_size=clips,
             sampler=sampler,
             num_workers=config.workers,
+            worker_init_fn=ignore_sigterm,
             drop_last=True,
             pin_memory=torch.cuda.is_available(),
         ),
-        train_cfg=dict(type=StreamLoop, max_iters=steps),
-        optim_wrapper=config.optim_wrapper,
+        train_cfg=dict(type=StreamLoop, max_iters=steps, passes=accumulate),
+        optim_wrapper=wrapper,
         param_scheduler=schedulers,
         custom_hooks=[h for h in (hook, ema, precise) if h],
         randomness=dict(seed=spec.seed),
         **resume_from(work),
     )
     runner.train()
+    if not alone:
+        return
     training = Training(
         steps=steps,
         epochs=config.epochs,
         batch=config.batch,
         wall_s=hook.seconds_total,
-        devices=runner.world_size,
+        devices=world,
         final_loss=hook.loss,
     )
     write_json(folder / "training.json", training.model_dump())
-    model = ema.ema_model.module if ema else runner.model
+    model = ema.ema_model.module if ema else getattr(runner.model, "module", runner.model)
     state = {k: v.contiguous() for k, v in model.net.state_dict().items()}
     write_atomic(folder / "model.safetensors", lambda path: save_file(state, path))
     (work / LAST).unlink()
@@ -212,12 +353,15 @@ def trained(spec: RunSpec, folder: Path) -> VideoClassifier:
 
 
 def _test(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> None:
-    config = _config(spec)
+    config, views = _config(spec), suite.protocol.views
     dataset = TestVideos(manifest, suite.protocol)
+    metric = Predictions(folder / "predictions.parquet", [v.id for v in manifest.videos], f"{spec.id} test")
     loader = DataLoader(
-        dataset, batch_size=max(1, config.batch // suite.protocol.views), num_workers=config.workers, shuffle=False
+        dataset,
+        batch_sampler=metric.batches(max(1, min(config.batch, VIEWS) // views)),
+        num_workers=config.workers,
+        prefetch_factor=1 if config.workers else None,  # 30 views of 16 × 224² are 72 MB of shared memory a video
     )
-    metric = Predictions(folder / "predictions.parquet", f"{spec.id} test", len(dataset))
     runner = build_runner(
         config,
         folder / "test",

@@ -6,16 +6,25 @@ import contextlib
 import itertools
 import json
 import logging
+import os
+import signal
+import threading
 import time
 import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import all_reduce, barrier
 from mmengine.hooks import EMAHook, Hook, IterTimerHook, LoggerHook, ParamSchedulerHook, RuntimeInfoHook
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import BaseLoop, CheckpointLoader
 from mmengine.runner import Runner as MMRunner
-from mmengine.visualization import TensorboardVisBackend, Visualizer
+from mmengine.runner.amp import autocast
+from mmengine.visualization import MLflowVisBackend, TensorboardVisBackend, Visualizer, WandbVisBackend
 
 from autotsnet.models import recalibrate
 from autotsnet.registry import HOOKS, LOOPS
@@ -48,12 +57,38 @@ def load_checkpoint(filename: str, map_location="cpu") -> dict:
         ) from error
 
 
+class PreemptedError(RuntimeError):
+    """SIGTERM ended a training; its state is saved."""
+
+    exit_code = os.EX_TEMPFAIL  # the same command goes on, so a scheduler may requeue it
+
+
+def ignore_sigterm(worker: int = 0) -> None:
+    """For processes that decode: a scheduler's SIGTERM goes to them too, but the training wants its last batch."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 class Runner(MMRunner):
     """mmengine's Runner; checkpoints are atomic and hold only tensors and plain data, the console is left to us.
 
     mmengine 0.10.7 pickles its log history (``HistoryBuffer``) into every checkpoint, which torch ≥ 2.6 rightly
     refuses to load. The history is a window for smoothing the console's numbers; we do not save it.
+
+    Attributes:
+        terminated: whether SIGTERM came during training; ``RunHook`` saves and stops after the step.
     """
+
+    terminated = False
+
+    def train(self) -> torch.nn.Module:
+        """As mmengine's; SIGTERM waits for the end of the step."""
+        if threading.current_thread() is not threading.main_thread():
+            return super().train()  # signals reach the main thread only
+        previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "terminated", True))
+        try:
+            return super().train()
+        finally:
+            signal.signal(signal.SIGTERM, previous)
 
     def build_logger(self, *args, **kwargs):
         """The log file gets everything, the console errors only."""
@@ -89,21 +124,34 @@ class Runner(MMRunner):
             self.train_loop.load_state_dict(checkpoint["loop"])
 
 
+@OPTIM_WRAPPERS.register_module()
+class Bf16OptimWrapper(OptimWrapper):
+    """mmengine's ``AmpOptimWrapper`` for bfloat16: no loss scaler, which its range needs not, and CPUs not refused."""
+
+    @contextlib.contextmanager
+    def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
+        """Gradients are exchanged at the last pass only; convolutions and matrix products run in bfloat16."""
+        with super().optim_context(model), autocast(dtype=torch.bfloat16):
+            yield
+
+
 @LOOPS.register_module()
 class StreamLoop(BaseLoop):
     """Train for a number of steps on a stream; resumes at any step without reading what came before.
 
-    mmengine's ``IterBasedTrainLoop`` re-reads (decodes, augments) all batches before the one to resume at.
+    mmengine's ``IterBasedTrainLoop`` re-reads (decodes, augments) all batches before the one to resume at, and counts
+    a step per pass; here a step is an update, of as many passes as the optimiser's wrapper accumulates.
 
     Args:
         runner: the Runner.
-        dataloader: over a ``StreamSampler``.
+        dataloader: over a ``StreamSampler``; a batch per pass.
         max_iters: steps.
+        passes: per step, on each rank; the wrapper's ``accumulative_counts``.
     """
 
-    def __init__(self, runner: MMRunner, dataloader, max_iters: int) -> None:
+    def __init__(self, runner: MMRunner, dataloader, max_iters: int, passes: int = 1) -> None:
         super().__init__(runner, dataloader)
-        self._max_iters, self._iter, self._epoch = max_iters, 0, 0
+        self._max_iters, self._iter, self._epoch, self.passes = max_iters, 0, 0, passes
         self.stop_training = False
 
     max_iters = property(lambda self: self._max_iters)
@@ -117,14 +165,20 @@ class StreamLoop(BaseLoop):
         runner.call_hook("before_train")
         runner.call_hook("before_train_epoch")
         runner.model.train()
+        runner.optim_wrapper.initialize_count_status(
+            runner.model, self._iter * self.passes, self._max_iters * self.passes
+        )
         self.dataloader.sampler.step = self._iter
-        for batch in self.dataloader:
+        batches = iter(self.dataloader)
+        while self._iter < self._max_iters and not self.stop_training:
+            batch = next(batches)
             runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=batch)
-            outputs = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
-            runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=batch, outputs=outputs)
+            outputs = [runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)]
+            for _ in range(self.passes - 1):
+                outputs.append(runner.model.train_step(next(batches), optim_wrapper=runner.optim_wrapper))
+            means = {k: torch.stack([o[k] for o in outputs]).mean() for k in outputs[0]}
+            runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=batch, outputs=means)
             self._iter += 1
-            if self.stop_training:
-                break
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
         return runner.model
@@ -144,7 +198,8 @@ class RunHook(Hook):
     """Exactness, safety and progress of a training run.
 
     Seeds torch from (seed, step, rank) before every step, so that dropout does not depend on what ran before; stops
-    when the loss is not finite; keeps one checkpoint, ``last.pth``, never older than ``seconds``.
+    when the loss is not finite; keeps one checkpoint, ``last.pth``, never older than ``seconds``. There is no best one:
+    no videos are held out to choose it by, and the test videos must not. SIGTERM saves and stops after the step.
 
     Args:
         seed: of the run.
@@ -176,22 +231,31 @@ class RunHook(Hook):
 
     def after_train_iter(self, runner: MMRunner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Check the loss, show progress, save when due."""
-        self.loss = loss = outputs["loss"].item()
+        both = torch.tensor([outputs["loss"].item(), float(runner.terminated)], dtype=torch.float64)
+        all_reduce(both, "mean")  # so that all ranks stop after the same step
+        self.loss, terminated = both.tolist()
+        loss, step = self.loss, batch_idx + 1
         if loss != loss or loss in (float("inf"), float("-inf")):
+            if runner.rank:
+                barrier()  # until the launcher stops this rank: one complains, not all
             last = Path(runner.work_dir, LAST)
             raise DivergedError(
-                f"{self.label}: the loss is {loss} at step {batch_idx + 1}; lower the learning rate or clip gradients; "
+                f"{self.label}: the loss is {loss} at step {step}; lower the learning rate or clip gradients; "
                 + (f"the last good checkpoint is {last}" if last.exists() else "there is no checkpoint yet")
             )
         if self._progress:
             self._progress.step(note=f"loss {loss:.3f}")
-        step = batch_idx + 1
-        due = step % self.interval == 0 or time.monotonic() - self._saved > self.seconds
+        due = step % self.interval == 0 or time.monotonic() - self._saved > self.seconds or terminated
         if runner.rank == 0 and (due or step == runner.max_iters) and _finite(runner.model):
             now = self._saved = time.monotonic()
             self.seconds_total, self._clock = self.seconds_total + now - self._clock, now
             write_json(Path(runner.work_dir, "clock.json"), dict(a_seconds=self.seconds_total, b_loss=loss))
             runner.save_checkpoint(runner.work_dir, LAST, by_epoch=False)
+        if terminated and step < runner.max_iters:
+            barrier()  # the launcher stops the others when one rank has left
+            raise PreemptedError(
+                f"{self.label}: stopped by SIGTERM after step {step}; issue the command again to go on"
+            )
 
     def after_train(self, runner: MMRunner) -> None:
         """End the progress line."""
@@ -206,7 +270,7 @@ class PreciseBNHook(Hook):
     PySlowFast's recipes do so with 200 batches; mmaction2 1.x has lost it.
 
     Args:
-        batches: training batches per rank.
+        batches: training batches, as large as a step's; each rank takes its part, in the passes of a step.
         ema: recalibrate the averaged model of this hook instead.
     """
 
@@ -218,11 +282,11 @@ class PreciseBNHook(Hook):
         model = self.ema.ema_model.module if self.ema else runner.model
         model = getattr(model, "module", model)
         loader = runner.train_dataloader
-        size, data = loader.batch_size, loader.dataset
-        firsts = [(i * runner.world_size + runner.rank) * size for i in range(self.batches)]
+        size, data, part = loader.batch_size, loader.dataset, loader.sampler.batch
+        firsts = [(i * runner.world_size + runner.rank) * part for i in range(self.batches)]
 
         def clips():
-            for first in firsts:
+            for first in (f + pass_ for f in firsts for pass_ in range(0, part, size)):
                 batch = loader.collate_fn([data[first + j] for j in range(size)])
                 yield model.prepare(model.data_preprocessor(batch, True)["clips"])
 
@@ -235,6 +299,28 @@ def resume_from(folder: Path) -> dict:
     return dict(load_from=str(path), resume=True) if path.exists() else {}
 
 
+def loggers(names: str, folder: Path) -> list[dict]:
+    """mmengine's backends for ``tensorboard``, ``wandb`` and ``mlflow``, comma-separated.
+
+    W&B and MLflow are set up by their own variables (WANDB_PROJECT, WANDB_MODE, MLFLOW_TRACKING_URI, ...).
+
+    Raises:
+        ValueError: an unknown name, or a package that is not installed.
+    """
+    run = folder.parent.name
+    known = dict(
+        tensorboard=dict(type=TensorboardVisBackend),
+        wandb=dict(type=WandbVisBackend, init_kwargs=dict(id=run, name=run, resume="allow")),
+        mlflow=dict(type=MLflowVisBackend, run_name=run, tracking_uri=os.environ.get("MLFLOW_TRACKING_URI")),
+    )
+    for name in names.split(","):
+        if name not in known:
+            raise ValueError(f"log={names!r}: {name!r} is unknown; known: {', '.join(known)}")
+        if find_spec(name) is None:
+            raise ValueError(f"log={names!r} needs {name}: pip install {name}, or take it out of the recipe")
+    return [known[name] for name in names.split(",")]
+
+
 def build_runner(config: Config, folder: Path, name: str, **kwargs) -> Runner:
     """A Runner with this project's hooks; everything else as mmengine's."""
     hooks = dict(
@@ -245,12 +331,14 @@ def build_runner(config: Config, folder: Path, name: str, **kwargs) -> Runner:
         param_scheduler=dict(type=ParamSchedulerHook),
         checkpoint=None,  # RunHook's
     )
+    config = config.copy()
+    config.work_dir = str(folder)  # mmengine's MLflow backend reads it
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="mmengine")
         return Runner(
             work_dir=str(folder),
             default_hooks=hooks,
-            visualizer=dict(type=Visualizer, vis_backends=[dict(type=TensorboardVisBackend)]),
+            visualizer=dict(type=Visualizer, vis_backends=loggers(config.get("log", "tensorboard"), folder)),
             experiment_name=f"{name}-{next(_instances)}",
             default_scope="mmengine",
             cfg=config,

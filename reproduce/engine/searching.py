@@ -26,7 +26,9 @@ from torch.utils.data import DataLoader
 
 from reproduce.data.datasets import StreamSampler, TrainClips
 from reproduce.data.manifest import Manifest, Video
-from reproduce.files import held
+from reproduce.engine.distributed import agreed
+from reproduce.engine.runner import ignore_sigterm
+from reproduce.lease import held
 from reproduce.records import Search
 from reproduce.suites import CONFIGS, Architecture, Entry, Suite
 
@@ -69,6 +71,7 @@ def stream(half: Manifest, config: Config, suite: Suite, seed: int, steps: int =
         config.batch // world,
         sampler=StreamSampler(dataset, config.batch // world, steps, get_rank(), world),
         num_workers=config.workers,
+        worker_init_fn=ignore_sigterm,
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -112,7 +115,7 @@ def search(suite: Suite, config: Config, seed: int, train: Manifest, runs: Path)
     kind = config.strategy if config.progressive else f"{config.strategy}-joint"
     name = f"search-{kind}-s{seed}"
     folder = runs / suite.name / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
-    if not (folder / "search.json").exists():
+    if not agreed((folder / "search.json").exists()):
         with held(folder) if get_rank() == 0 else nullcontext():
             how.find(suite, config, seed, train, folder, name)
     cost = Search(**json.loads((folder / "search.json").read_text()))

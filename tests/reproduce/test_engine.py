@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ import torch
 from safetensors.torch import load_file
 
 from reproduce.engine.local import _config, _model, execute, schedule
-from reproduce.engine.runner import CheckpointError, DivergedError, load_checkpoint
-from reproduce.files import OutputError, held, write_atomic
+from reproduce.engine.runner import CheckpointError, DivergedError, load_checkpoint, loggers
+from reproduce.files import OutputError, write_atomic
+from reproduce.lease import held
 from reproduce.records import RecordError, RunRecord, load_all, ranks, score, sha256
 from reproduce.suites import RunSpec
 from reproduce.suites import suite as suite_named
@@ -127,6 +129,74 @@ def test_resumed_in_the_middle_of_training_it_gives_the_same_predictions(tiny, d
     execute(suite, suite.entry("tsm"), spec, train, test, tmp_path / "runs", tmp_path / "results")
     assert steps == [3, 4, 5]
     pd.testing.assert_frame_equal(predictions(spec, done[0]), predictions(spec, tmp_path / "runs"), check_exact=True)
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_sigterm_saves_the_step_and_the_repeated_command_ends_alike(tiny, done, tmp_path, monkeypatch, step):
+    from reproduce.engine.runner import PreemptedError, RunHook
+
+    suite, train, test = tiny
+    spec, original = spec_of(tiny), RunHook.before_train_iter
+
+    def terminate(self, runner, batch_idx, data_batch=None):
+        original(self, runner, batch_idx, data_batch)
+        self.interval = 1000  # no checkpoint but that of the signal
+        if batch_idx == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunHook, "before_train_iter", terminate)
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(PreemptedError, match=f"tsm-s0 train: stopped by SIGTERM after step {step + 1}; issue"):
+        execute(suite, suite.entry("tsm"), spec, train, test, tmp_path / "runs", tmp_path / "results")
+    assert signal.getsignal(signal.SIGTERM) == handler, "outside of training it ends the process, as it should"
+    checkpoint = spec.folder(tmp_path / "runs") / "train" / "last.pth"
+    assert load_checkpoint(str(checkpoint))["meta"]["iter"] == step + 1
+    monkeypatch.setattr(RunHook, "before_train_iter", original)
+    execute(suite, suite.entry("tsm"), spec, train, test, tmp_path / "runs", tmp_path / "results")
+    pd.testing.assert_frame_equal(predictions(spec, done[0]), predictions(spec, tmp_path / "runs"), check_exact=True)
+
+
+def test_an_interrupted_test_goes_on_with_the_missing_parts(tiny, done, tmp_path, monkeypatch):
+    from reproduce.data.datasets import TestVideos
+    from reproduce.engine.local import Predictions
+
+    suite, train, test = tiny
+    spec, original, seen = spec_of(tiny), TestVideos.__getitem__, []
+    folder = spec.folder(tmp_path / "runs")
+    shutil.copytree(spec.folder(done[0]), folder)
+    for name in ("predictions.parquet", "record.json"):
+        (folder / name).unlink()
+
+    def read(self, n):
+        if len(seen) == 5:
+            seen.append(n)
+            raise KeyboardInterrupt
+        seen.append(n)
+        return original(self, n)
+
+    monkeypatch.setattr(TestVideos, "__getitem__", read)
+    monkeypatch.setattr(Predictions, "PART", 2)
+    with pytest.raises(KeyboardInterrupt):
+        execute(suite, suite.entry("tsm"), spec, train, test, tmp_path / "runs", tmp_path / "results")
+    assert len(list((folder / "test").glob("part-*"))) == 2
+    execute(suite, suite.entry("tsm"), spec, train, test, tmp_path / "runs", tmp_path / "results")
+    assert seen == [0, 1, 2, 3, 4, 5, 4, 5, 6, 7], "the third part, of which one video was missing, and the fourth"
+    assert not list((folder / "test").glob("part-*"))
+    pd.testing.assert_frame_equal(predictions(spec, done[0]), predictions(spec, tmp_path / "runs"), check_exact=True)
+
+
+def test_views_pass_the_network_few_at_a_time(monkeypatch):
+    from reproduce.engine import classifier
+
+    net, sizes = torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten(), torch.nn.Linear(3, 5)), []
+    net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    model = classifier.VideoClassifier(net).eval()
+    clips = torch.randint(256, (2, 30, 4, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    few = model(clips, torch.zeros(2), mode="predict")
+    assert sizes == [32, 28]
+    monkeypatch.setattr(classifier, "VIEWS", 1000)
+    for a, b in zip(few, model(clips, torch.zeros(2), mode="predict"), strict=True):
+        torch.testing.assert_close(a["scores"], b["scores"])
 
 
 class Bomb:
@@ -323,7 +393,21 @@ def test_precise_batch_norm_is_that_of_the_final_weights(tiny, tmp_path):
     assert counts == {2}
 
 
-def test_workers_and_checkpoints_do_not_make_another_run(tiny):
+def test_tensorboard_is_the_default_and_other_logs_are_known_by_name(tiny, done, tmp_path):
+    assert list((spec_of(tiny).folder(done[0]) / "train").rglob("events.out.tfevents*"))
+    assert [b["type"].__name__ for b in loggers("tensorboard", tmp_path)] == ["TensorboardVisBackend"]
+    with pytest.raises(ValueError, match="log='visdom': 'visdom' is unknown; known: tensorboard, wandb, mlflow"):
+        loggers("visdom", tmp_path)
+
+
+def test_a_log_whose_package_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("reproduce.engine.runner.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"log='wandb' needs wandb: pip install wandb, or take it out of the recipe"):
+        loggers("wandb", tmp_path)
+
+
+def test_workers_checkpoints_and_logs_do_not_make_another_run(tiny):
     spec = spec_of(tiny)
+    assert replace(spec, recipe=spec.recipe + "log = 'tensorboard,wandb'\n").hash == spec.hash
     assert replace(spec, recipe=spec.recipe.replace("workers = 0", "workers = 7")).hash == spec.hash
     assert replace(spec, recipe=spec.recipe.replace("batch = 4", "batch = 8")).hash != spec.hash
