@@ -18,7 +18,7 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import EMAHook
-from mmengine.optim import CosineAnnealingLR, LinearLR
+from mmengine.optim import CosineAnnealingLR, LinearLR, MultiStepLR
 from mmengine.runner import TestLoop
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -132,18 +132,22 @@ def run_suite(suite: Suite, entries: list[str], seeds: list[int], cache: Path, r
         label = entry.name + (f" architecture {variant}" if entry.variants > 1 else "")
         print(f"[{i}/{len(jobs)}] {suite.name}: {label}, seed {seed}", file=sys.stderr)
         known, search = resolved(suite, entry, seed, variant, train, runs)
-        spec = RunSpec.of(suite, known, seed, train, test, variant)
-        execute(suite, known, spec, train, test, runs, results, search)
+        as_run = suite.of(known)
+        spec = RunSpec.of(as_run, known, seed, train, test, variant)
+        execute(as_run, known, spec, train, test, runs, results, search)
 
 
 def schedule(config: Config, videos: int) -> tuple[int, list[dict]]:
-    """Steps of the training, and its learning rate: a linear rise, then half a cosine to zero, per step."""
+    """Steps of the training, and its learning rate, per step: a linear rise, then half a cosine to zero.
+
+    With ``milestones``, shares of the training like ``warmup``, it falls to a tenth at each of them instead.
+    """
     steps = math.ceil(config.epochs * videos / config.batch)
     warmup = max(1, round(config.warmup * steps))
-    return steps, [
-        dict(type=LinearLR, start_factor=0.01, begin=0, end=warmup, by_epoch=False),
-        dict(type=CosineAnnealingLR, eta_min=0.0, begin=warmup, end=steps, T_max=steps - warmup, by_epoch=False),
-    ]
+    fall = dict(type=CosineAnnealingLR, eta_min=0.0, begin=warmup, end=steps, T_max=steps - warmup, by_epoch=False)
+    if config.get("milestones"):
+        fall = dict(type=MultiStepLR, milestones=[round(m * steps) for m in config.milestones], by_epoch=False)
+    return steps, [dict(type=LinearLR, start_factor=0.01, begin=0, end=warmup, by_epoch=False), fall]
 
 
 def _config(spec: RunSpec) -> Config:
@@ -234,7 +238,7 @@ def _measure(suite: Suite, spec: RunSpec, folder: Path) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net = trained(spec, folder).net.to(device)
     protocol = suite.protocol
-    speed = forward_throughput(net, protocol.sampling.frames, protocol.crops.size)
+    speed = forward_throughput(net, protocol.sampling.frames, protocol.crops.test_size)
     write_json(folder / "throughput.json", speed.model_dump())
 
 
@@ -255,7 +259,7 @@ def _record(suite: Suite, entry: Entry, spec: RunSpec, train: Manifest, folder: 
             net=json.loads(json.dumps(solution.kwargs)),
             gmacs=solution.gmacs,
             params=solution.params,
-            budget=suite.gmacs,
+            budget=suite.gmacs or solution.gmacs,
             residual=solution.residual,
             matched=solution.matched,
         ),
@@ -265,7 +269,7 @@ def _record(suite: Suite, entry: Entry, spec: RunSpec, train: Manifest, folder: 
             test_manifest=spec.test_manifest,
             train_videos=len(train.videos),
             frames=protocol.sampling.frames,
-            crop=protocol.crops.size,
+            crop=protocol.crops.test_size,
             clips=protocol.sampling.clips,
             crops=protocol.crops.crops,
             protocol=json.loads(json.dumps(spec.protocol)),
