@@ -1,9 +1,9 @@
 """Trained networks for other runtimes: a torch.export program and an ONNX graph, both checked against torch.
 
 What is exported is the network alone: normalised clips ``B 3 T H W`` in, logits ``B N`` out. B is free, H and W are the
-test crop's. T is free where the network takes any number of frames (X3D, Slow, PV-NAS-style, AssembleNet), free in
-multiples of alpha where it has two streams (SlowFast, Auto-TSNet), and fixed where the network is built for it (TSM,
-MViT).
+test crop's. T is free from 3 on where nothing depends on it (X3D, Slow, AssembleNet). It is fixed where the network is
+built for it (TSM, MViT), and where it settles what the graph is: which frames the slow stream sees (SlowFast,
+Auto-TSNet), how the shift moves memory (PV-NAS-style).
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from torch.export import Dim, ExportedProgram
 
 from autotsnet.models import TwoStreamNet
 from baselines.mvit import MViT
+from baselines.pvnas.network import PVNet
 from baselines.slowfast import SlowFast
 from baselines.tsm import FrameNet
 from reproduce.engine.local import trained
 from reproduce.files import write_atomic
 from reproduce.suites import RunSpec
 
+FIXED_FRAMES = (FrameNet, MViT, PVNet, SlowFast, TwoStreamNet)
 TOLERANCE = 1e-4  # of a logit, over the largest where that is above 1
 TRACED, CHECKED = 2, 3  # clips per batch: what the check runs must not be what was traced
 
@@ -50,15 +52,6 @@ class Exported:
     graph: Path
     shape: str
     difference: float
-
-
-def frames_step(net: nn.Module) -> int:
-    """T may be any multiple of this; 0: the network was built for its T."""
-    if isinstance(net, FrameNet | MViT):
-        return 0
-    if isinstance(net, SlowFast):
-        return net.alpha
-    return net.architecture.macro.alpha if isinstance(net, TwoStreamNet) else 1
 
 
 def export_run(folder: Path, out: Path | None = None) -> Exported:
@@ -93,9 +86,10 @@ def export(net: nn.Module, frames: int, crop: int, out: Path) -> Exported:
         ExportError: what was exported disagrees with torch; it is not left behind.
         OutputError: the folder cannot be written.
     """
-    step = frames_step(net)
-    program = _program(net, frames, crop, step)
-    clips = torch.randn(CHECKED, 3, frames + step, crop, crop, generator=torch.Generator().manual_seed(0))
+    free = {0: "batch"} if isinstance(net, FIXED_FRAMES) else {0: "batch", 2: "frames"}
+    program = _program(net, frames, crop, free)
+    checked_frames = frames + 1 if 2 in free else frames
+    clips = torch.randn(CHECKED, 3, checked_frames, crop, crop, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = net(clips)
 
@@ -108,7 +102,7 @@ def export(net: nn.Module, frames: int, crop: int, out: Path) -> Exported:
     path, graph = out / "model.pt2", out / "model.onnx"
     difference = checked(program.module(), path)
     write_atomic(path, lambda p: _save(program, p))
-    converted = _convert(program, step)
+    converted = _convert(program, free)
 
     def write(p: Path) -> None:
         nonlocal difference
@@ -116,17 +110,14 @@ def export(net: nn.Module, frames: int, crop: int, out: Path) -> Exported:
         difference = max(difference, checked(_session(p), graph))
 
     write_atomic(graph, write)
-    t = {0: str(frames), 1: "T"}.get(step, f"{step}T")
-    return Exported(path, graph, f"B×3×{t}×{crop}×{crop}", difference)
+    return Exported(path, graph, f"B×3×{'T' if 2 in free else frames}×{crop}×{crop}", difference)
 
 
-def _program(net: nn.Module, frames: int, crop: int, step: int) -> ExportedProgram:
-    free = {0: Dim("batch")}
-    if step:
-        free[2] = Dim("frames") if step == 1 else step * Dim("slow_frames")
+def _program(net: nn.Module, frames: int, crop: int, free: dict[int, str]) -> ExportedProgram:
+    dims = {axis: Dim(name, min=3 if name == "frames" else 1) for axis, name in free.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's exporter, of its own calls
-        return torch.export.export(net, (torch.zeros(TRACED, 3, frames, crop, crop),), dynamic_shapes=(free,))
+        return torch.export.export(net, (torch.zeros(TRACED, 3, frames, crop, crop),), dynamic_shapes=(dims,))
 
 
 def _save(program: ExportedProgram, path: Path) -> None:
@@ -134,8 +125,7 @@ def _save(program: ExportedProgram, path: Path) -> None:
         torch.export.save(program, file)
 
 
-def _convert(program: ExportedProgram, step: int) -> torch.onnx.ONNXProgram:
-    names = {0: "batch"} | ({2: "frames"} if step else {})
+def _convert(program: ExportedProgram, free: dict[int, str]) -> torch.onnx.ONNXProgram:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return torch.onnx.export(
@@ -144,7 +134,7 @@ def _convert(program: ExportedProgram, step: int) -> torch.onnx.ONNXProgram:
             verbose=False,
             input_names=["clips"],
             output_names=["logits"],
-            dynamic_shapes=(names,),
+            dynamic_shapes=(free,),
         )
 
 

@@ -78,37 +78,40 @@ def _uniform(size: str) -> Native:
     return Native(f"auto_tsnet_uniform, space {size}", auto_tsnet_uniform, arguments, macro.crop, note=note)
 
 
+HEAD_OF_174 = "the printed size is that of a head for 174 classes"
+LAST_DIGIT = "{} with 5 per norm element; the last digit is unexplained"
+NO_HEAD = "with 2 per norm element and without the classifier our GMACs are the printed ones"
 ASSEMBLENET = "neither size nor cost is printed in the sources reached; the flow is element-wise and not counted"
 NATIVES = (
-    _of("x3d_xs", "X3D", "X3D-XS", note="the zoo cuts 0.605 off where others round"),
+    _of("x3d_xs", "X3D", "X3D-XS", note="0.605 cut off, not rounded"),
     _of("x3d_s", "X3D", "X3D-S"),
     _of("x3d_m", "X3D", "X3D-M"),
     _of("x3d_l", "X3D", "X3D-L"),
     _of("x3d_xs", "X3D (PyTorchVideo)", "X3D-XS", 182, norm=5),
-    _of("x3d_s", "X3D (PyTorchVideo)", "X3D-S", 182, norm=5),
+    _of("x3d_s", "X3D (PyTorchVideo)", "X3D-S", 182, norm=5, note=LAST_DIGIT.format("2.955")),
     _of("x3d_m", "X3D (PyTorchVideo)", "X3D-M", 256, norm=5),
     _of("x3d_l", "X3D (PyTorchVideo)", "X3D-L", 356, norm=5),
     _of("slow_4x16_r50", "Slow (PyTorchVideo)", "R50 4x16", 256, norm=5),
     _of("slow_8x8_r50", "Slow (PyTorchVideo)", "R50 8x8", 256),
-    _of("slow_8x8_r50_ssv2", "Slow (PyTorchVideo)", "R50 8x8", 256, norm=5),
-    _of("slowfast_4x16_r50", "SlowFast", "R50 4x16"),
+    _of("slow_8x8_r50_ssv2", "Slow (PyTorchVideo)", "R50 8x8", 256, norm=5, note="0.03 M unexplained"),
+    _of("slowfast_4x16_r50", "SlowFast", "R50 4x16", note="27.6387 cut off, not rounded"),
     _of("slowfast_4x16_r50", "SlowFast (paper)", "R50 4x16", 256),
     _of("slowfast_4x16_r50", "SlowFast (PyTorchVideo)", "R50 4x16", 256, norm=5),
     _of("slowfast_8x8_r50", "SlowFast (PyTorchVideo)", "R50 8x8", 256),
-    _of("slowfast_8x8_r50_ssv2", "SlowFast (PyTorchVideo)", "R50 8x8", 256, norm=5),
+    _of("slowfast_8x8_r50_ssv2", "SlowFast (PyTorchVideo)", "R50 8x8", 256, norm=5, note="34.046 cut off, not rounded"),
     _of("slowfast_8x8_r101", "SlowFast (PyTorchVideo)", "R101 8x8", 256, norm=5),
     _without_source("slowfast_8x8_r101_50_50", "no digits in the sources reached", 256),
     _without_source("slowfast_16x8_r101", "no digits in the sources reached", 256),
     _of("slowfast_16x8_r101_50_50", "SlowFast (PyTorchVideo)", "R101_50_50 16x8", 256, norm=5),
     _of("slowfast_16x8_r50_ssv2", "SlowFast (VoV3D table)", "R50 16x8", 256),
-    _of("tsm_r50_8f", "TSM (mmaction2 re-train)", "TSM ResNet50 50e", norm=2),
-    _of("tsm_r50_16f", "TSM (mmaction2 re-train)", "TSM ResNet50 50e", norm=2),
-    _of("tsm_mobilenetv2_8f", "TSM (mmaction2 re-train)", "TSM MobileNetV2 100e", 256, norm=2),
-    _of("tsm_r50_8f_ssv2", "TSM (mmaction2 re-train)", "TSM ResNet50", norm=2),
-    _of("tsm_r50_16f_ssv2", "TSM (mmaction2 re-train)", "TSM ResNet50", norm=2),
+    _of("tsm_r50_8f", "TSM (mmaction2 re-train)", "TSM ResNet50 50e", norm=2, note=HEAD_OF_174),
+    _of("tsm_r50_16f", "TSM (mmaction2 re-train)", "TSM ResNet50 50e", norm=2, note=f"{HEAD_OF_174}; {NO_HEAD}"),
+    _of("tsm_mobilenetv2_8f", "TSM (mmaction2 re-train)", "TSM MobileNetV2 100e", 256, norm=2, note=NO_HEAD),
+    _of("tsm_r50_8f_ssv2", "TSM (mmaction2 re-train)", "TSM ResNet50", norm=2, note="0.005 M unexplained"),
+    _of("tsm_r50_16f_ssv2", "TSM (mmaction2 re-train)", "TSM ResNet50", norm=2, note=f"0.005 M unexplained; {NO_HEAD}"),
     _of("tsm_r101_8f_ssv2", "TSM (mmaction2 re-train)", "TSM ResNet101", norm=2),
     _of("mvit_b_16x4", "MViTv1 (PyTorchVideo)", "MViT-B 16x4", norm=5),
-    _of("mvit_b_32x3", "MViTv1 (PyTorchVideo)", "MViT-B 32x3", norm=5),
+    _of("mvit_b_32x3", "MViTv1 (PyTorchVideo)", "MViT-B 32x3", norm=5, note=LAST_DIGIT.format("170.364")),
     *(
         Native(name, assemblenet, dict(num_classes=400, frames=32, crop=224, **arguments), 224, note=ASSEMBLENET)
         for name, arguments in ASSEMBLENETS.items()
@@ -146,7 +149,7 @@ def printed(native: Native) -> pd.Series:
     ]
     if len(rows) != 1:
         raise ValueError(
-            f"published.csv has {len(rows)} rows with the cost of {native.source}, {native.name} needs one"
+            f"published.csv has {len(rows)} rows with a cost of {native.source}, {native.name} needs one"
         )
     return rows.iloc[0]
 
@@ -195,7 +198,7 @@ def row(native: Native) -> dict[str, str]:
         if what == "GMACs" and native.norm:
             with_norms = ours + native.norm * norm_elements(build, frames, native.crop) / 1e9
             if _rounded(with_norms, digits) == digits:
-                agreement.append(f"GMACs equal with {native.norm} per element of a norm, as that counter books")
+                agreement.append(f"GMACs equal with {native.norm} per norm element")
                 continue
         agreement.append(f"{what} {100 * (ours / float(digits) - 1):+.2f} %")
     return out | {"agreement": "; ".join(agreement), "source": source.source}
