@@ -148,9 +148,7 @@ def printed(native: Native) -> pd.Series:
         & table.gflops_per_view.notna()
     ]
     if len(rows) != 1:
-        raise ValueError(
-            f"published.csv has {len(rows)} rows with a cost of {native.source}, {native.name} needs one"
-        )
+        raise ValueError(f"published.csv has {len(rows)} rows with a cost of {native.source}, {native.name} needs one")
     return rows.iloc[0]
 
 

@@ -18,7 +18,7 @@ from reproduce.suites import RunSpec
 def run(tiny, tmp_path_factory):
     """A run folder as a training leaves it, of random weights: (folder, its network)."""
     suite, train, test = tiny
-    net = "net = dict(type='baselines.tsm.tsm', num_classes=4, frames=8, crop=32, base_channels=8, depth=18, blocks=(1, 1, 1, 1))"
+    net = "net = dict(type='baselines.tsm.tsm', num_classes=4, frames=8, crop=32, depth=18, blocks=(1, 1, 1, 1))"
     spec = replace(RunSpec.of(suite, suite.entry("tsm"), 0, train, test), net=net)
     folder = tmp_path_factory.mktemp("run")
     (folder / "spec.json").write_text(json.dumps(asdict(spec)))
