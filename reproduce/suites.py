@@ -156,8 +156,8 @@ def _solution(suite: Suite, entry: Entry) -> Solution:
     model = family(name.rsplit(".", 1)[-1])
     sampling, crops = suite.protocol.sampling, suite.protocol.crops
     if suite.gmacs is None:
-        arguments = dict(num_classes=suite.classes, frames=sampling.frames, crop=crops.size, **net)
-        counted = count(lambda: model.build(**arguments), sampling.frames, crops.test_size)
+        made = dict(num_classes=suite.classes, frames=sampling.frames, crop=crops.size, **net)
+        counted = count(lambda: model.build(**made), sampling.frames, crops.test_size)
         return Solution(net, counted.gmacs, counted.params, residual=0.0, matched=True, evaluations=1)
     return solve(
         model.build,
