@@ -46,6 +46,9 @@ table-ssv2: env  ## tables of Something-Something-V2 and of its embedded twin
 verify: env  ## recompute every accuracy and every table of RESULTS; fails where one disagrees
 	$(RUN) verify $(RESULTS)
 
+table-natives: env  ## size and cost of every native variant beside the published digits
+	$(RUN) natives
+
 study-planted: env  ## the search engines on a space whose best is known (minutes)
 	$(VENV)/bin/python -m reproduce.studies.planted --out $(RESULTS)/studies/planted.json
 

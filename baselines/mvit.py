@@ -106,7 +106,7 @@ class MViT(nn.Module):
             got = tuple(clips.shape[2:])
             raise ValueError(f"MViT built for clips of {self.clip_shape} got {got}; pass frames= and crop= to build")
         x = self.patch_embed(clips).flatten(2).transpose(1, 2)  # B THW/32 C
-        x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)  # B L C
+        x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)  # B L C
         positions = (self.pos_embed_temporal.unsqueeze(2) + self.pos_embed_spatial.unsqueeze(1)).flatten(1, 2)
         x = x + torch.cat((self.pos_embed_class, positions), dim=1)
         grid = self.grid

@@ -31,7 +31,7 @@ def choose(name: str) -> str:
     from reproduce.suites import suite
 
     s = suite(name)
-    if s.root and not os.environ.get(s.root):
+    if s.root and s.protocol and not os.environ.get(s.root):  # native recipes have no embedded twin
         twin = f"{name}-{os.environ.get('EMBEDDED', 'quick')}"
         if RANK:
             return twin
@@ -198,6 +198,32 @@ def verify(
     from reproduce.verify import verify as check
 
     typer.echo(check(results))
+
+
+@app.command()
+def natives(results: ResultsOption = Path("results")) -> None:
+    """Print parameters and GMACs of every native variant beside what papers and model zoos print; needs no data.
+
+    Example: python -m reproduce natives
+    """
+    from reproduce import natives
+
+    typer.echo(natives.render(results))
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; default: the run's.")] = None,
+) -> None:
+    """Write a trained network as torch.export program and as ONNX graph, checked against torch.
+
+    Example: python -m reproduce export runs/kinetics-quick/x3d-s0-1a2b3c4d
+    """
+    from reproduce.export import export_run
+
+    done = export_run(run_folder, out)
+    typer.echo(f"{done.program}, {done.graph}: clips {done.shape} to logits, within {done.difference:.0e} of torch's")
 
 
 @data_app.command()

@@ -88,8 +88,14 @@ class Crops:
     def __post_init__(self) -> None:
         if self.crops not in (1, 3):
             raise ValueError(f"crops={self.crops}: one centre crop or three along the long side")
-        if min(self.short_side, *self.jitter) < self.size:
-            raise ValueError(f"a crop of {self.size} does not fit a short side of {min(self.short_side, *self.jitter)}")
+        for size, side in ((self.size, min(self.jitter)), (self.test_size, self.short_side)):
+            if side < size:
+                raise ValueError(f"a crop of {size} does not fit a short side of {side}")
+
+    @property
+    def test_size(self) -> int:
+        """Side of the crop at test, in pixels."""
+        return self.size
 
     def train(self, frames: np.ndarray, rng: np.random.Generator, may_flip: bool = True) -> tuple[np.ndarray, bool]:
         """T H W 3 -> T size size 3 and whether it was flipped. Cropping before resizing gives the same picture."""
@@ -97,12 +103,12 @@ class Crops:
         side = self.size / rng.uniform(*self.jitter) * min(height, width)
         y, x = rng.uniform(0, height - side), rng.uniform(0, width - side)
         flipped = bool(rng.random() < self.flip) and may_flip
-        return self._resize(frames, y, x, side, flipped), flipped
+        return self._resize(frames, y, x, side, self.size, flipped), flipped
 
     def test(self, frames: np.ndarray) -> np.ndarray:
-        """T H W 3 -> crops T size size 3."""
+        """T H W 3 -> crops T test_size test_size 3."""
         height, width = frames.shape[1:3]
-        side = self.size / self.short_side * min(height, width)
+        side = self.test_size / self.short_side * min(height, width)
         places = (0.5,) if self.crops == 1 else (0.0, 0.5, 1.0)
         along_y = height > width
         out = [
@@ -111,23 +117,36 @@ class Crops:
                 (height - side) * (p if along_y else 0.5),
                 (width - side) * (0.5 if along_y else p),
                 side,
+                self.test_size,
                 False,
             )
             for p in places
         ]
         return np.stack(out)
 
-    def _resize(self, frames: np.ndarray, y: float, x: float, side: float, flipped: bool) -> np.ndarray:
+    @staticmethod
+    def _resize(frames: np.ndarray, y: float, x: float, side: float, size: int, flipped: bool) -> np.ndarray:
         """Bilinear resampling of the square at (y, x), pixel centres aligned as cv2.resize and torch do."""
-        scale = side / self.size
+        scale = side / size
         a = -scale if flipped else scale
         b = x + side - 0.5 - 0.5 * scale if flipped else x - 0.5 + 0.5 * scale
         matrix = np.array([[a, 0, b], [0, scale, y - 0.5 + 0.5 * scale]])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        out = np.empty((len(frames), self.size, self.size, 3), np.uint8)
+        out = np.empty((len(frames), size, size, 3), np.uint8)
         for i, frame in enumerate(frames):
-            cv2.warpAffine(frame, matrix, (self.size, self.size), out[i], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            cv2.warpAffine(frame, matrix, (size, size), out[i], flags=flags, borderMode=cv2.BORDER_REPLICATE)
         return out
+
+
+@dataclass(frozen=True)
+class TwoSizeCrops(Crops):
+    """Crops of one size in training and another at test, as the authors of SlowFast, X3D and TSM have them.
+
+    Attributes:
+        test_size: side of the crop at test, in pixels.
+    """
+
+    test_size: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from baselines.assemblenet import Graph
 from reproduce.budget import Solution, solve
 from reproduce.data import kinetics, ssv2, synthetic
 from reproduce.data.manifest import DataError, Manifest, Video
-from reproduce.protocol import Crops, Protocol, Sampling
+from reproduce.measure.macs import count
+from reproduce.protocol import Crops, Protocol, Sampling, TwoSizeCrops
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 LOADERS = {"kinetics": kinetics.load, "ssv2": ssv2.load}
@@ -61,15 +62,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Suite:
-    """Models under one budget, on one data set, under one protocol.
+    """Models on one data set: under one budget and one protocol, or each as its authors trained and tested it.
 
     Attributes:
         name: on the command line.
         dataset: name in titles and records.
         layout: ``kinetics`` or ``ssv2``: how the copy is laid out, which loader reads it.
         classes: number of classes N.
-        gmacs: the budget, GMACs per view.
-        protocol: of all entries.
+        gmacs: the budget, GMACs per view; None: native variants, nothing is scaled.
+        protocol: of all entries; None: each entry's is part of its recipe, see ``of``.
         entries: what is compared.
         root: environment variable that names the copy; None: the embedded data set, generated.
         size: of the embedded data set.
@@ -80,8 +81,8 @@ class Suite:
     dataset: str
     layout: str
     classes: int
-    gmacs: float
-    protocol: Protocol
+    gmacs: float | None
+    protocol: Protocol | None
     entries: tuple[Entry, ...]
     root: str | None = None
     size: str = ""
@@ -93,6 +94,14 @@ class Suite:
             if e.name == name:
                 return e
         raise ValueError(f"suite {self.name!r} has no entry {name!r}; known: {', '.join(e.name for e in self.entries)}")
+
+    def of(self, entry: Entry) -> Suite:
+        """The suite as this entry is run in it: with the protocol of its recipe, where there is no common one."""
+        if self.protocol:
+            return self
+        config = Config.fromfile(str(CONFIGS / entry.config))
+        crops = TwoSizeCrops(**config.crops | {"jitter": tuple(config.crops.jitter)})
+        return replace(self, protocol=Protocol(Sampling(**config.sampling), crops))
 
     def data_root(self, cache_folder: Path) -> Path:
         """Where the videos are; the embedded ones are generated first if they are not there.
@@ -122,11 +131,11 @@ class Suite:
         return manifest.subset(tuple(Video(v.id, v.path, v.label, pixels[v.path]) for v in manifest.videos))
 
     def solution(self, entry: Entry) -> Solution:
-        """The member of the entry's family that meets the budget."""
+        """The member of the entry's family that meets the budget; without a budget, the recipe's own."""
         return _solution(self, entry)
 
     def config(self, entry: Entry) -> Config:
-        """The entry's recipe, with the network that meets the budget."""
+        """The entry's recipe, with the network of ``solution``."""
         config = Config.fromfile(str(CONFIGS / entry.config))
         sampling, crops = self.protocol.sampling, self.protocol.crops
         config.net.update(
@@ -146,6 +155,10 @@ def _solution(suite: Suite, entry: Entry) -> Solution:
     name = kind if isinstance(kind, str) else kind.__name__
     model = family(name.rsplit(".", 1)[-1])
     sampling, crops = suite.protocol.sampling, suite.protocol.crops
+    if suite.gmacs is None:
+        made = dict(num_classes=suite.classes, frames=sampling.frames, crop=crops.size, **net)
+        counted = count(lambda: model.build(**made), sampling.frames, crops.test_size)
+        return Solution(net, counted.gmacs, counted.params, residual=0.0, matched=True, evaluations=1)
     return solve(
         model.build,
         model.knobs,
@@ -290,6 +303,20 @@ def _embedded(layout: str, size: str) -> Suite:
     )
 
 
+def _native(layout: str, dataset: str, classes: int, entries: dict[str, tuple[str, str]]) -> Suite:
+    return Suite(
+        f"{layout}-native",
+        dataset,
+        layout,
+        classes,
+        gmacs=None,
+        protocol=None,
+        entries=tuple(Entry(name, f"native/{name}.py", published=source) for name, source in entries.items()),
+        root=f"{layout.upper()}_ROOT",
+        published=dataset,
+    )
+
+
 SUITES = {
     suite.name: suite
     for suite in (
@@ -316,6 +343,39 @@ SUITES = {
             entries=_entries("ssv2", "Something-Something-V2"),
             root="SSV2_ROOT",
             published="Something-Something-V2",
+        ),
+        _native(
+            "kinetics",
+            "Kinetics-400",
+            400,
+            {
+                "slow_4x16_r50": ("Slow", "R50 4x16"),
+                "slow_8x8_r50": ("Slow", "R50 8x8"),
+                "slowfast_4x16_r50": ("SlowFast", "R50 4x16"),
+                "slowfast_8x8_r50": ("SlowFast", "R50 8x8"),
+                "slowfast_8x8_r101": ("SlowFast (PyTorchVideo)", "R101 8x8"),
+                "slowfast_16x8_r101_50_50": ("SlowFast (PyTorchVideo)", "R101_50_50 16x8"),
+                "x3d_xs": ("X3D", "X3D-XS"),
+                "x3d_s": ("X3D", "X3D-S"),
+                "x3d_m": ("X3D", "X3D-M"),
+                "x3d_l": ("X3D", "X3D-L"),
+                "tsm_r50_8f": ("TSM (mmaction2 re-train)", "TSM ResNet50 50e"),
+                "tsm_r50_16f": ("TSM (mmaction2 re-train)", "TSM ResNet50 50e"),
+                "mvit_b_16x4": ("MViTv1", "MViT-B 16x4"),
+                "mvit_b_32x3": ("MViTv1", "MViT-B 32x3"),
+            },
+        ),
+        _native(
+            "ssv2",
+            "Something-Something-V2",
+            174,
+            {
+                "slowfast_8x8_r50_ssv2": ("SlowFast (PyTorchVideo)", "R50 8x8"),
+                "slowfast_16x8_r50_ssv2": ("SlowFast", "R50 16x8 standard schedule"),
+                "tsm_r50_8f_ssv2": ("TSM (mmaction2 re-train)", "TSM ResNet50"),
+                "tsm_r50_16f_ssv2": ("TSM (mmaction2 re-train)", "TSM ResNet50"),
+                "tsm_r101_8f_ssv2": ("TSM (mmaction2 re-train)", "TSM ResNet101"),
+            },
         ),
         *(_embedded(layout, size) for size in EMBEDDED for layout in LOADERS),
     )

@@ -36,6 +36,8 @@ def literature(suite: Suite, entry: Entry) -> tuple[str, str]:
     ]
     if rows.empty:
         raise ValueError(f"published.csv has no row {entry.published} for {suite.published}")
+    same = rows[rows.frames == suite.of(entry).protocol.sampling.frames]
+    rows = rows if same.empty else same
     row = rows.sort_values("top1").iloc[-1]
     setting = ", ".join(
         str(text)
@@ -58,14 +60,18 @@ def _accuracy(correct: list[int], n: int) -> str:
 
 
 def _row(suite: Suite, entry: Entry, records: list[RunRecord]) -> dict[str, object]:
-    protocol = suite.protocol
+    as_run = suite.of(entry)
+    protocol, sampling, crops = as_run.protocol, as_run.protocol.sampling, as_run.protocol.crops
     value, source = literature(suite, entry)
     row: dict[str, object] = {
         "model": entry.name + (f" ({entry.note})" if entry.note else ""),
-        "frames×crop": f"{protocol.sampling.frames}×{protocol.crops.size}²",
+        "frames×crop": f"{sampling.frames}×{crops.test_size}²",
         "views": protocol.view_text,
     }
-    costs = [r.model for r in records] or ([] if entry.search else [suite.solution(entry)])
+    if not suite.protocol:
+        how = f"dense, stride {sampling.stride}" if sampling.kind == "dense" else "one frame per segment"
+        row["native protocol"] = f"{how}; trained at {crops.size}²"
+    costs = [r.model for r in records] or ([] if entry.search else [as_run.solution(entry)])
     if costs:
         gmacs = sum(c.gmacs for c in costs) / len(costs)
         worst = max((c.residual for c in costs), key=abs)
@@ -74,7 +80,9 @@ def _row(suite: Suite, entry: Entry, records: list[RunRecord]) -> dict[str, obje
             "GMACs/video": f"{gmacs * protocol.views:.4g}",
             "GFLOPs/view": f"{2 * gmacs:.4g}",
             "params M": f"{sum(c.params for c in costs) / len(costs) / 1e6:.3g}",
-            "residual %": f"{100 * worst:+.2f}" + ("" if all(c.matched for c in costs) else " **missed**"),
+            "residual %": (f"{100 * worst:+.2f}" + ("" if all(c.matched for c in costs) else " **missed**"))
+            if suite.gmacs
+            else "not matched",
         }
     else:
         row |= dict.fromkeys(("GMACs/view", "GMACs/video", "GFLOPs/view", "params M", "residual %"), NOT_RUN)
@@ -142,12 +150,12 @@ def table(suite: Suite, records: list[RunRecord], folder: Path | None = None) ->
         ValueError: records disagree on videos, or were made under another budget or protocol than the suite's.
     """
     records = [r for r in records if r.suite == suite.name and r.variant < suite.entry(r.entry).variants]
-    protocol = json.loads(json.dumps(asdict(suite.protocol)))
     for r in records:
-        if r.model.budget != suite.gmacs or r.data.protocol != protocol:
+        protocol = json.loads(json.dumps(asdict(suite.of(suite.entry(r.entry)).protocol)))
+        if r.model.budget != (suite.gmacs or r.model.gmacs) or r.data.protocol != protocol:
             raise ValueError(
                 f"record {r.entry} seed {r.seed} was made under another budget ({r.model.budget:g}) or protocol than "
-                f"suite {suite.name!r} has now ({suite.gmacs:g}); remove its records and run the suite again"
+                f"suite {suite.name!r} has now; remove its records and run the suite again"
             )
     manifests = {(r.data.train_manifest, r.data.test_manifest) for r in records}
     if len(manifests) > 1:
@@ -157,7 +165,7 @@ def table(suite: Suite, records: list[RunRecord], folder: Path | None = None) ->
         )
     runs = {e.name: [r for r in records if r.entry == e.name] for e in suite.entries}
     frame = pd.DataFrame([_row(suite, e, runs[e.name]) for e in suite.entries])
-    if folder:
+    if folder and any(e.variants > 1 for e in suite.entries):
         place = frame.columns.get_loc("top-5 % [95 %]")
         frame.insert(place, "− random, points [95 %]", list(_against_random(suite, runs, folder).values()))
     return frame
@@ -166,7 +174,7 @@ def table(suite: Suite, records: list[RunRecord], folder: Path | None = None) ->
 def title(suite: Suite, records: list[RunRecord]) -> str:
     """Name of the data, the budget, and on what it was measured."""
     mine = [r for r in records if r.suite == suite.name]
-    text = f"{suite.dataset} at {suite.gmacs:g} GMACs/view"
+    text = f"{suite.dataset} " + (f"at {suite.gmacs:g} GMACs/view" if suite.gmacs else "by the authors' own recipes")
     if mine:
         devices = sorted({r.provenance.device for r in mine})
         text += f" (test manifest {mine[0].data.test_manifest}; {'; '.join(devices)})"
@@ -201,7 +209,10 @@ def _notes(suite: Suite) -> str:
         "clips/s: forward passes of one view, fp32, spread = interquartile range / median.",
         "− random: top-1 minus that of the random architectures; interval bootstrapped over videos in common, the "
         "spread over runs by Student's t; a model of one run has no spread over runs in it. ▲ better, ▼ worse: holds "
-        "at 5 % after Holm's correction over the table.",
+        "at 5 % after Holm's correction over the table."
+        if suite.gmacs
+        else "Each model is trained and tested as its authors do, as far as its recipe in configs/native says: rows "
+        "differ in far more than the model.",
     ]
     if suite.published:
         notes.append(

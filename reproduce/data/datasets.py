@@ -100,7 +100,7 @@ class TestVideos(Dataset):
             clips = np.concatenate([p.crops.test(clip) for clip in frames])
             error = ""
         except DecodeError as failure:
-            clips = np.zeros((p.views, p.sampling.frames, p.crops.size, p.crops.size, 3), np.uint8)
+            clips = np.zeros((p.views, p.sampling.frames, p.crops.test_size, p.crops.test_size, 3), np.uint8)
             total, error = 0, str(failure).replace(str(self.manifest.root), "").lstrip("/")
         return dict(clips=torch.from_numpy(clips), label=video.label, id=video.id, frames=total, error=error)
 

@@ -20,7 +20,7 @@ from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import EMAHook
-from mmengine.optim import CosineAnnealingLR, LinearLR
+from mmengine.optim import CosineAnnealingLR, LinearLR, MultiStepLR
 from mmengine.runner import TestLoop
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -209,6 +209,7 @@ class Job:
         root = suite.data_root(cache)
         train, test = suite.manifest("train", root), suite.manifest("val", root)
         entry, search = resolved(suite, suite.entry(self.entry), self.seed, self.variant, train, runs)
+        suite = suite.of(entry)
         spec = RunSpec.of(suite, entry, self.seed, train, test, self.variant)
         return execute(suite, entry, spec, train, test, runs, results, search)
 
@@ -233,13 +234,16 @@ def run_jobs(todo: list[Job], cache: Path, runs: Path, results: Path) -> None:
 
 
 def schedule(config: Config, videos: int) -> tuple[int, list[dict]]:
-    """Steps of the training, and its learning rate: a linear rise, then half a cosine to zero, per step."""
+    """Steps of the training, and its learning rate, per step: a linear rise, then half a cosine to zero.
+
+    With ``milestones``, shares of the training like ``warmup``, it falls to a tenth at each of them instead.
+    """
     steps = math.ceil(config.epochs * videos / config.batch)
     warmup = max(1, round(config.warmup * steps))
-    return steps, [
-        dict(type=LinearLR, start_factor=0.01, begin=0, end=warmup, by_epoch=False),
-        dict(type=CosineAnnealingLR, eta_min=0.0, begin=warmup, end=steps, T_max=steps - warmup, by_epoch=False),
-    ]
+    fall = dict(type=CosineAnnealingLR, eta_min=0.0, begin=warmup, end=steps, T_max=steps - warmup, by_epoch=False)
+    if config.get("milestones"):
+        fall = dict(type=MultiStepLR, milestones=[round(m * steps) for m in config.milestones], by_epoch=False)
+    return steps, [dict(type=LinearLR, start_factor=0.01, begin=0, end=warmup, by_epoch=False), fall]
 
 
 def passes(config: Config, world: int) -> tuple[int, int]:
@@ -378,7 +382,7 @@ def _measure(suite: Suite, spec: RunSpec, folder: Path) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net = trained(spec, folder).net.to(device)
     protocol = suite.protocol
-    speed = forward_throughput(net, protocol.sampling.frames, protocol.crops.size)
+    speed = forward_throughput(net, protocol.sampling.frames, protocol.crops.test_size)
     write_json(folder / "throughput.json", speed.model_dump())
 
 
@@ -399,7 +403,7 @@ def _record(suite: Suite, entry: Entry, spec: RunSpec, train: Manifest, folder: 
             net=json.loads(json.dumps(solution.kwargs)),
             gmacs=solution.gmacs,
             params=solution.params,
-            budget=suite.gmacs,
+            budget=suite.gmacs or solution.gmacs,
             residual=solution.residual,
             matched=solution.matched,
         ),
@@ -409,7 +413,7 @@ def _record(suite: Suite, entry: Entry, spec: RunSpec, train: Manifest, folder: 
             test_manifest=spec.test_manifest,
             train_videos=len(train.videos),
             frames=protocol.sampling.frames,
-            crop=protocol.crops.size,
+            crop=protocol.crops.test_size,
             clips=protocol.sampling.clips,
             crops=protocol.crops.crops,
             protocol=json.loads(json.dumps(spec.protocol)),

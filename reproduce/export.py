@@ -1,0 +1,145 @@
+"""Trained networks for other runtimes: a torch.export program and an ONNX graph, both checked against torch.
+
+What is exported is the network alone: normalised clips ``B 3 T H W`` in, logits ``B N`` out. B is free, H and W are the
+test crop's. T is free from 3 on where nothing depends on it (X3D, Slow, AssembleNet). It is fixed where the network is
+built for it (TSM, MViT), and where it settles what the graph is: which frames the slow stream sees (SlowFast,
+Auto-TSNet), how the shift moves memory (PV-NAS-style).
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from autotsnet.models import TwoStreamNet
+from baselines.mvit import MViT
+from baselines.pvnas.network import PVNet
+from baselines.slowfast import SlowFast
+from baselines.tsm import FrameNet
+from reproduce.engine.local import trained
+from reproduce.files import write_atomic
+from reproduce.suites import RunSpec
+
+FIXED_FRAMES = (FrameNet, MViT, PVNet, SlowFast, TwoStreamNet)
+TOLERANCE = 1e-4  # of a logit, over the largest where that is above 1
+TRACED, CHECKED = 2, 3  # clips per batch: what the check runs must not be what was traced
+
+
+class ExportError(RuntimeError):
+    """An exported network does not compute what the network computes."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        program: the torch.export program, ``model.pt2``.
+        graph: the ONNX graph, ``model.onnx``.
+        shape: of the clips, ``B×3×T×48×48``, with letters where it is free.
+        difference: largest to torch's logits, of both, over the largest logit where that is above 1.
+    """
+
+    program: Path
+    graph: Path
+    shape: str
+    difference: float
+
+
+def export_run(folder: Path, out: Path | None = None) -> Exported:
+    """Export the network of a finished training.
+
+    Args:
+        folder: of the run.
+        out: folder to write to; by default the run's.
+
+    Raises:
+        ValueError: no run, or not trained yet.
+        ExportError: what was exported disagrees with torch; nothing is left of it.
+    """
+    for name, what in (("spec.json", "is no run folder"), ("model.safetensors", "is not trained yet; finish its run")):
+        if not (folder / name).exists():
+            raise ValueError(f"{folder} {what}: it has no {name}; run folders are runs/<suite>/<entry>-s<seed>-<hash>")
+    spec = RunSpec(**json.loads((folder / "spec.json").read_text()))
+    frames, crop = spec.protocol["sampling"]["frames"], spec.protocol["crops"]["size"]
+    return export(trained(spec, folder).net, frames, crop, out or folder)
+
+
+def export(net: nn.Module, frames: int, crop: int, out: Path) -> Exported:
+    """Write ``model.pt2`` and ``model.onnx`` of a network in evaluation mode on the CPU.
+
+    Args:
+        net: clips ``B 3 T H W`` to logits ``B N``.
+        frames: T of the trace.
+        crop: H and W.
+        out: folder to write to.
+
+    Raises:
+        ExportError: what was exported disagrees with torch; it is not left behind.
+        OutputError: the folder cannot be written.
+    """
+    free = {0: "batch"} if isinstance(net, FIXED_FRAMES) else {0: "batch", 2: "frames"}
+    program = _program(net, frames, crop, free)
+    checked_frames = frames + 1 if 2 in free else frames
+    clips = torch.randn(CHECKED, 3, checked_frames, crop, crop, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = net(clips)
+
+    def checked(run: Callable[[Tensor], Tensor], what: Path) -> float:
+        difference = ((run(clips) - logits).abs().max() / logits.abs().max().clamp(min=1)).item()
+        if not difference <= TOLERANCE:
+            raise ExportError(f"{what}: logits differ from torch's by {difference:.1e}, more than {TOLERANCE:g}")
+        return difference
+
+    path, graph = out / "model.pt2", out / "model.onnx"
+    difference = checked(program.module(), path)
+    write_atomic(path, lambda p: _save(program, p))
+    converted = _convert(program, free)
+
+    def write(p: Path) -> None:
+        nonlocal difference
+        converted.save(p, external_data=False)
+        difference = max(difference, checked(_session(p), graph))
+
+    write_atomic(graph, write)
+    return Exported(path, graph, f"B×3×{'T' if 2 in free else frames}×{crop}×{crop}", difference)
+
+
+def _program(net: nn.Module, frames: int, crop: int, free: dict[int, str]) -> ExportedProgram:
+    dims = {axis: Dim(name, min=3 if name == "frames" else 1) for axis, name in free.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's exporter, of its own calls
+        return torch.export.export(net, (torch.zeros(TRACED, 3, frames, crop, crop),), dynamic_shapes=(dims,))
+
+
+def _save(program: ExportedProgram, path: Path) -> None:
+    with path.open("wb") as file:
+        torch.export.save(program, file)
+
+
+def _convert(program: ExportedProgram, free: dict[int, str]) -> torch.onnx.ONNXProgram:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=["clips"],
+            output_names=["logits"],
+            dynamic_shapes=(free,),
+        )
+
+
+def _session(path: Path) -> Callable[[Tensor], Tensor]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda clips: torch.from_numpy(session.run(None, {"clips": clips.numpy()})[0])

@@ -1,0 +1,216 @@
+"""Size and cost of the native variants beside the digits that papers and model zoos print.
+
+The proof that a family is built right and counted as its authors do: what they print must come out. Where a source's
+counter books norms too (fvcore's: 5 operations per element in its older form, 2 in its newer one and in mmengine's),
+adding just these must give its digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autotsnet.meta import on_meta
+from autotsnet.models import auto_tsnet_uniform
+from autotsnet.space import preset
+from baselines import VARIANTS
+from baselines.assemblenet.network import VARIANTS as ASSEMBLENETS
+from baselines.assemblenet.network import assemblenet
+from reproduce.files import write_atomic
+from reproduce.measure.macs import count
+from reproduce.tables import PUBLISHED
+
+NOTES = """\
+- Printed digits are the sources' own, GMACs at the frames × crop of the row. Equal: our value, rounded to as many
+  decimals, is the same.
+- Some counters book norms too, in which the literature's convention sees no multiply-accumulates. Where a row says so,
+  our GMACs plus just these are the printed digits.
+"""
+DATASETS = {400: "Kinetics-400", 174: "Something-Something-V2"}
+
+
+@dataclass(frozen=True)
+class Native:
+    """One row: a variant, and one source's digits for it.
+
+    Attributes:
+        name: of the variant.
+        build: its family's build function.
+        arguments: of the build function, with ``num_classes``, ``frames`` and ``crop``.
+        crop: at which the source counts.
+        source: model and variant in ``published.csv``; None: nothing is printed.
+        norm: operations that the source's counter books per element of a norm.
+        note: what explains the rest.
+    """
+
+    name: str
+    build: Callable[..., nn.Module]
+    arguments: dict[str, Any] = field(hash=False)
+    crop: int
+    source: tuple[str, str] | None = None
+    norm: int = 0
+    note: str = ""
+
+
+def _of(name: str, model: str, variant: str, crop: int | None = None, **kwargs: Any) -> Native:
+    build, arguments = VARIANTS[name]
+    return Native(name, build, arguments, crop or arguments["crop"], (model, variant), **kwargs)
+
+
+def _without_source(name: str, note: str, crop: int) -> Native:
+    return Native(name, *VARIANTS[name], crop, note=note)
+
+
+def _uniform(size: str) -> Native:
+    macro = preset(size).macro
+    arguments = dict(num_classes=400, frames=macro.frames, crop=macro.crop, space=size)
+    note = (
+        f"reconstruction: the architecture of Auto-TSNet-{size.upper()} is not public; one choice everywhere, unscaled"
+    )
+    return Native(f"auto_tsnet_uniform, space {size}", auto_tsnet_uniform, arguments, macro.crop, note=note)
+
+
+HEAD_OF_174 = "the printed size is that of a head for 174 classes"
+LAST_DIGIT = "{} with 5 per norm element; the last digit is unexplained"
+NO_HEAD = "with 2 per norm element and without the classifier our GMACs are the printed ones"
+ASSEMBLENET = "neither size nor cost is printed in the sources reached; the flow is element-wise and not counted"
+NATIVES = (
+    _of("x3d_xs", "X3D", "X3D-XS", note="0.605 cut off, not rounded"),
+    _of("x3d_s", "X3D", "X3D-S"),
+    _of("x3d_m", "X3D", "X3D-M"),
+    _of("x3d_l", "X3D", "X3D-L"),
+    _of("x3d_xs", "X3D (PyTorchVideo)", "X3D-XS", 182, norm=5),
+    _of("x3d_s", "X3D (PyTorchVideo)", "X3D-S", 182, norm=5, note=LAST_DIGIT.format("2.955")),
+    _of("x3d_m", "X3D (PyTorchVideo)", "X3D-M", 256, norm=5),
+    _of("x3d_l", "X3D (PyTorchVideo)", "X3D-L", 356, norm=5),
+    _of("slow_4x16_r50", "Slow (PyTorchVideo)", "R50 4x16", 256, norm=5),
+    _of("slow_8x8_r50", "Slow (PyTorchVideo)", "R50 8x8", 256),
+    _of("slow_8x8_r50_ssv2", "Slow (PyTorchVideo)", "R50 8x8", 256, norm=5, note="0.03 M unexplained"),
+    _of("slowfast_4x16_r50", "SlowFast", "R50 4x16", note="27.6387 cut off, not rounded"),
+    _of("slowfast_4x16_r50", "SlowFast (paper)", "R50 4x16", 256),
+    _of("slowfast_4x16_r50", "SlowFast (PyTorchVideo)", "R50 4x16", 256, norm=5),
+    _of("slowfast_8x8_r50", "SlowFast (PyTorchVideo)", "R50 8x8", 256),
+    _of("slowfast_8x8_r50_ssv2", "SlowFast (PyTorchVideo)", "R50 8x8", 256, norm=5, note="34.046 cut off, not rounded"),
+    _of("slowfast_8x8_r101", "SlowFast (PyTorchVideo)", "R101 8x8", 256, norm=5),
+    _without_source("slowfast_8x8_r101_50_50", "no digits in the sources reached", 256),
+    _without_source("slowfast_16x8_r101", "no digits in the sources reached", 256),
+    _of("slowfast_16x8_r101_50_50", "SlowFast (PyTorchVideo)", "R101_50_50 16x8", 256, norm=5),
+    _of("slowfast_16x8_r50_ssv2", "SlowFast (VoV3D table)", "R50 16x8", 256),
+    _of("slowfast_4x16_r50_mmaction2", "SlowFast (mmaction2 re-train)", "R50 4x16 cosine", 256, norm=2),
+    _of("slowfast_8x8_r50_mmaction2", "SlowFast (mmaction2 re-train)", "R50 8x8 cosine", 256, norm=2),
+    _of("slowfast_8x8_r101_mmaction2", "SlowFast (mmaction2 re-train)", "R101 8x8 cosine", 256, norm=2),
+    _of("tsm_r50_8f", "TSM (mmaction2 re-train)", "TSM ResNet50 50e", norm=2, note=HEAD_OF_174),
+    _of("tsm_r50_16f", "TSM (mmaction2 re-train)", "TSM ResNet50 50e", norm=2, note=f"{HEAD_OF_174}; {NO_HEAD}"),
+    _of("tsm_mobilenetv2_8f", "TSM (mmaction2 re-train)", "TSM MobileNetV2 100e", 256, norm=2, note=NO_HEAD),
+    _of("tsm_r50_8f_ssv2", "TSM (mmaction2 re-train)", "TSM ResNet50", norm=2, note="0.005 M unexplained"),
+    _of("tsm_r50_16f_ssv2", "TSM (mmaction2 re-train)", "TSM ResNet50", norm=2, note=f"0.005 M unexplained; {NO_HEAD}"),
+    _of("tsm_r101_8f_ssv2", "TSM (mmaction2 re-train)", "TSM ResNet101", norm=2),
+    _of("mvit_b_16x4", "MViTv1 (PyTorchVideo)", "MViT-B 16x4", norm=5),
+    _of("mvit_b_32x3", "MViTv1 (PyTorchVideo)", "MViT-B 32x3", norm=5, note=LAST_DIGIT.format("170.364")),
+    *(
+        Native(name, assemblenet, dict(num_classes=400, frames=32, crop=224, **arguments), 224, note=ASSEMBLENET)
+        for name, arguments in ASSEMBLENETS.items()
+    ),
+    *(_uniform(size) for size in "sml"),
+)
+
+
+def norm_elements(build: Callable[[], nn.Module], frames: int, crop: int) -> int:
+    """How many elements all norms of a network see in one view."""
+    net = on_meta(build).eval()
+    seen: list[int] = []
+    for module in net.modules():
+        if isinstance(module, _BatchNorm | nn.LayerNorm):
+            module.register_forward_hook(lambda module, inputs, output: seen.append(output.numel()))
+    with torch.no_grad():
+        net(torch.empty(1, 3, frames, crop, crop, device="meta"))
+    return sum(seen)
+
+
+@cache
+def _published() -> pd.DataFrame:
+    return pd.read_csv(PUBLISHED, dtype=str)  # the digits as they are printed
+
+
+def printed(native: Native) -> pd.Series:
+    """The row of ``published.csv`` with a source's digits; a ValueError if there is not exactly one."""
+    table = _published()
+    rows = table[
+        (table.model == native.source[0])
+        & (table.variant == native.source[1])
+        & (table.dataset == DATASETS[native.arguments["num_classes"]])
+        & (table.frames == str(native.arguments["frames"]))
+        & table.gflops_per_view.notna()
+    ]
+    if len(rows) != 1:
+        raise ValueError(f"published.csv has {len(rows)} rows with a cost of {native.source}, {native.name} needs one")
+    return rows.iloc[0]
+
+
+def _rounded(value: float, digits: str) -> str:
+    """A value with as many decimals as are printed."""
+    return f"{value:.{len(digits.partition('.')[2])}f}"
+
+
+def row(native: Native) -> dict[str, str]:
+    """One row of the table."""
+    arguments = native.arguments | {"crop": native.crop}
+    frames = arguments["frames"]
+
+    def build() -> nn.Module:
+        return native.build(**arguments)
+
+    counted = count(build, frames, native.crop)
+    out = {
+        "variant": native.name,
+        "family": native.build.__name__,
+        "frames×crop": f"{frames}×{native.crop}²",
+        "classes": str(arguments["num_classes"]),
+        "params M": f"{counted.params / 1e6:.3f}",
+        "printed params M": "–",
+        "GMACs": f"{counted.gmacs:.3f}",
+        "printed GMACs": "–",
+        "agreement": "nothing to compare with",
+        "note": native.note,
+        "source": "–",
+    }
+    if native.source is None:
+        return out
+    source = printed(native)
+    agreement = []
+    for what, ours, digits in (
+        ("params", counted.params / 1e6, source.params_m),
+        ("GMACs", counted.gmacs, source.gflops_per_view),
+    ):
+        if pd.isna(digits):
+            continue
+        out[f"printed {what} M" if what == "params" else f"printed {what}"] = digits
+        if _rounded(ours, digits) == digits:
+            agreement.append(f"{what} equal")
+            continue
+        if what == "GMACs" and native.norm:
+            with_norms = ours + native.norm * norm_elements(build, frames, native.crop) / 1e9
+            if _rounded(with_norms, digits) == digits:
+                agreement.append(f"GMACs equal with {native.norm} per norm element")
+                continue
+        agreement.append(f"{what} {100 * (ours / float(digits) - 1):+.2f} %")
+    return out | {"agreement": "; ".join(agreement), "source": source.source}
+
+
+def render(results: Path) -> str:
+    """Make the table, write it as Markdown and CSV to ``results/tables``, and return the Markdown."""
+    frame = pd.DataFrame([row(native) for native in NATIVES])
+    table = frame.to_markdown(index=False, disable_numparse=True)
+    markdown = f"## Native variants: size and cost beside the printed digits\n\n{table}\n\n{NOTES}"
+    tables = results / "tables"
+    write_atomic(tables / "natives.md", lambda p: p.write_text(markdown))
+    write_atomic(tables / "natives.csv", lambda p: frame.to_csv(p, index=False))
+    return markdown
