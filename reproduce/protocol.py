@@ -120,6 +120,9 @@ class Crops:
     def _resize(self, frames: np.ndarray, y: float, x: float, side: float, flipped: bool) -> np.ndarray:
         """Bilinear resampling of the square at (y, x), pixel centres aligned as cv2.resize and torch do."""
         scale = side / self.size
+        if scale == 1 and x == int(x) and y == int(y):  # already of that size, as many copies of Kinetics are
+            square = frames[:, int(y) : int(y) + self.size, int(x) : int(x) + self.size]
+            return square[:, :, ::-1].copy() if flipped else square.copy()
         a = -scale if flipped else scale
         b = x + side - 0.5 - 0.5 * scale if flipped else x - 0.5 + 0.5 * scale
         matrix = np.array([[a, 0, b], [0, scale, y - 0.5 + 0.5 * scale]])

@@ -125,7 +125,7 @@ class Manifest:
             )
         if problem and (not allow_partial or not present):
             raise DataError(
-                f"{where}: {problem}; complete the copy, or set ALLOW_PARTIAL=1: every record will then say that it is partial"
+                f"{where}: {problem}; complete the copy, or set ALLOW_PARTIAL=1: every record will then say so"
             )
         if missing:
             logger.warning("%s: %s; %s", where, count, "left out" if training else "counted as wrong")

@@ -24,7 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from reproduce.data.datasets import StreamSampler, TestVideos, TrainClips
+from reproduce.data.datasets import StreamSampler, TestVideos, TrainClips, skipped_videos
+from reproduce.data.decode import DEFAULT
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.runner import LAST, CheckpointError, PreciseBNHook, RunHook, StreamLoop, build_runner, resume_from
@@ -46,6 +47,8 @@ from reproduce.records import (
     sha256,
 )
 from reproduce.suites import Entry, RunSpec, Suite
+
+SKIPPED = "skipped.txt"  # training videos that could not be decoded
 
 
 class Predictions(BaseMetric):
@@ -110,7 +113,7 @@ def _execute(suite, entry, spec, train, test, folder: Path, results: Path, searc
         ("model.safetensors", lambda: _train(suite, spec, train, folder)),
         ("predictions.parquet", lambda: _test(suite, spec, test, folder)),
         ("throughput.json", lambda: _measure(suite, spec, folder)),
-        ("record.json", lambda: _record(suite, entry, spec, train, folder, search)),
+        ("record.json", lambda: _record(suite, entry, spec, train, test, folder, search)),
     )
     for artefact, stage in stages:
         if not (folder / artefact).exists():
@@ -156,10 +159,10 @@ def _model(config: Config) -> VideoClassifier:
 
 def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> None:
     config = _config(spec)
-    write_json(folder / "provenance.json", provenance(spec.recipe + "\n" + spec.net, "decord").model_dump())
+    write_json(folder / "provenance.json", provenance(spec.recipe + "\n" + spec.net, DEFAULT).model_dump())
     torch.manual_seed(spec.seed)
     steps, schedulers = schedule(config, len(manifest.videos))
-    dataset = TrainClips(manifest, suite.protocol, spec.seed)
+    dataset = TrainClips(manifest, suite.protocol, spec.seed, skipped=folder / "train" / SKIPPED)
     sampler = StreamSampler(dataset, config.batch, steps)
     hook = RunHook(spec.seed, f"{spec.id} train", interval=config.checkpoint)
     ema = EMAHook(momentum=config.ema) if config.ema else None
@@ -238,7 +241,15 @@ def _measure(suite: Suite, spec: RunSpec, folder: Path) -> None:
     write_json(folder / "throughput.json", speed.model_dump())
 
 
-def _record(suite: Suite, entry: Entry, spec: RunSpec, train: Manifest, folder: Path, search: Search | None) -> None:
+def _record(
+    suite: Suite,
+    entry: Entry,
+    spec: RunSpec,
+    train: Manifest,
+    test: Manifest,
+    folder: Path,
+    search: Search | None,
+) -> None:
     solution, protocol = suite.solution(entry), suite.protocol
     predictions = pd.read_parquet(folder / "predictions.parquet")
     top1, top5, failed = score(predictions)
@@ -264,6 +275,9 @@ def _record(suite: Suite, entry: Entry, spec: RunSpec, train: Manifest, folder: 
             train_manifest=spec.train_manifest,
             test_manifest=spec.test_manifest,
             train_videos=len(train.videos),
+            train_absent=train.absent,
+            train_skipped=skipped_videos(folder / "train" / SKIPPED),
+            partial=train.partial or test.partial,
             frames=protocol.sampling.frames,
             crop=protocol.crops.size,
             clips=protocol.sampling.clips,

@@ -1,4 +1,4 @@
-"""Writes small, distinct video files: ``python make_clips.py FOLDER``. A process of its own, free of decord's libraries."""
+"""Writes small, distinct video files: ``python make_clips.py FOLDER``."""
 
 import sys
 from pathlib import Path

@@ -170,7 +170,7 @@ def test_a_label_file_that_disagrees_is_named(kinetics_copy, ssv2_copy, tmp_path
     content = json.loads(labels.read_text())
     first, second = ssv2.CLASSES[:2]
     labels.write_text(json.dumps(content | {first: "1", second: "0"}))
-    with pytest.raises(DataError, match="labels.json: class 0 is 'Attaching .*, officially 'Approaching"):
+    with pytest.raises(DataError, match=r"labels\.json: class 0 is 'Attaching .*, officially 'Approaching"):
         ssv2.load(root, "train")
     labels.write_text(json.dumps(dict(list(content.items())[:-1])))
     with pytest.raises(DataError, match="has 173 classes, Something-Something-V2 has 174"):
@@ -205,7 +205,7 @@ def test_half_a_data_set_is_refused_unless_allowed(kinetics_copy, tmp_path, monk
     assert "left out" in caplog.text
     assert "counted as wrong" in caplog.text
     shutil.rmtree(root / "val")
-    with pytest.raises(DataError, match="has no video below val/|20 of 20 videos have no file"):
+    with pytest.raises(DataError, match="20 of 20 videos have no file"):
         suite.manifest("val", root)
 
 
