@@ -40,6 +40,7 @@ def main(folder: Path) -> None:
     encode(picture(2000, 1, 64, 80), 25, folder / "one.mp4")
     encode(picture(2001, 12, 64, 80), 4, folder / "slow.mp4")
     encode(picture(2002, 12, 64, 72), 25, folder / "narrow.mp4")
+    encode(picture(2006, 60, 96, 128), 12, folder / "long.webm")
     write(folder / "odd.webm", "libvpx-vp9", picture(2003, 12, 63, 81), 12)
     write(folder / "rotated.mp4", "libx264", picture(2004, 12, 64, 80), 25, rotation=90)
     write(folder / "old.avi", "mpeg4", picture(2005, 12, 64, 80), 25)
