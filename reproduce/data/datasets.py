@@ -119,7 +119,12 @@ class TestVideos(Dataset):
         try:
             frames, index, total = decode_distinct(self.manifest.path(video), p.sampling.test, self.decoder)
             crops = p.crops.test(frames)  # each frame once, however many clips show it
-            clips = np.stack([crop[index] for crop in crops], axis=1).reshape(-1, *index.shape[1:], *crops.shape[2:])
+            clips = np.empty((len(index), len(crops), p.sampling.frames, *crops[0].shape[1:]), np.uint8)
+            for i, clip in enumerate(index):
+                for j, crop in enumerate(crops):
+                    for t, frame in enumerate(clip):
+                        clips[i, j, t] = crop[frame]
+            clips = clips.reshape(-1, *clips.shape[2:])
             error = ""
         except DecodeError as failure:
             clips = np.zeros((p.views, p.sampling.frames, p.crops.size, p.crops.size, 3), np.uint8)

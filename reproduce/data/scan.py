@@ -8,6 +8,7 @@ Written to the folder of the scan, never to the copy:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -103,8 +104,12 @@ def _look(manifests: list[Manifest], journal: Path, full: bool, workers: int | N
     label = "full scan" if full else "quick scan"
     with open(journal, "a") as log, Progress(label, total, len(found)) as progress:
         log.write("\n")  # the last line may be cut off
-        with multiprocessing.get_context("spawn").Pool(max(1, min(workers, len(todo)))) as pool:
-            for row in pool.imap_unordered(_examine, todo, chunksize=max(1, min(8, len(todo) // (4 * workers)))):
+        with contextlib.ExitStack() as stack:
+            rows = map(_examine, todo)
+            if min(workers, len(todo)) > 1:
+                pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(min(workers, len(todo))))
+                rows = pool.imap_unordered(_examine, todo, chunksize=max(1, min(8, len(todo) // (4 * workers))))
+            for row in rows:
                 found[row["file"]] = row
                 log.write(json.dumps(row) + "\n")
                 log.flush()

@@ -230,3 +230,11 @@ def test_a_damaged_real_clip_fails_cleanly_or_gives_frames(real_clips):
     manifest = Manifest("real clips", "val", real_clips, ("x",), (Video("one", "corrupted.mp4", 0),))
     item = TestVideos(manifest, PROTOCOLS["ssv2"])[0]
     assert "corrupted.mp4: decord cannot decode it" in item["error"]
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("kind", ["mp4", "webm"])
+def test_reopening_leaves_memory_flat(clips, decoder, kind):
+    from reproduce.studies.decoding import memory
+
+    assert memory(clips / f"0.{kind}", 1000, decoder)["growth_mib"] < 8

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +70,19 @@ def test_ssv2_layouts_are_told_apart(ssv2_copy, tmp_path, kind, generation):
     assert [v.label for v in train.videos[:4]] == [86, 87, 166, 50], "brackets of the templates are taken off"
     assert all(train.path(v).exists() for v in train.videos)
     assert train.usable(allow_partial=True).absent == 0
+
+
+def test_the_parts_of_the_archive_are_joined_as_documented(ssv2_copy, tmp_path):
+    root = ssv2_copy(tmp_path / "ssv2", "webm")
+    expected = ssv2.load(root, "train").hash
+    archive = "cd ssv2 && tar cz 20bn-something-something-v2 | split -b 20000 -d - 20bn-something-something-v2-"
+    subprocess.run(archive, shell=True, cwd=tmp_path, check=True)
+    assert len(list(root.glob("20bn-something-something-v2-??"))) > 2
+    shutil.rmtree(root / "20bn-something-something-v2")
+    readme = (Path(__file__).resolve().parents[3] / "README.md").read_text()
+    command = next(line for line in readme.splitlines() if line.startswith("cat 20bn-"))
+    subprocess.run(command, shell=True, cwd=root, check=True)
+    assert ssv2.load(root, "train").hash == expected
 
 
 def test_hash_is_of_the_content_not_of_the_place(kinetics_root, tmp_path):

@@ -215,6 +215,8 @@ def test_the_commands(kinetics_copy, clips, tmp_path, monkeypatch):
     assert "Kinetics-400 val: 20 of 20 annotated videos are usable" in done.output
     assert "mmaction2's copy: 19796 videos; here 0.1 %" in done.output
     scanned = str(tmp_path / "cache" / "scan-kinetics")
+    done = CliRunner().invoke(app, ["data", "scan", "kinetics", "--full", "--workers", "2"])
+    assert "Kinetics-400 train: 40 of 40 annotated videos are usable" in done.output
     ids = str(tmp_path / "common.txt")
     done = CliRunner().invoke(app, ["data", "diff", scanned, scanned, "--out", ids])
     assert "usable in both, with the same label: 20" in done.output
