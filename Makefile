@@ -61,6 +61,9 @@ study-presets: env  ## one search step at full size of each preset: time and pea
 study-diversity: env  ## does PV-NAS-style's schedule keep searched networks diverse (minutes)
 	$(VENV)/bin/python -m reproduce.studies.diversity --suite ssv2-$(EMBEDDED) --out $(RESULTS)/studies/diversity.json
 
+study-decoding: env  ## videos to clips against mmaction2's pipeline: speed, equal views, memory (half an hour)
+	$(VENV)/bin/python -m reproduce.studies.decoding --out $(RESULTS)/studies/decoding.json
+
 lint: env  ## style: ruff check and format
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

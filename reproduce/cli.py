@@ -288,6 +288,68 @@ def export_weights(
     typer.echo(f"{out}: {len(checkpoint['state_dict'])} tensors of {header['variant']} under mmaction2's names")
 
 
+@data_app.command()
+def scan(
+    layout: Annotated[str, typer.Argument(help="kinetics or ssv2.")],
+    root: Annotated[Path | None, typer.Option(help="The copy; default: KINETICS_ROOT or SSV2_ROOT.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Decode every frame, hash every byte.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes; 0: all cores.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder of the scan; default: scan-LAYOUT in --cache.")] = None,
+    cache: CacheOption = Path(".cache"),
+) -> None:
+    """Look at every video of a copy: what is missing, truncated, undecodable, twice there, odd. Resumable.
+
+    Example: python -m reproduce data scan kinetics --full
+    """
+    from reproduce.data.manifest import DataError
+    from reproduce.data.scan import scan as look
+    from reproduce.data.scan import summary
+    from reproduce.suites import LOADERS, suite
+
+    if layout not in LOADERS:
+        raise ValueError(f"unknown layout {layout!r}; known: {', '.join(LOADERS)}")
+    s = suite(layout)
+    if not root and not os.environ.get(s.root):
+        raise DataError(f"{s.root} is not set and no --root is given: which copy of {s.dataset}? See README")
+    out = out or cache / f"scan-{layout}"
+    manifests = [LOADERS[layout](root or os.environ[s.root], split, s.dataset) for split in ("train", "val")]
+    table = look(manifests, out, full, workers or None)
+    typer.echo(summary(manifests, table, out))
+    typer.echo(f"{out / 'manifest.parquet'}: {len(table)} rows")
+
+
+@data_app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(help="Folder of a scan.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another.")],
+    split: Annotated[str, typer.Option(help="train or val.")] = "val",
+    out: Annotated[Path | None, typer.Option(help="File for the ids that both copies can use.")] = None,
+) -> None:
+    """Compare two copies by their scans.
+
+    Example: python -m reproduce data diff .cache/scan-kinetics /other/scan-kinetics --out common.txt
+    """
+    from reproduce.data.compare import diff as compare
+
+    typer.echo(compare(first, second, split, out))
+
+
+@data_app.command()
+def score(
+    suite_name: Annotated[str, typer.Argument(metavar="SUITE", help="Whose records.")],
+    ids: Annotated[Path, typer.Option(help="File with the ids of the videos, one a line, as diff writes it.")],
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Print a suite's table as it is on some of the test videos, such as those that two copies share.
+
+    Example: python -m reproduce data score kinetics --ids common.txt
+    """
+    from reproduce.data.compare import score as table_on
+    from reproduce.suites import suite
+
+    typer.echo(table_on(suite(suite_name), results, ids))
+
+
 def _integers(option: str, text: str) -> list[int]:
     try:
         return [int(x) for x in text.split(",")]

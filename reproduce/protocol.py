@@ -103,15 +103,15 @@ class Crops:
         side = self.size / rng.uniform(*self.jitter) * min(height, width)
         y, x = rng.uniform(0, height - side), rng.uniform(0, width - side)
         flipped = bool(rng.random() < self.flip) and may_flip
-        return self._resize(frames, y, x, side, self.size, flipped), flipped
+        return np.ascontiguousarray(self._resize(frames, y, x, side, self.size, flipped)), flipped
 
-    def test(self, frames: np.ndarray) -> np.ndarray:
-        """T H W 3 -> crops T test_size test_size 3."""
+    def test(self, frames: np.ndarray) -> list[np.ndarray]:
+        """T H W 3 -> for each crop T test_size test_size 3; views of the frames where they have that size already."""
         height, width = frames.shape[1:3]
         side = self.test_size / self.short_side * min(height, width)
         places = (0.5,) if self.crops == 1 else (0.0, 0.5, 1.0)
         along_y = height > width
-        out = [
+        return [
             self._resize(
                 frames,
                 (height - side) * (p if along_y else 0.5),
@@ -122,12 +122,14 @@ class Crops:
             )
             for p in places
         ]
-        return np.stack(out)
 
     @staticmethod
     def _resize(frames: np.ndarray, y: float, x: float, side: float, size: int, flipped: bool) -> np.ndarray:
         """Bilinear resampling of the square at (y, x), pixel centres aligned as cv2.resize and torch do."""
         scale = side / size
+        if scale == 1 and x == int(x) and y == int(y):  # already of that size, as many copies of Kinetics are
+            square = frames[:, int(y) : int(y) + size, int(x) : int(x) + size]
+            return square[:, :, ::-1] if flipped else square
         a = -scale if flipped else scale
         b = x + side - 0.5 - 0.5 * scale if flipped else x - 0.5 + 0.5 * scale
         matrix = np.array([[a, 0, b], [0, scale, y - 0.5 + 0.5 * scale]])

@@ -118,7 +118,11 @@ class Suite:
         return Path(os.environ[self.root])
 
     def manifest(self, split: str, root: Path) -> Manifest:
-        """The videos of a split; those of the embedded data carry the hash of their frames."""
+        """The videos of a split; those of the embedded data carry the hash of their frames.
+
+        Raises:
+            DataError: the copy is not there, of another form, or partial without ALLOW_PARTIAL=1.
+        """
         manifest = LOADERS[self.layout](root, split, self.dataset)
         if len(manifest.classes) != self.classes:
             raise DataError(
@@ -126,7 +130,7 @@ class Suite:
                 "is the annotation complete?"
             )
         if self.root is not None:
-            return manifest
+            return manifest.usable(allow_partial=os.environ.get("ALLOW_PARTIAL", "0") not in ("", "0"))
         pixels = {v["path"]: v["sha256"] for v in synthetic.load_manifest(root)["videos"]}
         return manifest.subset(tuple(Video(v.id, v.path, v.label, pixels[v.path]) for v in manifest.videos))
 

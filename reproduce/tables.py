@@ -177,7 +177,8 @@ def title(suite: Suite, records: list[RunRecord]) -> str:
     text = f"{suite.dataset} " + (f"at {suite.gmacs:g} GMACs/view" if suite.gmacs else "by the authors' own recipes")
     if mine:
         devices = sorted({r.provenance.device for r in mine})
-        text += f" (test manifest {mine[0].data.test_manifest}; {'; '.join(devices)})"
+        partial = "; a **partial copy** of the data set" if any(r.data.partial for r in mine) else ""
+        text += f" (test manifest {mine[0].data.test_manifest}; {'; '.join(devices)}{partial})"
     return text
 
 

@@ -52,7 +52,7 @@ def test_wrong_root_is_one_clear_line(tmp_path):
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if not line.startswith("make")]
     assert len(lines) == 1
-    assert re.search(r"error: KINETICS_ROOT=.* has no annotations/ or train/; see README", lines[0])
+    assert re.search(r"error: KINETICS_ROOT=.* has no annotation of its train split .*see README", lines[0])
 
 
 def test_an_unwritable_folder_is_one_clear_line(cache, tmp_path):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
 from autotsnet.registry import DATA_SAMPLERS, DATASETS
-from reproduce.data.decode import DecodeError, decode
+from reproduce.data.decode import DecodeError, decode, decode_distinct
 from reproduce.data.manifest import DataError, Manifest
 from reproduce.protocol import Protocol
 
@@ -30,18 +31,23 @@ class TrainClips(Dataset):
         protocol: sampling and crops.
         seed: of order and augmentation.
         decoder: see ``decode``.
+        skipped: file that takes the id of each video that cannot be decoded, a line each; it is shared by all workers
+            and sessions of a run, so that each is reported once.
 
     Raises:
-        DataError: a class has no training video.
+        DataError: a class has no training video, and the copy is not one that is known to be partial.
     """
 
-    def __init__(self, manifest: Manifest, protocol: Protocol, seed: int, decoder: str = "decord") -> None:
-        if manifest.empty_classes:
+    def __init__(
+        self, manifest: Manifest, protocol: Protocol, seed: int, decoder: str = "", skipped: Path | None = None
+    ) -> None:
+        if manifest.empty_classes and not manifest.partial:
             raise DataError(
                 f"{manifest.dataset}: class {manifest.empty_classes[0]!r} has no training video in {manifest.root}; "
                 "complete the copy or remove the class from the annotations"
             )
         self.manifest, self.protocol, self.seed, self.decoder = manifest, protocol, seed, decoder
+        self.skipped = skipped
         self.metainfo = dict(dataset=manifest.dataset, manifest=manifest.hash)
         self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, int))
         self._reported: set[str] = set()
@@ -64,9 +70,7 @@ class TrainClips(Dataset):
                     self.manifest.path(video), lambda total: self.protocol.sampling.train(total, rng)[0], self.decoder
                 )
             except DecodeError as error:
-                if video.id not in self._reported:
-                    self._reported.add(video.id)
-                    logger.warning("skipped in training: %s", error)
+                self._report(video.id, error)
                 index = rng.integers(len(self))  # another one, as determined by (seed, n) as the first
                 continue
             partner = self.manifest.partners[video.label] if self.manifest.partners else video.label
@@ -77,6 +81,23 @@ class TrainClips(Dataset):
             f"check the copy of {self.manifest.dataset} in {self.manifest.root}"
         )
 
+    def _report(self, identity: str, error: DecodeError) -> None:
+        if self.skipped:
+            self._reported |= set(skipped_videos(self.skipped))
+        if identity in self._reported:
+            return
+        self._reported.add(identity)
+        logger.warning("skipped in training: %s", error)
+        if self.skipped:
+            self.skipped.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.skipped, "a") as file:
+                file.write(identity + "\n")
+
+
+def skipped_videos(path: Path) -> list[str]:
+    """Ids of the training videos that could not be decoded, sorted."""
+    return sorted(set(path.read_text().splitlines())) if path.exists() else []
+
 
 @DATASETS.register_module()
 class TestVideos(Dataset):
@@ -84,7 +105,7 @@ class TestVideos(Dataset):
 
     __test__ = False  # not a test case, whatever its name says to pytest
 
-    def __init__(self, manifest: Manifest, protocol: Protocol, decoder: str = "decord") -> None:
+    def __init__(self, manifest: Manifest, protocol: Protocol, decoder: str = "") -> None:
         self.manifest, self.protocol, self.decoder = manifest, protocol, decoder
 
     def __len__(self) -> int:
@@ -96,8 +117,14 @@ class TestVideos(Dataset):
         video = self.manifest.videos[n]
         p = self.protocol
         try:
-            frames, total = decode(self.manifest.path(video), p.sampling.test, self.decoder)
-            clips = np.concatenate([p.crops.test(clip) for clip in frames])
+            frames, index, total = decode_distinct(self.manifest.path(video), p.sampling.test, self.decoder)
+            crops = p.crops.test(frames)  # each frame once, however many clips show it
+            clips = np.empty((len(index), len(crops), p.sampling.frames, *crops[0].shape[1:]), np.uint8)
+            for i, clip in enumerate(index):
+                for j, crop in enumerate(crops):
+                    for t, frame in enumerate(clip):
+                        clips[i, j, t] = crop[frame]
+            clips = clips.reshape(-1, *clips.shape[2:])
             error = ""
         except DecodeError as failure:
             clips = np.zeros((p.views, p.sampling.frames, p.crops.test_size, p.crops.test_size, 3), np.uint8)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
+import stat
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+
+logger = logging.getLogger("reproduce")
+MISSING = 0.1  # share of videos without a file over which a copy is partial; old ones of Kinetics lack up to 5 %
 
 
 class DataError(ValueError):
@@ -41,6 +47,8 @@ class Manifest:
         classes: names, by label.
         videos: all annotated videos, whether their file is there or not.
         partners: label -> label of the class that a horizontal flip turns it into; -1: do not flip.
+        absent: videos of the annotation that were left out since they have no file.
+        partial: known to be less than the data set, and used nevertheless.
     """
 
     dataset: str
@@ -49,6 +57,8 @@ class Manifest:
     classes: tuple[str, ...]
     videos: tuple[Video, ...]
     partners: tuple[int, ...] | None = None
+    absent: int = 0
+    partial: bool = False
 
     def __post_init__(self) -> None:
         where = f"{self.dataset} {self.split} ({self.root})"
@@ -68,7 +78,7 @@ class Manifest:
 
     @property
     def empty_classes(self) -> list[str]:
-        """Classes without a video; legal in a test split, an error for training."""
+        """Classes without a video; legal in a test split, for training only in a partial copy."""
         used = {v.label for v in self.videos}
         return [c for i, c in enumerate(self.classes) if i not in used]
 
@@ -77,15 +87,56 @@ class Manifest:
         """Twelve hex digits over classes, ids, labels and content (frames where known, else the file's size)."""
         digest = hashlib.sha256("\n".join(self.classes).encode())
         for v in sorted(self.videos, key=lambda v: v.id):
-            digest.update(f"\n{v.id}\t{v.label}\t{v.content or self._size(v)}".encode())
+            digest.update(f"\n{v.id}\t{v.label}\t{v.content or self.sizes[v.id]}".encode())
         return digest.hexdigest()[:12]
 
-    def _size(self, video: Video) -> int:
-        try:
-            return self.path(video).stat().st_size
-        except OSError:
-            return -1  # missing: counted and listed by the test
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Id -> bytes of the file, number of files where the video is a folder of frames, -1 where it is missing."""
+        return {v.id: _size(self.path(v)) for v in self.videos}
 
     def subset(self, videos: tuple[Video, ...]) -> Manifest:
         """The same data set with some of its videos."""
-        return Manifest(self.dataset, self.split, self.root, self.classes, videos, self.partners)
+        return replace(self, videos=videos)
+
+    def usable(self, allow_partial: bool) -> Manifest:
+        """What a run is made with: training videos without a file are left out, test videos stay and count as wrong.
+
+        Args:
+            allow_partial: go on with a copy that lacks much of its data set; the manifest then says so.
+
+        Raises:
+            DataError: over a tenth of the videos have no file, or a class is left without any to train on.
+        """
+        where = f"{self.dataset} {self.split} ({self.root})"
+        missing = [v for v in self.videos if self.sizes[v.id] < 0]
+        present = tuple(v for v in self.videos if self.sizes[v.id] >= 0)
+        training = self.split == "train"
+        count = (
+            f"{len(missing)} of {len(self.videos)} videos have no file, the first is {missing[0].path}"
+            if missing
+            else ""
+        )
+        problem = count if len(missing) > MISSING * len(self.videos) else ""
+        if training and present and not problem:
+            empty = self.subset(present).empty_classes
+            problem = (
+                f"{len(empty)} of {len(self.classes)} classes have no video, the first is {empty[0]!r}" if empty else ""
+            )
+        if problem and (not allow_partial or not present):
+            raise DataError(
+                f"{where}: {problem}; complete the copy, or set ALLOW_PARTIAL=1: every record will then say so"
+            )
+        if missing:
+            logger.warning("%s: %s; %s", where, count, "left out" if training else "counted as wrong")
+        if training:
+            return replace(self, videos=present, absent=len(missing), partial=bool(problem))
+        return replace(self, partial=bool(problem))
+
+
+def _size(path: Path) -> int:
+    try:
+        status = path.stat()
+        return len(os.listdir(path)) if stat.S_ISDIR(status.st_mode) else status.st_size
+    except OSError:
+        return -1

@@ -26,7 +26,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from reproduce.data.datasets import StreamSampler, TestVideos, TrainClips
+from reproduce.data.datasets import StreamSampler, TestVideos, TrainClips, skipped_videos
+from reproduce.data.decode import DEFAULT
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VIEWS, VideoClassifier
 from reproduce.engine.distributed import agreed, distribute
@@ -61,6 +62,8 @@ from reproduce.records import (
 )
 from reproduce.suites import Entry, RunSpec, Suite
 from reproduce.suites import suite as suite_named
+
+SKIPPED = "skipped.txt"  # training videos that could not be decoded
 
 
 class Predictions(BaseMetric):
@@ -170,7 +173,7 @@ def _execute(suite, entry, spec, train, test, folder: Path, results: Path, searc
         ("model.safetensors", lambda: _train(suite, spec, train, folder)),
         ("predictions.parquet", lambda: _test(suite, spec, test, folder)),
         ("throughput.json", lambda: alone and _measure(suite, spec, folder)),
-        ("record.json", lambda: alone and _record(suite, entry, spec, train, folder, search)),
+        ("record.json", lambda: alone and _record(suite, entry, spec, train, test, folder, search)),
     )
     for artefact, stage in stages:
         if not agreed((folder / artefact).exists()):
@@ -293,7 +296,7 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
     accumulate, clips = agreed(passes(config, world) if alone else None)  # one rank complains, not all
     wrapper = optimiser(config, accumulate)
     if alone:
-        write_json(folder / "provenance.json", provenance(spec.recipe + "\n" + spec.net, "decord").model_dump())
+        write_json(folder / "provenance.json", provenance(spec.recipe + "\n" + spec.net, DEFAULT).model_dump())
         rate = f"lr {wrapper['optimizer']['lr']:g}"
         if "reference_batch" in config:
             rate += f" ({config.optim_wrapper.optimizer.lr:g} per {config.reference_batch} clips)"
@@ -301,7 +304,7 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
         print(f"  {spec.id} train: {dealt}, {rate}, {config.get('amp') or 'fp32'}", file=sys.stderr)
     torch.manual_seed(spec.seed)
     steps, schedulers = schedule(config, len(manifest.videos))
-    dataset = TrainClips(manifest, suite.protocol, spec.seed)
+    dataset = TrainClips(manifest, suite.protocol, spec.seed, skipped=folder / "train" / SKIPPED)
     sampler = StreamSampler(dataset, accumulate * clips, steps, get_rank(), world)
     hook = RunHook(spec.seed, f"{spec.id} train", interval=config.checkpoint)
     ema = EMAHook(momentum=config.ema) if config.ema else None
@@ -386,7 +389,15 @@ def _measure(suite: Suite, spec: RunSpec, folder: Path) -> None:
     write_json(folder / "throughput.json", speed.model_dump())
 
 
-def _record(suite: Suite, entry: Entry, spec: RunSpec, train: Manifest, folder: Path, search: Search | None) -> None:
+def _record(
+    suite: Suite,
+    entry: Entry,
+    spec: RunSpec,
+    train: Manifest,
+    test: Manifest,
+    folder: Path,
+    search: Search | None,
+) -> None:
     solution, protocol = suite.solution(entry), suite.protocol
     predictions = pd.read_parquet(folder / "predictions.parquet")
     top1, top5, failed = score(predictions)
@@ -412,6 +423,9 @@ def _record(suite: Suite, entry: Entry, spec: RunSpec, train: Manifest, folder: 
             train_manifest=spec.train_manifest,
             test_manifest=spec.test_manifest,
             train_videos=len(train.videos),
+            train_absent=train.absent,
+            train_skipped=skipped_videos(folder / "train" / SKIPPED),
+            partial=train.partial or test.partial,
             frames=protocol.sampling.frames,
             crop=protocol.crops.test_size,
             clips=protocol.sampling.clips,

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Subset
 
 from autotsnet.models import SuperNet
 from reproduce.data.datasets import TrainClips
+from reproduce.data.decode import DEFAULT
 from reproduce.engine import search_auto_tsnet, searching
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import execute
@@ -111,7 +112,7 @@ def main() -> None:
             "supernet_log_likelihood": likelihoods,
             "architectures": [e.architecture.hash for e in drawn],
             "search": [r.search.model_dump() for r in searched],
-            "provenance": provenance(searched[0].provenance.config, "decord").model_dump(),
+            "provenance": provenance(searched[0].provenance.config, DEFAULT).model_dump(),
         },
     )
     print(

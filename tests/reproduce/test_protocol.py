@@ -39,7 +39,7 @@ def test_cropping_before_resizing_shows_the_same_pixels():
     rng = np.random.default_rng(0)
     frame = cv2.GaussianBlur(rng.integers(0, 256, (60, 90, 3), dtype=np.uint8), (0, 0), 3)
     crops = Crops(size=40, short_side=48, jitter=(48, 60), crops=3)
-    views = crops.test(frame[None])
+    views = np.stack(crops.test(frame[None]))
     resized = cv2.resize(frame, (72, 48), interpolation=cv2.INTER_LINEAR)
     for view, x in zip(views[:, 0], (0, 16, 32), strict=True):
         expected = resized[4:44, x : x + 40].astype(int)

@@ -1,0 +1,326 @@
+"""One pass over a copy of a data set: what is there, what is whole, what is odd; and two copies compared.
+
+Written to the folder of the scan, never to the copy:
+    journal.jsonl     one line per file looked at; a scan that is issued again goes on from it
+    manifest.parquet  one row per annotated video
+    summary.json      counts, per split and per class
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import pandas as pd
+
+from reproduce.data import kinetics, ssv2
+from reproduce.data.decode import reason
+from reproduce.data.manifest import DataError, Manifest
+from reproduce.files import held, write_atomic, write_json
+from reproduce.progress import Progress
+
+EDGE = 1 << 16  # bytes at each end of a file that a quick scan hashes
+SLACK = 0.05  # of the announced length that may be missing: headers of real files round
+LOW_FPS = 10  # below Something-Something's 12
+FAMILIES = {  # suffix -> start of the demuxer's name
+    ".mp4": "mov", ".m4v": "mov", ".mov": "mov", ".3gp": "mov",
+    ".webm": "matroska", ".mkv": "matroska", ".avi": "avi", ".flv": "flv",
+}  # fmt: skip
+SHORT = 0.2  # of a class's videos that may be missing before the summary names it
+FEW = 20  # names per line of the summary
+PUBLISHED = {kinetics.NAME: kinetics.PUBLISHED, ssv2.NAME: ssv2.PUBLISHED}
+FAULTS = ("missing", "empty", "undecodable", "truncated", "duplicate")
+"""What makes a video unfit, worst first. All else that is odd stands in the column ``notes``."""
+
+
+def scan(manifests: Iterable[Manifest], out: Path, full: bool, workers: int | None = None) -> pd.DataFrame:
+    """Look at every video of some splits.
+
+    Args:
+        manifests: the splits of one copy.
+        out: folder of the scan.
+        full: decode every frame and hash every byte; else the header, the first and the last frame, and both ends of
+            the file. A full scan does not go on from a quick one, nor a quick one from a full one.
+        workers: processes; all cores that this process may use when None.
+
+    Returns:
+        One row per annotated video: id, split, label, class, path, bytes, content (hash), frames by the header, frames
+        by decoding (full only), fps, width, height, codec, fault (one of ``FAULTS`` or ''), detail of the fault, notes.
+
+    Raises:
+        OutputError: the folder cannot be written, or another scan is at work on it.
+        DataError: the folder lies in the copy.
+    """
+    manifests = list(manifests)
+    for m in manifests:
+        if out.resolve().is_relative_to(Path(m.root).resolve()):
+            raise DataError(f"--out={out} lies in the copy {m.root}, where nothing is written; choose another folder")
+    with held(out):
+        found = _look(manifests, out / "journal.jsonl", full, workers)
+        rows = []
+        for m in manifests:
+            for v in m.videos:
+                row = found.get(str(m.path(v)), dict(fault="missing", detail="no such file", notes=""))
+                rows.append(
+                    dict(id=v.id, split=m.split, label=v.label, classname=m.classes[v.label], path=v.path) | row
+                )
+        table = _with_duplicates(pd.DataFrame(rows).drop(columns=["key"], errors="ignore"))
+        table = table.convert_dtypes()
+        write_atomic(out / "manifest.parquet", lambda path: table.to_parquet(path, index=False))
+        return table
+
+
+def _look(manifests: list[Manifest], journal: Path, full: bool, workers: int | None) -> dict[str, dict]:
+    """Absolute path -> what was found, for all files that are there; from the journal where they have not changed."""
+    done = {}
+    if journal.exists():
+        for line in journal.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:  # cut off by an interruption
+                continue
+            done[row["file"]] = row
+    found, todo = {}, []
+    for m in manifests:
+        for v in m.videos:
+            file = str(m.path(v))
+            key = _key(file, full)
+            if key is None:
+                continue
+            if file in done and done[file]["key"] == key:
+                found[file] = done[file]
+            else:
+                todo.append((file, key, full))
+    workers = workers or len(os.sched_getaffinity(0))
+    total = len(found) + len(todo)
+    label = "full scan" if full else "quick scan"
+    with open(journal, "a") as log, Progress(label, total, len(found)) as progress:
+        log.write("\n")  # the last line may be cut off
+        with contextlib.ExitStack() as stack:
+            rows = map(_examine, todo)
+            if min(workers, len(todo)) > 1:
+                pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(min(workers, len(todo))))
+                rows = pool.imap_unordered(_examine, todo, chunksize=max(1, min(8, len(todo) // (4 * workers))))
+            for row in rows:
+                found[row["file"]] = row
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+                progress.step(note=Path(row["file"]).name)
+    return {file: {k: v for k, v in row.items() if k != "file"} for file, row in found.items()}
+
+
+def _key(file: str, full: bool) -> list | None:
+    """Changes when the file does, or the kind of scan; None: it is not there."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns, full]
+
+
+def _examine(job: tuple[str, list, bool]) -> dict:
+    """One file, in a worker."""
+    file, key, full = job
+    path = Path(file)
+    row = dict(file=file, key=key, fault="", detail="", notes="")
+    try:
+        if path.is_dir():
+            row |= _frames_folder(path, full)
+        else:
+            row |= dict(bytes=key[0], content=_content(path, full))
+            row |= dict(fault="empty", detail="no bytes") if key[0] == 0 else _video(path, full)
+    except OSError as error:
+        row |= dict(fault="undecodable", detail=error.strerror or str(error))
+    if not path.name.isascii():
+        row["notes"] = ", ".join(filter(None, [row["notes"], "name not ASCII"]))
+    return row
+
+
+def _content(path: Path, full: bool) -> str:
+    """Hash of all bytes, or of the size and both ends."""
+    with open(path, "rb") as file:
+        if full:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return digest.hexdigest()
+        size = os.fstat(file.fileno()).st_size
+        ends = file.read(EDGE)
+        file.seek(max(0, size - EDGE))
+        return "ends:" + hashlib.sha256(f"{size}\n".encode() + ends + file.read(EDGE)).hexdigest()
+
+
+def _video(path: Path, full: bool) -> dict:
+    import av
+
+    av.logging.set_level(av.logging.PANIC)  # what is wrong is reported by us, by file
+    try:
+        with av.open(str(path)) as container:
+            stream = next(iter(container.streams.video), None)
+            if stream is None:
+                return dict(fault="undecodable", detail="no video stream")
+            stream.thread_type = "NONE"
+            seen = _every_frame(container, stream) if full else _both_ends(container, stream)
+            return _verdict(path, container, stream, seen, full)
+    except av.error.FFmpegError as error:
+        return dict(fault="undecodable", detail=reason(error))
+
+
+def _every_frame(container, stream) -> dict:
+    """Decoded frames, the end of the last one in seconds, rotation, and the error that ended it."""
+    import av
+
+    frames, end, rotation, error = 0, None, 0, ""
+    try:
+        for frame in container.decode(stream):
+            frames += 1
+            rotation = rotation or frame.rotation
+            end = frame.time if end is None else max(end, frame.time or 0.0)
+    except av.error.FFmpegError as failure:
+        error = reason(failure)
+    return dict(frames=frames, end=end, rotation=rotation, error=error)
+
+
+def _both_ends(container, stream) -> dict:
+    """As ``_every_frame`` from the first frame and those after the last key frame; ``frames`` is at most that many."""
+    import av
+
+    first = next(iter(container.decode(stream)), None)
+    seen = dict(frames=int(first is not None), end=None, rotation=first.rotation if first else 0, error="")
+    if first is None:
+        return seen
+    length = stream.duration or (container.duration and int(container.duration / av.time_base / stream.time_base))
+    try:
+        container.seek(length or 0, stream=stream)
+        tail = _every_frame(container, stream)
+    except av.error.FFmpegError as failure:
+        tail = dict(frames=0, end=None, error=reason(failure))
+    return seen | dict(end=tail["end"], error=tail["error"])
+
+
+def _verdict(path: Path, container, stream, seen: dict, full: bool) -> dict:
+    import av
+
+    fps = stream.average_rate or stream.guessed_rate or Fraction(0)
+    start = float((stream.start_time or 0) * stream.time_base)
+    announced = stream.frames  # 0 where the container does not say, as webm
+    length = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / av.time_base
+    expected = announced or round(length * fps)
+    # Frames up to the last one, by its time; a short count alone may be a variable frame rate.
+    last = round((seen["end"] - start) * fps) + 1 if seen["end"] is not None and fps else 0
+    if full:
+        last = max(last, seen["frames"])
+    row = dict(
+        frames_header=expected,
+        frames_decoded=seen["frames"] if full else None,
+        fps=round(float(fps), 3),
+        width=stream.width,
+        height=stream.height,
+        codec=stream.codec_context.name,
+    )
+    if seen["frames"] == 0:
+        return row | dict(fault="undecodable", detail=seen["error"] or "no frame can be decoded")
+    if expected and last < expected * (1 - SLACK) - 1:
+        row |= dict(fault="truncated", detail=f"ends after {last} of {expected} frames {seen['error']}".strip())
+    elif seen["error"]:
+        row |= dict(fault="truncated", detail=f"decoding stops before its end: {seen['error']}")
+    notes = []
+    family = FAMILIES.get(path.suffix.lower())
+    if family and not container.format.name.startswith(family):
+        notes.append(f"{container.format.name.split(',')[0]} inside {path.suffix}")
+    if expected == 1:
+        notes.append("one frame")
+    if fps < LOW_FPS:
+        notes.append(f"{float(fps):g} fps")
+    if stream.width % 2 or stream.height % 2:
+        notes.append(f"odd size {stream.width}x{stream.height}")
+    if seen["rotation"] % 360:
+        notes.append(f"rotated by {seen['rotation'] % 360}")
+    return row | dict(notes=", ".join(notes))
+
+
+def _frames_folder(path: Path, full: bool) -> dict:
+    """Extracted frames: are they images, and is their numbering whole?"""
+    import cv2
+
+    names = sorted(n for n in os.listdir(path) if n.lower().endswith((".jpg", ".jpeg", ".png")))
+    if not names:
+        return dict(bytes=0, fault="empty", detail="no image files")
+    digest, size = hashlib.sha256(), 0
+    for name in names:
+        content = (path / name).read_bytes() if full else b""
+        length = (path / name).stat().st_size
+        digest.update(f"{name}\n{length}\n".encode() + content)
+        size += length
+    row = dict(
+        bytes=size, content=("" if full else "ends:") + digest.hexdigest(), frames_header=len(names), codec="images"
+    )
+    read = names if full else [names[0], names[-1]]
+    pictures = [cv2.imread(str(path / n)) for n in read]
+    bad = next((n for n, picture in zip(read, pictures, strict=True) if picture is None), None)
+    if bad:
+        return row | dict(fault="undecodable", detail=f"{bad} is no image")
+    height, width = pictures[0].shape[:2]
+    row |= dict(frames_decoded=len(names) if full else None, width=width, height=height)
+    numbers = [int(re.findall(r"\d+", Path(n).stem)[-1]) for n in names if re.search(r"\d", Path(n).stem)]
+    if len(numbers) == len(names) and numbers[-1] - numbers[0] + 1 != len(names):
+        return row | dict(fault="truncated", detail=f"{len(names)} of the frames {numbers[0]} to {numbers[-1]}")
+    return row
+
+
+def _with_duplicates(table: pd.DataFrame) -> pd.DataFrame:
+    """Videos of the same bytes as one above them are faults too: in train twice, or in train and val."""
+    if "content" not in table:
+        return table
+    whole = table[(table.fault == "") & table.content.notna()]
+    first = whole.groupby("content").head(1).set_index("content")
+    for i, row in whole[whole.duplicated("content")].iterrows():
+        original = first.loc[row.content]
+        table.loc[i, ["fault", "detail"]] = "duplicate", f"the same bytes as {original.split} {original.id}"
+    return table
+
+
+def summary(manifests: Iterable[Manifest], table: pd.DataFrame, out: Path) -> str:
+    """Counts per split and class against what is annotated and what is published; also as ``summary.json``."""
+    lines, data = [], {}
+    for i, m in enumerate(manifests):
+        rows = table[table.split == m.split]
+        faults = {f: int((rows.fault == f).sum()) for f in FAULTS if (rows.fault == f).any()}
+        notes = Counter(note.split(" ")[0] for text in rows.notes.dropna() for note in text.split(", ") if note)
+        usable = rows[rows.fault.isin(("", "duplicate"))]
+        per_class = {c: [0, 0] for c in m.classes}
+        for name, n in rows.classname.value_counts().items():
+            per_class[name] = [int(n), int((usable.classname == name).sum())]
+        published = {source: counts[i] for source, counts in PUBLISHED.get(m.dataset, {}).items()}
+        data[m.split] = dict(
+            dataset=m.dataset, root=str(m.root), annotated=len(rows), usable=len(usable), faults=faults,
+            notes=dict(notes), published=published, classes=per_class,
+        )  # fmt: skip
+        lines.append(f"{m.dataset} {m.split}: {len(usable)} of {len(rows)} annotated videos are usable")
+        lines += [f"  {source}: {n} videos; here {100 * len(usable) / n:.1f} %" for source, n in published.items()]
+        empty = [c for c, (_, n) in per_class.items() if n == 0]
+        if empty:
+            lines.append(f"  {len(empty)} of {len(m.classes)} classes have no usable video: {_few(empty)}")
+        short = [f"{c} ({n} of {of})" for c, (of, n) in per_class.items() if 0 < n < (1 - SHORT) * of]
+        if short:
+            lines.append(f"  {len(short)} classes lack over {SHORT:.0%} of their videos: {_few(short)}")
+        for fault in faults:
+            named = [f"{r.path} ({r.detail})" for r in rows[rows.fault == fault].itertuples()]
+            lines.append(f"  {fault}: {len(named)}: {_few(named)}")
+        odd = [f"{r.path} ({r.notes})" for r in rows[rows.notes.fillna("") != ""].itertuples()]
+        if odd:
+            lines.append(f"  odd, but usable unless named above: {len(odd)}: {_few(odd)}")
+    write_json(out / "summary.json", data)
+    return "\n".join(lines)
+
+
+def _few(names: list[str]) -> str:
+    return "; ".join(names[:FEW]) + (f"; and {len(names) - FEW} more, see the manifest" if len(names) > FEW else "")

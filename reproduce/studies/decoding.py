@@ -1,0 +1,237 @@
+"""How fast videos become clips: against mmaction2's pipeline on the same files, one thread each, in turns.
+
+    python -m reproduce.studies.decoding --out results/studies/decoding.json
+
+The files are generated: embedded scenes as H.264 with B frames in two sizes (Kinetics' common ones) and as VP9
+(Something-Something's). Every round times each side once on every file; a ratio is that of the two sides of one round,
+over 1 where we are faster, and its median and quartiles over the rounds are given, of wall time and of processor time.
+
+What mmaction2 does otherwise, and how the views are made equal here. It repeats short videos from their beginning
+(``out_of_bound_opt='loop'``; set to ``repeat_last``). It rounds the starts of clips where we cut them: equal when
+frames - 76 is a multiple of 9, as for 301 frames. Its three crops are of the whole short side (256), in the order left,
+right, centre, and views are ordered by crop, then clip. In training it takes a random area and aspect ratio; we jitter
+the short side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import av
+import cv2
+import numpy as np
+import torch
+from mmaction.registry import MODELS
+from mmaction.utils import register_all_modules
+from mmengine.dataset import Compose
+from torch import nn
+
+from reproduce.data.datasets import TestVideos, TrainClips
+from reproduce.data.decode import DECODERS, decode
+from reproduce.data.manifest import Manifest, Video
+from reproduce.data.scan import scan
+from reproduce.data.synthetic.video import render
+from reproduce.engine.classifier import VideoClassifier
+from reproduce.files import write_json
+from reproduce.protocol import Crops, Protocol, Sampling
+from reproduce.records import provenance
+
+PROTOCOL = Protocol(Sampling("dense", 16, 5, clips=10), Crops(256, 256, (256, 320), crops=3))
+FRAMES = 301
+ORDER = [crop * 10 + clip for clip in range(10) for crop in (0, 2, 1)]  # mmaction2's views in our order
+KINDS = {  # name -> codec, its options, height, width, frames, rate
+    "h264 340x256": ("libx264", {"preset": "medium", "threads": "1"}, 256, 340, FRAMES, 30),
+    "h264 640x360": ("libx264", {"preset": "medium", "threads": "1"}, 360, 640, FRAMES, 30),
+    "vp9 428x240": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "threads": "1"}, 240, 428, 46, 12),
+}
+DECODE = [dict(type="DecordDecode"), dict(type="Resize", scale=(-1, 256))]
+FORMAT = [dict(type="FormatShape", input_format="NCTHW"), dict(type="PackActionInputs")]
+SAMPLE = dict(type="SampleFrames", clip_len=16, frame_interval=5, out_of_bound_opt="repeat_last")
+TEST = [
+    dict(type="DecordInit"),
+    SAMPLE | dict(num_clips=10, test_mode=True),
+    *DECODE,
+    dict(type="ThreeCrop", crop_size=256),
+    *FORMAT,
+]
+TRAIN = [
+    dict(type="DecordInit"),
+    SAMPLE | dict(num_clips=1),
+    *DECODE,
+    dict(type="RandomResizedCrop"),
+    dict(type="Resize", scale=(256, 256), keep_ratio=False),
+    dict(type="Flip", flip_ratio=0.5),
+    *FORMAT,
+]
+
+
+def make(kind: str, folder: Path, count: int) -> list[Path]:
+    """Generated videos of a kind, played forwards and backwards until they are long enough."""
+    codec, options, height, width, frames, rate = KINDS[kind]
+    paths = []
+    for n in range(count):
+        scene, _ = render("synthetic-kinetics", "full", 0, "train", n)
+        pictures = [cv2.resize(f, (width, height)) for f in scene]
+        there_and_back = (pictures + pictures[::-1]) * (frames // len(pictures) + 1)
+        paths.append(folder / f"{kind.replace(' ', '-')}-{n}.{'mp4' if codec == 'libx264' else 'webm'}")
+        with av.open(str(paths[-1]), "w") as container:
+            stream = container.add_stream(codec, rate=rate, options=options)
+            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+            for picture in there_and_back[:frames]:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(None))
+    return paths
+
+
+def ratios(sides: dict[str, Callable[[], object]], rounds: int) -> dict:
+    """Median time of each side, and of the ratio of the last one to each of the others; one round more to warm up."""
+    wall, busy = {s: [] for s in sides}, {s: [] for s in sides}
+    for i in range(rounds + 1):
+        for side, work in list(sides.items())[:: 1 - 2 * (i % 2)]:  # there and back: nobody is always first
+            clocks = time.perf_counter(), time.process_time()
+            work()
+            wall[side].append(time.perf_counter() - clocks[0])
+            busy[side].append(time.process_time() - clocks[1])
+    reference = list(sides)[-1]
+    out = dict(seconds={s: statistics.median(t[1:]) for s, t in wall.items()}, rounds=rounds)
+    for side in list(sides)[:-1]:
+        for name, times in (("wall", wall), ("processor", busy)):
+            each = np.divide(times[reference][1:], times[side][1:])
+            out[f"{side}, {name}"] = [round(float(q), 3) for q in np.quantile(each, (0.25, 0.5, 0.75))]
+    return out
+
+
+def manifest(paths: list[Path]) -> Manifest:
+    """One class, one video a file."""
+    return Manifest("generated", "val", paths[0].parent, ("x",), tuple(Video(p.stem, p.name, 0) for p in paths))
+
+
+def pipelines(paths: list[Path], rounds: int) -> dict:
+    """Training clips, eight of each video a round, at random; and the 30 views of a test; without a network."""
+    videos, fresh = manifest(paths), itertools.count()
+    test, train = Compose(TEST), Compose(TRAIN)
+    jobs = [dict(filename=str(p), label=0, start_index=0, modality="RGB") for p in paths]
+    ours = {d: (TrainClips(videos, PROTOCOL, 0, d), TestVideos(videos, PROTOCOL, d)) for d in DECODERS}
+    sides = dict(train={}, test={})
+    for d, (clips, views) in ours.items():
+        sides["train"][d] = lambda clips=clips: [clips[next(fresh)] for _ in range(8 * len(paths))]
+        sides["test"][d] = lambda views=views: [views[n] for n in range(len(paths))]
+    sides["train"]["mmaction2"] = lambda: [train(dict(job)) for job in jobs * 8]
+    sides["test"]["mmaction2"] = lambda: [test(dict(job)) for job in jobs]
+    return {name: ratios(each, rounds) for name, each in sides.items()}
+
+
+class Plain(nn.Module):
+    """mmaction2's recognizer as a network from clips to logits."""
+
+    def __init__(self, recognizer: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = recognizer.backbone, recognizer.cls_head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """B 3 T H W -> B N."""
+        return self.head(self.backbone(x))
+
+
+def thirty_views(path: Path, rounds: int, depth: float, decoder: str) -> dict:
+    """One video from its file to the logits of its 30 views: mmaction2's pipeline and X3D, ours with equal weights."""
+    recognizer = dict(
+        type="Recognizer3D",
+        backbone=dict(type="X3D", gamma_w=1, gamma_b=2.25, gamma_d=depth),
+        cls_head=dict(type="X3DHead", in_channels=432, num_classes=400, fc1_bias=False),
+        data_preprocessor=dict(
+            type="ActionDataPreprocessor", mean=[114.75] * 3, std=[57.375] * 3, format_shape="NCTHW"
+        ),
+    )
+    torch.manual_seed(0)
+    theirs, copy = MODELS.build(recognizer), MODELS.build(recognizer)
+    copy.load_state_dict(theirs.state_dict())
+    ours = VideoClassifier(Plain(copy), mean=114.75, std=57.375)
+    for model in (theirs, ours):
+        model.eval()  # mmaction2's backbones do not return themselves
+    pipeline, videos = Compose(TEST), TestVideos(manifest([path]), PROTOCOL, decoder)
+    seen = {}
+
+    @torch.inference_mode()
+    def reference():
+        item = pipeline(dict(filename=str(path), label=0, start_index=0, modality="RGB"))
+        batch = theirs.data_preprocessor(dict(inputs=[item["inputs"]], data_samples=[item["data_samples"]]))
+        views = batch["inputs"].flatten(0, 1)
+        seen["theirs"] = theirs.cls_head(theirs.backbone(views))
+
+    @torch.inference_mode()
+    def mine():
+        seen["ours"] = ours(videos[0]["clips"][None])
+
+    out = ratios({"ours": mine, "mmaction2": reference}, rounds)
+    return out | dict(largest_difference_of_logits=(seen["ours"] - seen["theirs"][ORDER]).abs().max().item())
+
+
+def scanning(paths: list[Path], rounds: int) -> dict:
+    """A full scan in one process, its start included, against decord decoding every frame of the same files."""
+
+    def look():
+        with TemporaryDirectory() as out:
+            scan([manifest(paths)], Path(out), full=True, workers=1)
+
+    def bare():
+        for path in paths:
+            decode(path, np.arange, "decord")
+
+    return ratios({"scan": look, "decord": bare}, rounds)
+
+
+def memory(path: Path, openings: int, decoder: str) -> dict:
+    """Resident memory after so many openings of a file, in MiB, ten times on the way."""
+
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    for _ in range(20):
+        decode(path, lambda total: np.array([0, total - 1]), decoder)
+    sizes = [resident()]
+    for _ in range(10):
+        for _ in range(openings // 10):
+            decode(path, lambda total: np.array([0, total - 1]), decoder)
+        sizes.append(resident())
+    return dict(openings=openings, mib=[round(s, 1) for s in sizes], growth_mib=round(sizes[-1] - sizes[1], 1))
+
+
+def main() -> None:
+    """Time everything and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("results/studies/decoding.json"))
+    parser.add_argument("--rounds", type=int, default=15, help="of the pipelines; a third of it of the rest")
+    parser.add_argument("--videos", type=int, default=3, help="of each kind")
+    parser.add_argument("--openings", type=int, default=10_000, help="of one file, for the memory")
+    parser.add_argument("--depth", type=float, default=2.2, help="of the X3D of the 30 views; 2.2: X3D-M")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    register_all_modules(init_default_scope=True)
+    few = max(1, arguments.rounds // 3)
+    result = dict(pipelines={}, scan={}, memory={})
+    with TemporaryDirectory() as folder:
+        for kind in KINDS:
+            paths = make(kind, Path(folder), arguments.videos)
+            result["pipelines"][kind] = pipelines(paths, arguments.rounds)
+            result["scan"][kind] = scanning(paths, few)
+            print(kind, result["pipelines"][kind], result["scan"][kind], sep="\n  ", file=sys.stderr)
+            if kind == "h264 340x256":
+                result["thirty_views"] = {d: thirty_views(paths[0], 1 + few // 3, arguments.depth, d) for d in DECODERS}
+                print(result["thirty_views"], file=sys.stderr)
+            result["memory"][kind] = {d: memory(paths[0], arguments.openings, d) for d in DECODERS}
+    write_json(arguments.out, result | dict(provenance=provenance("", "all").model_dump()))
+
+
+if __name__ == "__main__":
+    main()
