@@ -15,9 +15,11 @@ What is compared:
     TUNING_BAR. What other levels take is in the tuning record. Random search and evolution get the samples that
     ``fpnas`` used, seed by seed.
 
-How the bar came about: the first rule, 19 of 20 tuning oracles solved, chose 3,000 steps for FP-NAS, which then solved
-6 of oracles 0 to 9; most misses were by a tenth of a percent. A count of 20 near a threshold says little, mean quality
-more. Since oracles 0 to 9 had a part in that change, the study uses others.
+How the rule came about: 19 of 20 tuning oracles solved, the first rule, chose 3,000 steps for FP-NAS, which then solved
+6 of oracles 0 to 9; a mean quality of 0.9965 chose 4,000, which solved 5 of oracles 10 to 19. Both times the best of several
+settings on 20 oracles was partly luck. So the bar is higher, there are fewer settings, the distribution turns joint
+half-way, as in the search loop, and not after 500 steps (on oracles 300 to 319: 19 solved instead of 17), and the study
+uses oracles that nothing was chosen on.
 
 Wall clock: an oracle costs nothing, a supernet's forward and backward do. ``modelled_s`` is the measured time of the
 search loop plus SECONDS_PER_SAMPLE for every sample; ``loop_s`` is the former alone, as CPU time of this
@@ -46,32 +48,26 @@ from autotsnet.search.strategies import Evolution, RandomSearch, Strategy
 from reproduce.files import write_atomic, write_json
 from reproduce.records import provenance
 
-SEEDS = range(10, 20)
+SEEDS = range(50, 60)
 TUNING_SEEDS = range(100, 120)
 SUCCESS = 0.99  # quality; the requirement is "within 1 % of the optimum"
 FINALISTS = 32
 NUM_CLIPS = 192  # held-out clips behind a likelihood: Auto-X3D's batch
 SECONDS_PER_SAMPLE = 0.05  # assumed; a small video network's training step on one GPU takes tens of milliseconds
 PARSEC_SAMPLES = 14  # FP-NAS's comparison; also what lambda * H gives at the start of this space
-COARSE_STEPS = 500
 NOISE = 0.02  # nats, 4 % of the range from random to optimum
 TUNED_METHODS = ("fpnas", "parsec")
-TUNING_STEPS = (1500, 2000, 2500, 3000, 4000, 6000)
-TUNING_BAR = 0.9965  # mean quality; schedules there solve 18 or 19 of 20
-TUNING_SETTINGS = (
-    {"lr": 0.05, "entropy_weight": 0.3},
-    {"lr": 0.07, "entropy_weight": 0.2},
-    {"lr": 0.07, "entropy_weight": 0.3},
-    {"lr": 0.1, "entropy_weight": 0.4},
-)
+TUNING_STEPS = (2000, 4000, 6000)
+TUNING_BAR = 0.9975  # mean quality
+TUNING_SETTINGS = ({"lr": 0.05, "entropy_weight": 0.3}, {"lr": 0.07, "entropy_weight": 0.3})
 # What --tune chose; see the record's "tuning".
-FPNAS_TUNED = {"steps": 4000, "lr": 0.07, "entropy_weight": 0.3}
-PARSEC_TUNED = {"steps": 4000, "lr": 0.05, "entropy_weight": 0.3}
+FPNAS_TUNED = {"steps": 6000, "lr": 0.07, "entropy_weight": 0.3}
+PARSEC_TUNED = {"steps": 6000, "lr": 0.07, "entropy_weight": 0.3}
 
 
 def fpnas(steps: int, **options: Any) -> FPNASOptions:
     """FP-NAS with this project's defaults and a schedule."""
-    return FPNASOptions(joint_from=COARSE_STEPS, anneal=steps, **options)
+    return FPNASOptions(joint_from=steps // 2, anneal=steps, **options)
 
 
 def parsec(steps: int, **options: Any) -> FPNASOptions:
@@ -188,7 +184,7 @@ def _tried(name: str, point: dict[str, Any], pool: ProcessPoolExecutor) -> dict[
 def levels(tuning: dict[str, Any]) -> list[dict[str, Any]]:
     """Fewest samples of all tried with which each method reached a mean quality on the tuning oracles; None: never."""
     rows = []
-    for quality in (0.99, 0.992, 0.994, 0.995, 0.996, 0.9965):
+    for quality in (0.99, 0.993, 0.995, 0.9965, 0.9975):
         row: dict[str, Any] = {"quality": quality}
         for name in TUNED_METHODS:
             enough = [r["mean_samples"] for r in tuning[name]["tried"] if r["mean_quality"] >= quality]
@@ -200,7 +196,7 @@ def levels(tuning: dict[str, Any]) -> list[dict[str, Any]]:
 def study() -> dict[str, Any]:
     """All methods on all seeds."""
     fp_steps, parsec_steps = FPNAS_TUNED["steps"], PARSEC_TUNED["steps"]
-    published = FPNASOptions(lr=FPNAS_TUNED["lr"], joint_from=COARSE_STEPS, beta_rate=0.0, center=False)
+    published = FPNASOptions(lr=FPNAS_TUNED["lr"], joint_from=FPNAS_TUNED["steps"] // 2, beta_rate=0.0, center=False)
     methods = {
         "fpnas": (fpnas(**FPNAS_TUNED), fp_steps, 0.0),
         "parsec": (parsec(**PARSEC_TUNED), parsec_steps, 0.0),
