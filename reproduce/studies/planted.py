@@ -16,10 +16,10 @@ What is compared:
     ``fpnas`` used, seed by seed.
 
 How the rule came about: 19 of 20 tuning oracles solved, the first rule, chose 3,000 steps for FP-NAS, which then solved
-6 of oracles 0 to 9; a mean quality of 0.9965 chose 4,000, which solved 5 of oracles 10 to 19. Both times the best of several
-settings on 20 oracles was partly luck. So the bar is higher, there are fewer settings, the distribution turns joint
-half-way, as in the search loop, and not after 500 steps (on oracles 300 to 319: 19 solved instead of 17), and the study
-uses oracles that nothing was chosen on.
+6 of oracles 0 to 9; a mean quality of 0.9965 chose 4,000, which solved 5 of oracles 10 to 19. Both times the best of
+several settings on 20 oracles was partly luck. So the bar is higher, there are fewer settings, the distribution turns
+joint half-way, as in the search loop, and not after 500 steps (on oracles 300 to 319: 19 solved instead of 17), and
+the study uses oracles that nothing was chosen on.
 
 Wall clock: an oracle costs nothing, a supernet's forward and backward do. ``modelled_s`` is the measured time of the
 search loop plus SECONDS_PER_SAMPLE for every sample; ``loop_s`` is the former alone, as CPU time of this
