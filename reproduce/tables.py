@@ -139,7 +139,7 @@ def _against_random(suite: Suite, runs: dict[str, list[RunRecord]], folder: Path
 
 
 def table(suite: Suite, records: list[RunRecord], folder: Path | None = None) -> pd.DataFrame:
-    """One row per entry. Records of other suites are left out.
+    """One row per entry; of the optional ones of an embedded suite, only what was run. Of records, only this suite's.
 
     Args:
         suite: whose entries are the rows.
@@ -164,7 +164,9 @@ def table(suite: Suite, records: list[RunRecord], folder: Path | None = None) ->
             f"({', '.join(sorted(test for _, test in manifests))}); run the suite again on one copy of {suite.dataset}"
         )
     runs = {e.name: [r for r in records if r.entry == e.name] for e in suite.entries}
-    frame = pd.DataFrame([_row(suite, e, runs[e.name]) for e in suite.entries])
+    if suite.size:
+        runs = {name: of for name, of in runs.items() if of or not suite.entry(name).optional}
+    frame = pd.DataFrame([_row(suite, suite.entry(name), of) for name, of in runs.items()])
     if folder and any(e.variants > 1 for e in suite.entries):
         place = frame.columns.get_loc("top-5 % [95 %]")
         frame.insert(place, "− random, points [95 %]", list(_against_random(suite, runs, folder).values()))
