@@ -24,7 +24,8 @@ import pandas as pd
 from reproduce.data import kinetics, ssv2
 from reproduce.data.decode import reason
 from reproduce.data.manifest import DataError, Manifest
-from reproduce.files import held, write_atomic, write_json
+from reproduce.files import write_atomic, write_json
+from reproduce.lease import held
 from reproduce.progress import Progress
 
 EDGE = 1 << 16  # bytes at each end of a file that a quick scan hashes

@@ -7,7 +7,7 @@ import pytest
 
 from reproduce.data import kinetics, ssv2
 from reproduce.data.manifest import DataError
-from reproduce.engine.local import run_suite
+from reproduce.engine.local import jobs, run_jobs
 from reproduce.records import RunRecord
 from reproduce.suites import SUITES
 from reproduce.tables import title
@@ -28,9 +28,10 @@ def test_from_a_copy_to_a_record(kinetics_copy, ssv2_copy, tmp_path, monkeypatch
     root, suite = copy(tmp_path / "copy", layout), small(name)
     train, val = load(root, "train").videos, load(root, "val").videos
     monkeypatch.setenv(suite.root, str(root))
-    arguments = (suite, ["tsm"], [0], tmp_path / "cache", tmp_path / "runs", tmp_path / "results")
+    monkeypatch.setitem(SUITES, name, suite)
+    arguments = (jobs(suite, ["tsm"], [0]), tmp_path / "cache", tmp_path / "runs", tmp_path / "results")
     with pytest.raises(DataError, match=r"classes have no video, .*ALLOW_PARTIAL=1"):
-        run_suite(*arguments)
+        run_jobs(*arguments)
     assert not (tmp_path / "runs").exists(), "refused before any work"
 
     if layout != "frames":
@@ -38,7 +39,7 @@ def test_from_a_copy_to_a_record(kinetics_copy, ssv2_copy, tmp_path, monkeypatch
         (root / train[7].path).write_bytes(b"no video" * 100)
         (root / val[5].path).write_bytes(b"no video" * 100)
     monkeypatch.setenv("ALLOW_PARTIAL", "1")
-    run_suite(*arguments)
+    run_jobs(*arguments)
     record = RunRecord.load(tmp_path / "results" / "records" / name / "tsm-s0.json")
     rotten = layout != "frames"
     assert record.data.dataset == suite.dataset
