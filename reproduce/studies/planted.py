@@ -3,7 +3,8 @@
     python -m reproduce.studies.planted --out results/studies/planted.json
 
 FP-NAS, PARSEC, random search and evolution on :class:`~autotsnet.search.planted.PlantedOracle`, where the best
-architecture under the budget is known. Quality 0 is the mean of random in-budget architectures, 1 the optimum.
+architecture under the budget is known. Quality 0 is the mean of random in-budget architectures, 1 the optimum; a score
+within 1 % of the optimum's is a quality of about 0.978.
 
 What is compared:
     Every search ends with its 32 finalists judged once more, which is charged; its answer is the likeliest of them.
@@ -50,7 +51,7 @@ from reproduce.records import provenance
 
 SEEDS = range(50, 60)
 TUNING_SEEDS = range(100, 120)
-SUCCESS = 0.99  # quality; the requirement is "within 1 % of the optimum"
+SUCCESS = 0.99  # of the optimum's score, and, stricter, of quality
 FINALISTS = 32
 NUM_CLIPS = 192  # held-out clips behind a likelihood: Auto-X3D's batch
 SECONDS_PER_SAMPLE = 0.05  # assumed; a small video network's training step on one GPU takes tens of milliseconds
@@ -105,6 +106,7 @@ def search(strategy: Strategy, oracle: PlantedOracle, seed: int, proceed: Callab
         "quality": oracle.quality(found).item(),
         "quality_without_finalists": oracle.quality(first).item(),
         "budget_used": oracle.gmacs(found).item() / oracle.target,
+        "score": oracle.score(found).item() / oracle.optimum_score,
         "success": bool(oracle.quality(found) >= SUCCESS and oracle.gmacs(found) <= oracle.target),
         "samples": samples,
         "steps": steps,
@@ -130,9 +132,10 @@ def search_as_long_as(kind: type[RandomSearch], samples: int, seed: int) -> dict
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Over seeds."""
-    keys = ("quality", "quality_without_finalists", "budget_used", "samples", "steps", "loop_s", "modelled_s")
+    keys = ("score", "quality", "quality_without_finalists", "budget_used", "samples", "steps", "loop_s", "modelled_s")
     means = {f"mean_{key}": mean(run[key] for run in runs) for key in keys}
     return {
+        "within_1_percent": sum(run["score"] >= SUCCESS and run["budget_used"] <= 1 for run in runs),
         "successes": sum(run["success"] for run in runs),
         "seeds": len(runs),
         "worst_quality": min(run["quality"] for run in runs),
@@ -238,7 +241,8 @@ def table(record: dict[str, Any]) -> str:
     rows = [
         {
             "method": name,
-            "within 1 % and in budget": f"{row['summary']['successes']} of {row['summary']['seeds']}",
+            "score within 1 %": f"{row['summary']['within_1_percent']} of {row['summary']['seeds']}",
+            "quality ≥ 0.99": f"{row['summary']['successes']} of {row['summary']['seeds']}",
             "mean quality": f"{row['summary']['mean_quality']:.4f}",
             "worst": f"{row['summary']['worst_quality']:.4f}",
             "without finalists": f"{row['summary']['mean_quality_without_finalists']:.4f}",
@@ -260,7 +264,8 @@ def table(record: dict[str, Any]) -> str:
     return (
         "# Planted optimum\n\n"
         "Synthetic oracle, no training; made by `python -m reproduce.studies.planted`. Quality 0 is the mean of\n"
-        "random in-budget architectures, 1 the known optimum. Means over seeds.\n\n"
+        "random in-budget architectures, 1 the known optimum: the stricter scale. Score: share of the optimum's, of which\n"
+        "a random architecture has over half. Both counts are of answers in the budget. Means over seeds.\n\n"
         f"{pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}\n\n"
         f"`fpnas` against `parsec`: {ratios['samples_fpnas_over_parsec']:.2f}x the samples, "
         f"{ratios['modelled_speedup']:.2f}x faster modelled, {ratios['loop_speedup']:.2f}x faster in the bare loop.\n\n"
