@@ -264,8 +264,8 @@ def table(record: dict[str, Any]) -> str:
     return (
         "# Planted optimum\n\n"
         "Synthetic oracle, no training; made by `python -m reproduce.studies.planted`. Quality 0 is the mean of\n"
-        "random in-budget architectures, 1 the known optimum: the stricter scale. Score: share of the optimum's, of which\n"
-        "a random architecture has over half. Both counts are of answers in the budget. Means over seeds.\n\n"
+        "random in-budget architectures, 1 the known optimum: the stricter scale. Score: share of the optimum's, of\n"
+        "which a random architecture has over half. Both counts are of answers in the budget. Means over seeds.\n\n"
         f"{pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}\n\n"
         f"`fpnas` against `parsec`: {ratios['samples_fpnas_over_parsec']:.2f}x the samples, "
         f"{ratios['modelled_speedup']:.2f}x faster modelled, {ratios['loop_speedup']:.2f}x faster in the bare loop.\n\n"
