@@ -230,6 +230,8 @@ def jobs(suite: Suite, entries: list[str], seeds: list[int], variant: int | None
 
 def run_jobs(todo: list[Job], cache: Path, runs: Path, results: Path) -> None:
     """One run after the other."""
+    suite = suite_named(todo[0].suite)
+    suite.manifest("train", suite.data_root(cache))  # what is wrong with the data is said first, and nothing else
     for i, job in enumerate(todo, 1):
         if get_rank() == 0:
             print(f"[{i}/{len(todo)}] {job}", file=sys.stderr)
