@@ -39,7 +39,7 @@ def test_reproduce_then_table(name, cache, tmp_path):
     assert " train:" not in again.stderr
 
 
-@pytest.mark.parametrize("name", ["kinetics", "ssv2"])
+@pytest.mark.parametrize("name", [pytest.param("kinetics", marks=pytest.mark.slow), "ssv2"])
 def test_table_without_anything(name, tmp_path):
     done = make(f"table-{name}", tmp_path)
     assert done.returncode == 0, done.stderr
