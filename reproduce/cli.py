@@ -226,6 +226,21 @@ def export(
     typer.echo(f"{done.program}, {done.graph}: clips {done.shape} to logits, within {done.difference:.0e} of torch's")
 
 
+@app.command()
+def temporal(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of trained runs, runs/<suite>/….")],
+    cache: CacheOption = Path(".cache"),
+) -> None:
+    """Test trained runs on shuffled, reversed and frozen clips: which models use time, for which classes it matters.
+
+    Example: python -m reproduce temporal runs/ssv2-quick/*-s0-*
+    """
+    from reproduce.measure.temporal import report
+    from reproduce.measure.temporal import temporal as diagnose
+
+    typer.echo(report([diagnose(folder, cache) for folder in folders]))
+
+
 @data_app.command()
 def generate(
     layout: Annotated[str, typer.Argument(help="kinetics or ssv2.")],
