@@ -241,6 +241,50 @@ def temporal(
     typer.echo(report([diagnose(folder, cache) for folder in folders]))
 
 
+TiersOption = Annotated[str, typer.Option(envvar="TIERS", help="Of instant, inference, speed, training.")]
+
+
+@app.command()
+def check(
+    tiers: TiersOption = "instant,inference",
+    only: Annotated[str, typer.Option(help="Comma-separated entries; default: all.")] = "",
+    runs: RunsOption = Path("runs"),
+    results: ResultsOption = Path("results"),
+    cache: CacheOption = Path(".cache"),
+) -> None:
+    """Compare what the recipes yield with what stands beside them; fail with a table of the differences.
+
+    Example: python -m reproduce check --tiers instant --only x3d
+    """
+    from reproduce import gate
+
+    rows = gate.compare(gate.measure(tiers.split(","), cache, runs, results, only=[n for n in only.split(",") if n]))
+    typer.echo(gate.check(rows))
+
+
+@app.command()
+def accept(
+    reason: Annotated[str, typer.Option(envvar="REASON", help="Why expectations move; goes into CHANGES.md.")] = "",
+    tiers: TiersOption = "instant,inference",
+    only: Annotated[str, typer.Option(help="Comma-separated entries; default: all.")] = "",
+    runs: RunsOption = Path("runs"),
+    results: ResultsOption = Path("results"),
+    cache: CacheOption = Path(".cache"),
+) -> None:
+    """Make what the recipes yield now the expectation, where it differs, and note it in results/CHANGES.md.
+
+    Example: python -m reproduce accept --tiers instant --reason "TSM shifts a quarter of its channels"
+    """
+    from reproduce import gate
+
+    names = [n for n in only.split(",") if n]
+    if "inference" in tiers.split(","):
+        gate.teach_missing(cache, names)
+    rows = gate.compare(gate.measure(tiers.split(","), cache, runs, results, only=names))
+    lines = gate.accept(rows, reason, results / "CHANGES.md")
+    typer.echo("\n".join(lines) or "nothing to accept: everything is as expected")
+
+
 @data_app.command()
 def generate(
     layout: Annotated[str, typer.Argument(help="kinetics or ssv2.")],
