@@ -278,7 +278,7 @@ def speed(suite: Suite, entry: Entry) -> dict[str, Measured]:
     """How slow the network is, in forward passes of the reference."""
     torch.manual_seed(0)
     sampling, crops = suite.protocol.sampling, suite.protocol.crops
-    clips = torch.randn(8, 3, sampling.frames, crops.size, crops.size).to(memory_format=torch.channels_last_3d)
+    clips = torch.randn(4, 3, sampling.frames, crops.size, crops.size).to(memory_format=torch.channels_last_3d)
     reference = Reference().eval().to(memory_format=torch.channels_last_3d)
     ratios = time_ratios(_model(suite, entry).net.eval(), reference, clips)
     return {"time ÷ reference": Measured(ratios, SLOWDOWN, ratios=True)}
