@@ -7,7 +7,9 @@ RESULTS ?= results
 EMBEDDED ?= quick
 GPUS ?= 0
 ENGINE ?= local
-export SEEDS EMBEDDED GPUS ENGINE
+TIERS ?= instant,inference
+REASON ?=
+export SEEDS EMBEDDED GPUS ENGINE TIERS REASON
 export OMP_WAIT_POLICY ?= PASSIVE  # spinning OpenMP threads and decoding workers slow each other down tenfold
 
 .DEFAULT_GOAL := help
@@ -48,6 +50,12 @@ verify: env  ## recompute every accuracy and every table of RESULTS; fails where
 
 table-natives: env  ## size and cost of every native variant beside the published digits
 	$(RUN) natives
+
+check-results: env  ## do the recipes yield what stands beside them? TIERS=instant,inference,speed,training
+	$(RUN) check
+
+accept-results: env  ## make what they yield now the expectation; REASON= goes into results/CHANGES.md
+	$(RUN) accept
 
 study-planted: env  ## the search engines on a space whose best is known (minutes)
 	$(VENV)/bin/python -m reproduce.studies.planted --out $(RESULTS)/studies/planted.json

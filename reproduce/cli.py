@@ -226,6 +226,65 @@ def export(
     typer.echo(f"{done.program}, {done.graph}: clips {done.shape} to logits, within {done.difference:.0e} of torch's")
 
 
+@app.command()
+def temporal(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of trained runs, runs/<suite>/….")],
+    cache: CacheOption = Path(".cache"),
+) -> None:
+    """Test trained runs on shuffled, reversed and frozen clips: which models use time, for which classes it matters.
+
+    Example: python -m reproduce temporal runs/ssv2-quick/*-s0-*
+    """
+    from reproduce.measure.temporal import report
+    from reproduce.measure.temporal import temporal as diagnose
+
+    typer.echo(report([diagnose(folder, cache) for folder in folders]))
+
+
+TiersOption = Annotated[str, typer.Option(envvar="TIERS", help="Of instant, inference, speed, training.")]
+
+
+@app.command()
+def check(
+    tiers: TiersOption = "instant,inference",
+    only: Annotated[str, typer.Option(help="Comma-separated entries; default: all.")] = "",
+    runs: RunsOption = Path("runs"),
+    results: ResultsOption = Path("results"),
+    cache: CacheOption = Path(".cache"),
+) -> None:
+    """Compare what the recipes yield with what stands beside them; fail with a table of the differences.
+
+    Example: python -m reproduce check --tiers instant --only x3d
+    """
+    from reproduce import gate
+
+    rows = gate.compare(gate.measure(tiers.split(","), cache, runs, results, only=[n for n in only.split(",") if n]))
+    typer.echo(gate.check(rows))
+
+
+@app.command()
+def accept(
+    reason: Annotated[str, typer.Option(envvar="REASON", help="Why expectations move; goes into CHANGES.md.")] = "",
+    tiers: TiersOption = "instant,inference",
+    only: Annotated[str, typer.Option(help="Comma-separated entries; default: all.")] = "",
+    runs: RunsOption = Path("runs"),
+    results: ResultsOption = Path("results"),
+    cache: CacheOption = Path(".cache"),
+) -> None:
+    """Make what the recipes yield now the expectation, where it differs, and note it in results/CHANGES.md.
+
+    Example: python -m reproduce accept --tiers instant --reason "TSM shifts a quarter of its channels"
+    """
+    from reproduce import gate
+
+    names = [n for n in only.split(",") if n]
+    if "inference" in tiers.split(","):
+        gate.teach_missing(cache, names)
+    rows = gate.compare(gate.measure(tiers.split(","), cache, runs, results, only=names))
+    lines = gate.accept(rows, reason, results / "CHANGES.md")
+    typer.echo("\n".join(lines) or "nothing to accept: everything is as expected")
+
+
 @data_app.command()
 def generate(
     layout: Annotated[str, typer.Argument(help="kinetics or ssv2.")],

@@ -247,7 +247,7 @@ def device_name() -> str:
 def provenance(config: str, decoder: str) -> Provenance:
     """Of a run made here and now."""
     return Provenance(
-        commit=_git("rev-parse", "HEAD") or "unknown",
+        commit=git_commit(),
         dirty=bool(_git("status", "--porcelain", "--", ":/", ":!/results")) or not _git("rev-parse", "HEAD"),
         config=config,
         config_hash=hashlib.sha256(config.encode()).hexdigest()[:12],
@@ -258,6 +258,11 @@ def provenance(config: str, decoder: str) -> Provenance:
         decoder=decoder,
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def git_commit() -> str:
+    """Of this code."""
+    return _git("rev-parse", "HEAD") or "unknown"
 
 
 def _git(*args: str) -> str:

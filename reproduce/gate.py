@@ -1,0 +1,467 @@
+"""The gate: do the recipes still yield what they yielded?
+
+Expected values and their tolerances stand beside the recipes, ``configs/<size>/<entry>.json``, with a tiny checkpoint
+per entry of the tiny suite. Tiers, by what they cost:
+
+- ``instant``: GMACs, parameters, the losses of the first steps on real clips;
+- ``inference``: what the committed checkpoint says of the tiny test videos: logits, accuracy;
+- ``speed``: forward passes as ratios to a reference network timed in the same run, by a Mann-Whitney test;
+- ``training``: accuracies of the quick suites within their recorded intervals; hours, unless the records are there.
+
+``accept`` is the one way to move an expectation; it leaves a line in ``results/CHANGES.md``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from scipy.stats import mannwhitneyu
+from tabulate import tabulate
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, default_collate
+
+from reproduce.data.datasets import TestVideos, TrainClips
+from reproduce.engine.classifier import VideoClassifier
+from reproduce.engine.local import jobs, run_jobs
+from reproduce.engine.searching import method, search_config
+from reproduce.files import write_atomic, write_json
+from reproduce.progress import Progress
+from reproduce.records import git_commit, load_all, score
+from reproduce.statistics import wilson
+from reproduce.suites import CONFIGS, SUITES, Entry, Suite
+
+TIERS = ("instant", "inference", "speed", "training")
+GATE = replace(SUITES["ssv2-tiny"], gmacs=0.0022)  # about the least that all families reach: small checkpoints
+QUICK = ("kinetics-quick", "ssv2-quick")
+STEPS = 20  # whose losses are expected
+TEACHING = 240  # steps that a checkpoint is trained for: 24 videos, by heart
+PAIRS = 100  # of timings, network and reference
+ALPHA = 1e-3  # of the Mann-Whitney test: one false alarm in a thousand networks that are as slow as tolerated
+
+
+LOSS_TOLERANCE = 1e-3  # on another platform; with AVX2 or no vectors instead of AVX-512, up to 2e-5 was seen
+LOGITS_TOLERANCE = 1e-3
+SLOWDOWN = 0.07  # what differs between runs of the same code is less; 15 % is to be caught
+
+
+class GateError(ValueError):
+    """Something no longer yields what it did; the message is the table of differences."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A value, and what a first expectation of it tolerates.
+
+    Attributes:
+        value: a number, a list of numbers, or a text that must be equal.
+        tolerance: greatest absolute difference; of ``ratios`` the slowdown; a pair: the value must lie between.
+        exact: on the platform of the expectation no difference is tolerated.
+        ratios: the value is a sample of time ratios, known on the platform of the expectation only.
+    """
+
+    value: float | str | list[float]
+    tolerance: float | list[float] = 0.0
+    exact: bool = False
+    ratios: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table of differences."""
+
+    path: Path  # of the expectation
+    case: str
+    quantity: str
+    measured: Measured
+    expected: dict | None  # as the file has it
+    verdict: str  # empty: as expected
+
+
+# ---- what is measured
+
+
+def platform() -> str:
+    """What must be equal for equal floating point results: torch, the processor and the vectors it is used with."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    cpu = [re.search(rf"(?m)^{key}\s*: (.*)$", text) for key in ("model name", "cpu family", "model", "stepping")]
+    names = ", ".join(found[1] for found in cpu if found)
+    return f"torch {torch.__version__}; {names}; {torch.backends.cpu.get_cpu_capability()}"
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums over several threads are other sums
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def ready(suite: Suite) -> list[Entry]:
+    """The entries of a suite that need no search; random architectures are drawn, the first one."""
+    out = []
+    for entry in suite.entries:
+        if entry.search is None:
+            out.append(entry)
+        elif entry.variants > 1:
+            config = search_config(entry)
+            architecture = method(config).draw(SUITES[suite.name], config, 0)
+            # The space does not reach down to the gate's budget: there the solver may scale what was drawn.
+            variants = 1 if suite is GATE else entry.variants
+            out.append(replace(entry, architecture=architecture, variants=variants))
+    return out
+
+
+def cost(suite: Suite, entry: Entry) -> dict[str, Measured]:
+    """GMACs and parameters, to the last one."""
+    solution = suite.solution(entry)
+    return {"GMACs": Measured(solution.gmacs), "parameters": Measured(solution.params)}
+
+
+def _model(suite: Suite, entry: Entry) -> VideoClassifier:
+    torch.manual_seed(0)
+    config = suite.config(entry)
+    return VideoClassifier(config.net, label_smoothing=config.label_smoothing)
+
+
+def losses(
+    suite: Suite, entry: Entry, cache: Path, steps: int = STEPS, rate: float = 0.1
+) -> tuple[list[float], VideoClassifier]:
+    """Train an entry for a few steps by its recipe, at a constant share of its rate; the losses, and the model.
+
+    At the full rate, differences of rounding grow from 1e-7 to 0.1 within 20 steps: no other platform could be checked.
+    """
+    model, config = _model(suite, entry), suite.config(entry)
+    MMLogger.get_current_instance().setLevel(logging.WARNING)  # mmengine announces every parameter without decay
+    optimiser = build_optim_wrapper(model, config.optim_wrapper)
+    for group in optimiser.param_groups:
+        group["lr"] *= rate
+    clips = TrainClips(suite.manifest("train", suite.data_root(cache)), suite.protocol, seed=0)
+    batch, out = config.batch, []
+    model.train()
+    for step in range(steps):
+        torch.manual_seed(step)  # dropout
+        data = default_collate([clips[step * batch + i] for i in range(batch)])
+        out.append(model.train_step(data, optimiser)["loss"].item())
+    return out, model
+
+
+def checkpoint(entry: Entry, configs: Path) -> Path:
+    """Where the tiny weights of an entry stand."""
+    return (configs / entry.config).with_name(f"{entry.name}.safetensors")
+
+
+def teach(suite: Suite, entry: Entry, cache: Path, configs: Path) -> None:
+    """Train the tiny checkpoint of an entry and write it in half precision."""
+    with _one_thread():
+        _, model = losses(suite, entry, cache, TEACHING, rate=1.0)
+    state = {k: v.half() if v.is_floating_point() else v for k, v in model.net.state_dict().items()}
+    write_atomic(
+        checkpoint(entry, configs), lambda path: save_file({k: v.contiguous() for k, v in state.items()}, path)
+    )
+
+
+def teach_missing(cache: Path, only: Sequence[str] = (), configs: Path = CONFIGS) -> None:
+    """Train the tiny checkpoints that are not there."""
+    for entry in ready(GATE):
+        if (not only or entry.name in only) and not checkpoint(entry, configs).exists():
+            teach(GATE, entry, cache, configs)
+
+
+def taught(suite: Suite, entry: Entry, configs: Path) -> VideoClassifier:
+    """The entry with its tiny checkpoint.
+
+    Raises:
+        GateError: there is none, or it is not this network's.
+    """
+    model, path = _model(suite, entry), checkpoint(entry, configs)
+    try:
+        state = load_file(path)
+        model.net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise GateError(
+            f"{path} does not fit {entry.name} ({reason}); where the network is meant to have changed, delete it and "
+            "run `make accept-results TIERS=inference REASON=…`, which trains another"
+        ) from error
+    return model.eval()
+
+
+def inference(suite: Suite, entry: Entry, cache: Path, configs: Path) -> dict[str, Measured]:
+    """What the tiny checkpoint says of the videos it was taught and of others, read and scored as in a run's test."""
+    try:
+        model, root = taught(suite, entry, configs), suite.data_root(cache)
+    except GateError as error:
+        return {"checkpoint": Measured(str(error))}  # is here when it is not as expected
+    rows, logits = [], []
+    with torch.inference_mode():
+        for split in ("train", "val"):
+            for batch in DataLoader(TestVideos(suite.manifest(split, root), suite.protocol), batch_size=8):
+                clips = batch.pop("clips")
+                logits += model(clips[:, 0].unsqueeze(1))[:, 0].tolist()
+                rows += [{**row, "scores": row["scores"].numpy()} for row in model(clips, mode="predict", **batch)]
+    table = pd.DataFrame(rows).astype({"label": int}).sort_values("id")
+    videos = "\n".join(
+        f"{v}\t{label}\t{error}" for v, label, error in zip(table.id, table.label, table.error, strict=True)
+    )
+    return {
+        "videos and labels": Measured(f"{len(table)}: {hashlib.sha256(videos.encode()).hexdigest()[:12]}"),
+        "top-1, videos": Measured(score(table)[0]),
+        "logits": Measured(logits, LOGITS_TOLERANCE, exact=True),
+    }
+
+
+class Reference(nn.Sequential):
+    """What networks are timed against: pointwise and depthwise convolutions of torch's, nothing of this project's."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv3d(3, 24, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
+            nn.BatchNorm3d(24),
+            nn.ReLU(),
+            nn.Conv3d(24, 48, 1),
+            nn.Conv3d(48, 48, 3, padding=1, groups=48),
+            nn.BatchNorm3d(48),
+            nn.ReLU(),
+            nn.Conv3d(48, 24, 1),
+            nn.AdaptiveAvgPool3d(1),
+            nn.Flatten(),
+            nn.Linear(24, 8),
+        )
+
+
+def time_ratios(
+    net: nn.Module, reference: nn.Module, clips: Tensor, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Times of a network's forward passes ÷ times of the reference's, taken in turn.
+
+    Both slow down together when the machine is busy, so the ratio stays. Each time is the shortest of five passes.
+
+    Args:
+        net: in evaluation mode.
+        reference: in evaluation mode.
+        clips: B 3 T H W.
+        clock: seconds.
+    """
+
+    def shortest(module: nn.Module) -> float:
+        times = []
+        for _ in range(5):
+            start = clock()
+            module(clips)
+            times.append(clock() - start)
+        return min(times)
+
+    with torch.inference_mode():
+        shortest(net), shortest(reference)  # warm up
+        return [round(shortest(net) / shortest(reference), 4) for _ in range(PAIRS)]
+
+
+def speed(suite: Suite, entry: Entry) -> dict[str, Measured]:
+    """How slow the network is, in forward passes of the reference."""
+    torch.manual_seed(0)
+    sampling, crops = suite.protocol.sampling, suite.protocol.crops
+    clips = torch.randn(4, 3, sampling.frames, crops.size, crops.size).to(memory_format=torch.channels_last_3d)
+    reference = Reference().eval().to(memory_format=torch.channels_last_3d)
+    ratios = time_ratios(_model(suite, entry).net.eval(), reference, clips)
+    return {"time ÷ reference": Measured(ratios, SLOWDOWN, ratios=True)}
+
+
+def training(suite: Suite, entry: Entry, cache: Path, runs: Path, results: Path) -> dict[str, Measured]:
+    """The accuracy of an entry's records in ``results``, trained and tested first where they are missing."""
+
+    def found() -> list:
+        records = load_all(results / "records" / suite.name)
+        return [r for r in records if r.entry == entry.name and r.seed == 0 and r.variant < entry.variants]
+
+    if len(found()) < entry.variants:
+        run_jobs(jobs(suite, [entry.name], [0]), cache, runs, results)
+    correct = np.mean([r.result.top1 for r in found()])
+    n = found()[0].result.n
+    return {"top-1 %": Measured(float(100 * correct / n), [round(x, 2) for x in wilson(correct, n)])}
+
+
+def _regular(suite: Suite) -> list[Entry]:
+    return [e for e in suite.entries if not e.optional]
+
+
+def measure(
+    tiers: Sequence[str], cache: Path, runs: Path, results: Path, configs: Path = CONFIGS, only: Sequence[str] = ()
+) -> Iterator[tuple[Path, str, dict[str, Measured]]]:
+    """Everything that the tiers ask for: file of the expectation, case, values by quantity.
+
+    Raises:
+        ValueError: unknown tier.
+    """
+    unknown = sorted(set(tiers) - set(TIERS))
+    if unknown:
+        raise ValueError(f"unknown tier {unknown[0]!r}; known: {', '.join(TIERS)}")
+
+    def wanted(entries: Sequence[Entry]) -> list[Entry]:
+        return [e for e in entries if not only or e.name in only]
+
+    todo = []
+    if {"instant", "inference", "speed"} & set(tiers):
+        todo += [(GATE, "gate", e) for e in wanted(ready(GATE))]
+    if "instant" in tiers:
+        todo += [(SUITES[QUICK[-1]], QUICK[-1], e) for e in wanted(ready(SUITES[QUICK[-1]]))]
+    if "training" in tiers:
+        todo += [(SUITES[name], f"{name} trained", e) for name in QUICK for e in wanted(_regular(SUITES[name]))]
+    with Progress("gate", len(todo)) as progress, _one_thread():
+        for suite, case, entry in todo:
+            out: dict[str, Measured] = {}
+            if case.endswith("trained"):
+                out |= training(suite, entry, cache, runs, results)
+            elif "instant" in tiers:
+                out |= cost(suite, entry)
+            if case == "gate":
+                if "instant" in tiers:
+                    first, _ = losses(suite, entry, cache)
+                    out[f"losses of {STEPS} steps"] = Measured(first, LOSS_TOLERANCE, exact=True)
+                if "inference" in tiers:
+                    out |= inference(suite, entry, cache, configs)
+                if "speed" in tiers:
+                    out |= speed(suite, entry)
+            yield (configs / entry.config).with_name(f"{entry.name}.json"), case, out
+            progress.step(note=f"{case} {entry.name}")
+
+
+# ---- expected against measured
+
+
+def judge(measured: Measured, expected: dict | None, here: str) -> str:
+    """Why a value is not as expected; empty if it is.
+
+    Args:
+        measured: now.
+        expected: ``expected``, ``tolerance`` and, where it matters, ``platform``.
+        here: this platform.
+    """
+    if expected is None:
+        return "no expectation"
+    old, new, tolerance = expected["expected"], measured.value, expected["tolerance"]
+    if measured.ratios:
+        if expected["platform"] != here:
+            return ""  # how fast one network is against another depends on the processor
+        slower = mannwhitneyu(new, (1 + tolerance) * np.array(old), alternative="greater").pvalue < ALPHA
+        return f"slower by {100 * (np.median(new) / np.median(old) - 1):.0f} %" if slower else ""
+    if isinstance(tolerance, list):
+        return "" if tolerance[0] <= new <= tolerance[1] else "outside its interval"
+    if isinstance(old, str) or isinstance(new, str):
+        return "" if old == new else "differs"
+    if np.shape(old) != np.shape(new):
+        return f"shape {np.shape(new)}, expected {np.shape(old)}"
+    if expected.get("platform") == here:
+        tolerance = 0.0
+    worst = float(np.max(np.abs(np.subtract(new, old))))
+    return "" if worst <= tolerance else f"off by {worst:.2g}"  # not a number compares as off
+
+
+def compare(measured: Iterator[tuple[Path, str, dict[str, Measured]]]) -> list[Row]:
+    """A row for everything measured."""
+    here, rows = platform(), []
+    for path, case, values in measured:
+        file = json.loads(path.read_text()) if path.exists() else {}
+        for quantity, value in values.items():
+            expected = file.get(case, {}).get(quantity)
+            rows.append(Row(path, case, quantity, value, expected, judge(value, expected, here)))
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Old, new and tolerance, as text."""
+    lines = []
+    for row in rows:
+        old = "–" if row.expected is None else _short(row.expected["expected"])
+        tolerance = row.measured.tolerance if row.expected is None else row.expected["tolerance"]
+        exact = row.expected is not None and row.expected.get("platform") == platform() and not row.measured.ratios
+        lines.append(
+            {
+                "model": row.path.stem,
+                "case": row.case,
+                "quantity": row.quantity,
+                "old": old,
+                "new": _short(row.measured.value),
+                "tolerance": "0, same platform" if exact else _short(tolerance),
+                "verdict": row.verdict or "as expected",
+            }
+        )
+    return tabulate(lines, headers="keys", tablefmt="pipe", disable_numparse=True)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list) and len(value) > 4:
+        return f"{value[0]:.6g} … {value[-1]:.6g} (mean {np.mean(value):.6g})"
+    if isinstance(value, list):
+        return " … ".join(f"{v:.6g}" for v in value)
+    return value if isinstance(value, str) else f"{value:.8g}"
+
+
+def check(rows: Sequence[Row]) -> str:
+    """One line when everything is as expected.
+
+    Raises:
+        GateError: something is not; the message is the table of it.
+    """
+    wrong = [row for row in rows if row.verdict]
+    if wrong:
+        raise GateError(
+            f"{len(wrong)} of {len(rows)} checks fail\n\n{table(wrong)}\n\n"
+            "Where this is meant: make accept-results REASON='why' (with the same TIERS)"
+        )
+    return f"{len(rows)} checks are as expected"
+
+
+def accept(rows: Sequence[Row], reason: str, changes: Path) -> list[str]:
+    """Make what was measured the expectation wherever it is not as expected; the lines added to ``changes``.
+
+    A tolerance that a file states stays; an interval is that of the new value.
+
+    Raises:
+        ValueError: no reason is given.
+        GateError: a tiny checkpoint is missing or does not fit.
+    """
+    if not reason.strip():
+        raise ValueError("an expectation moves for a reason; give one: make accept-results REASON='why'")
+    unfit = next((row for row in rows if row.quantity == "checkpoint"), None)
+    if unfit:
+        raise GateError(str(unfit.measured.value))
+    lines = []
+    for path in sorted({row.path for row in rows if row.verdict}):
+        file, moved = json.loads(path.read_text()) if path.exists() else {}, []
+        for row in (r for r in rows if r.path == path and r.verdict):
+            m, old = row.measured, row.expected
+            keep = old is not None and not isinstance(m.tolerance, list)
+            new = {"expected": m.value, "tolerance": old["tolerance"] if keep else m.tolerance}
+            file.setdefault(row.case, {})[row.quantity] = new | (
+                {"platform": platform()} if m.exact or m.ratios else {}
+            )
+            before = "none" if old is None else _short(old["expected"])
+            moved.append(f"{row.case} {row.quantity} {before} → {_short(m.value)}")
+        write_json(path, file)
+        lines.append(
+            f"- {date.today().isoformat()}, {git_commit()[:8]}, `{path.parent.name}/{path.name}`, {reason.strip()}: "
+            + "; ".join(moved)
+        )
+    if lines:
+        header = "" if changes.exists() else "# Changes of expectations\n\nWritten by `make accept-results` only.\n\n"
+        text = (changes.read_text() if changes.exists() else header) + "\n".join(lines) + "\n"
+        write_atomic(changes, lambda path: path.write_text(text))
+    return lines

@@ -1,0 +1,260 @@
+"""The gate: planted regressions are caught, clean repeats pass, expectations move in one way only."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer.testing
+
+from reproduce import cli, gate
+from reproduce.data import datasets
+from reproduce.gate import Measured, Row
+from reproduce.records import RunRecord
+from reproduce.suites import CONFIGS, SUITES, Suite, _solution
+
+RESULTS = Path(__file__).parents[2] / "results"
+ENTRY = "x3d"  # the quickest
+decode = datasets.decode
+
+
+@pytest.fixture(autouse=True)
+def decoded_once(monkeypatch):
+    """Videos are decoded once for all repeats; the rest is the gate's own code."""
+    monkeypatch.setattr(datasets, "decode", _decode)
+
+
+_frames: dict = {}
+
+
+def _decode(path, pick, decoder="decord"):
+    if path not in _frames:
+        _frames[path] = decode(path, np.arange, decoder)
+    frames, total = _frames[path]
+    return frames[pick(total)], total
+
+
+def rows(cache, tiers=("instant", "inference"), configs=CONFIGS) -> list[Row]:
+    """What the gate says of one entry."""
+    folder = Path("unused")
+    return gate.compare(gate.measure(tiers, cache, folder, folder, configs, only=[ENTRY]))
+
+
+def wrong(found: list[Row]) -> set[str]:
+    """Quantities that are not as expected."""
+    return {row.quantity for row in found if row.verdict}
+
+
+def test_every_entry_that_needs_no_search_has_its_expectations():
+    entries = gate.ready(gate.GATE)
+    assert {e.name for e in entries} >= {e.name for e in gate.GATE.entries if e.search is None}
+    for entry in entries:
+        file = json.loads((CONFIGS / entry.config).with_name(f"{entry.name}.json").read_text())
+        assert {"GMACs", "parameters", "losses of 20 steps", "logits", "top-1, videos"} <= set(file["gate"])
+        top1, n = file["gate"]["top-1, videos"]["expected"], int(file["gate"]["videos and labels"]["expected"][:2])
+        assert top1 > 1.5 * n / gate.GATE.classes, "a checkpoint that guesses would notice nothing"
+    assert sum(gate.checkpoint(e, CONFIGS).stat().st_size for e in entries) < 200_000 * len(entries)
+
+
+def test_twenty_clean_repeats_pass(cache):
+    for _ in range(20):
+        found = rows(cache)
+        assert not wrong(found)
+        assert len(found) == 8
+
+
+def test_a_wrong_stride_is_caught(cache, monkeypatch):
+    original = torch.nn.Conv3d.__init__
+
+    def planted(self, in_channels, *args, stride=1, **kwargs):
+        original(self, in_channels, *args, stride=2 if in_channels == 3 else stride, **kwargs)
+
+    monkeypatch.setattr(torch.nn.Conv3d, "__init__", planted)
+    _solution.cache_clear()
+    found = rows(cache)
+    _solution.cache_clear()
+    assert {"GMACs", "parameters", "losses of 20 steps", "checkpoint"} <= wrong(found)
+    assert "does not fit x3d" in next(row.measured.value for row in found if row.quantity == "checkpoint")
+
+
+def test_batch_norm_in_training_mode_at_test_is_caught(cache, monkeypatch):
+    original = torch.nn.functional.batch_norm
+
+    def planted(x, mean, var, weight=None, bias=None, training=False, *args):
+        return original(x, mean, var, weight, bias, True, *args)
+
+    monkeypatch.setattr(torch.nn.functional, "batch_norm", planted)
+    assert "logits" in wrong(rows(cache, ("inference",)))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "tier", "quantity"),
+    [("TrainClips", "instant", "losses of 20 steps"), ("TestVideos", "inference", "videos and labels")],
+)
+def test_shuffled_labels_of_one_class_are_caught(cache, monkeypatch, dataset, tier, quantity):
+    kind, rng = getattr(datasets, dataset), np.random.default_rng(0)
+    original = kind.__getitem__
+
+    def planted(self, n):
+        item = original(self, n)
+        return item | {"label": int(rng.integers(4)) if item["label"] == 1 else item["label"]}
+
+    monkeypatch.setattr(kind, "__getitem__", planted)
+    assert quantity in wrong(rows(cache, (tier,)))
+
+
+def test_one_dropped_video_is_caught(cache, monkeypatch):
+    original = Suite.manifest
+
+    def planted(self, split, root):
+        manifest = original(self, split, root)
+        return manifest.subset(manifest.videos[1:]) if split == "val" else manifest
+
+    monkeypatch.setattr(Suite, "manifest", planted)
+    assert {"videos and labels", "logits"} <= wrong(rows(cache, ("inference",)))
+
+
+class Clock:
+    """Time that passes when a network runs: with noise, and with a neighbour who slows both networks down by phases."""
+
+    def __init__(self, seed: int) -> None:
+        self.now, self.rng = 0.0, np.random.default_rng(seed)
+
+    def __call__(self) -> float:
+        return self.now
+
+    def net(self, seconds: float) -> torch.nn.Module:
+        """A network that takes so long."""
+        clock = self
+
+        class Net(torch.nn.Module):
+            def forward(self, x):
+                busy = 1.6 if int(clock.now / 0.5) % 3 == 0 else 1.0
+                clock.now += seconds * busy * clock.rng.lognormal(0, 0.08)
+
+        return Net()
+
+
+def judged(seed: int, slowdown: float) -> str:
+    """The gate's word on a network that has become slower, timed by a clock of its own."""
+    old, new = Clock(2 * seed), Clock(2 * seed + 1)
+    before = gate.time_ratios(old.net(0.004), old.net(0.003), torch.zeros(1), old)
+    after = gate.time_ratios(new.net(0.004 * slowdown), new.net(0.003), torch.zeros(1), new)
+    expected = {"expected": before, "tolerance": gate.SLOWDOWN, "platform": "here"}
+    return gate.judge(Measured(after, gate.SLOWDOWN, ratios=True), expected, "here")
+
+
+def test_a_model_slower_by_15_percent_is_caught_and_noise_is_not():
+    assert [judged(seed, 1.0) for seed in range(20)] == [""] * 20
+    assert all(judged(seed, 1.15).startswith("slower by 1") for seed in range(20))
+    assert [judged(seed, 0.8) for seed in range(5)] == [""] * 5
+
+
+def test_ratios_are_taken_against_the_reference_of_the_same_run(monkeypatch):
+    monkeypatch.setattr(gate, "PAIRS", 10)
+    suite = gate.GATE
+    ratios = gate.speed(suite, suite.entry(ENTRY))["time ÷ reference"].value
+    assert len(ratios) == 10
+    assert min(ratios) > 0
+    elsewhere = {"expected": [r / 10 for r in ratios], "tolerance": 0.07, "platform": "another"}
+    assert gate.judge(Measured(ratios, ratios=True), elsewhere, "here") == "", "not comparable: not gated"
+    assert gate.judge(Measured(ratios, ratios=True), elsewhere | {"platform": "here"}, "here").startswith("slower by")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "verdict"),
+    [
+        (1.0, None, "no expectation"),
+        (1.0, dict(expected=1.0, tolerance=0.0), ""),
+        (1.1, dict(expected=1.0, tolerance=0.2), ""),
+        (1.3, dict(expected=1.0, tolerance=0.2), "off by 0.3"),
+        (1.1, dict(expected=1.0, tolerance=0.2, platform="here"), "off by 0.1"),
+        (1.1, dict(expected=1.0, tolerance=0.2, platform="another"), ""),
+        (float("nan"), dict(expected=1.0, tolerance=0.2), "off by nan"),
+        ([1.0, 2.0], dict(expected=[1.0, 2.5], tolerance=0.1), "off by 0.5"),
+        ([1.0, 2.0], dict(expected=[1.0], tolerance=0.1), "shape (2,), expected (1,)"),
+        (81.0, dict(expected=80.0, tolerance=[77.0, 83.0]), ""),
+        (76.9, dict(expected=80.0, tolerance=[77.0, 83.0]), "outside its interval"),
+        ("8: ab", dict(expected="8: ab", tolerance=0.0), ""),
+        ("7: ab", dict(expected="8: ab", tolerance=0.0), "differs"),
+    ],
+)
+def test_judgement(value, expected, verdict):
+    assert gate.judge(Measured(value), expected, "here") == verdict
+
+
+@pytest.fixture
+def configs(tmp_path) -> Path:
+    """A copy of one entry's expectations."""
+    for size in ("tiny", "quick"):
+        (tmp_path / "configs" / size).mkdir(parents=True)
+        for path in (CONFIGS / size).glob(f"{ENTRY}.*"):
+            shutil.copy(path, tmp_path / "configs" / size)
+    return tmp_path / "configs"
+
+
+def test_accepting_is_the_one_way_to_move_an_expectation(cache, configs, tmp_path):
+    path = configs / "tiny" / f"{ENTRY}.json"
+    file = json.loads(path.read_text())
+    right = file["gate"]["GMACs"]["expected"]
+    file["gate"]["GMACs"] = {"expected": 0.5, "tolerance": 0.001}
+    path.write_text(json.dumps(file))
+    found = rows(cache, ("instant",), configs)
+    with pytest.raises(gate.GateError) as error:
+        gate.check(found)
+    assert str(error.value).startswith("1 of 5 checks fail")
+    assert "| x3d     | gate   | GMACs      | 0.5   | 0.0021" in str(error.value)
+    with pytest.raises(ValueError, match="moves for a reason; give one"):
+        gate.accept(found, " ", tmp_path / "CHANGES.md")
+    lines = gate.accept(found, "a wider stem", tmp_path / "CHANGES.md")
+    assert len(lines) == 1
+    assert "`tiny/x3d.json`, a wider stem: gate GMACs 0.5 → 0.0021" in lines[0]
+    assert (tmp_path / "CHANGES.md").read_text().endswith(lines[0] + "\n")
+    assert json.loads(path.read_text())["gate"]["GMACs"] == {"expected": right, "tolerance": 0.001}, "tolerance stays"
+    assert gate.check(rows(cache, ("instant",), configs)) == "5 checks are as expected"
+    assert gate.accept(rows(cache, ("instant",), configs), "again", tmp_path / "CHANGES.md") == []
+
+
+def test_a_missing_checkpoint_is_taught_and_never_accepted_as_missing(cache, configs, tmp_path, monkeypatch):
+    path = gate.checkpoint(gate.GATE.entry(ENTRY), configs)
+    path.unlink()
+    found = rows(cache, ("inference",), configs)
+    assert wrong(found) == {"checkpoint"}
+    with pytest.raises(gate.GateError, match=r"x3d\.safetensors does not fit x3d \(No such file"):
+        gate.accept(found, "why", tmp_path / "CHANGES.md")
+    monkeypatch.setattr(gate, "TEACHING", 2)
+    gate.teach_missing(cache, [ENTRY], configs)
+    assert wrong(rows(cache, ("inference",), configs)) >= {"logits"}
+
+
+def test_accuracies_of_the_quick_suites_must_lie_in_their_intervals(tmp_path):
+    folder = tmp_path / "records" / "ssv2-quick"
+    shutil.copytree(RESULTS / "records" / "ssv2-quick", folder)
+    suite = SUITES["ssv2-quick"]
+
+    def value() -> float:
+        return gate.training(suite, suite.entry(ENTRY), tmp_path, tmp_path, tmp_path)["top-1 %"].value
+
+    file = json.loads((CONFIGS / "quick" / f"{ENTRY}.json").read_text())
+    expected = file["ssv2-quick trained"]["top-1 %"]
+    assert value() == expected["expected"]
+    for points, verdict in ((3, ""), (-3, ""), (8, "outside its interval"), (-8, "outside its interval")):
+        record = RunRecord.load(RESULTS / "records" / "ssv2-quick" / f"{ENTRY}-s0.json")
+        result = record.result.model_copy(update=dict(top1=record.result.top1 + 4 * points))  # of 400 videos
+        record.model_copy(update=dict(result=result)).save(folder / f"{ENTRY}-s0.json")
+        assert gate.judge(Measured(value()), expected, "here") == verdict
+
+
+def test_the_command_line_fails_with_the_table(cache, monkeypatch):
+    run = typer.testing.CliRunner().invoke
+    good = run(cli.app, ["check", "--tiers", "instant", "--only", ENTRY, "--cache", str(cache)])
+    assert good.output.strip().endswith("5 checks are as expected"), good.exception
+    monkeypatch.setattr(gate, "GATE", replace(gate.GATE, gmacs=0.003))
+    bad = run(cli.app, ["check", "--tiers", "instant", "--only", ENTRY, "--cache", str(cache)])
+    assert bad.exit_code != 0
+    assert "| parameters " in str(bad.exception)
+    unknown = run(cli.app, ["check", "--tiers", "later", "--cache", str(cache)])
+    assert "unknown tier 'later'; known: instant, inference" in str(unknown.exception)
