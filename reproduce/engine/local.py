@@ -206,11 +206,16 @@ class Job:
         what += ["--engine", "local"]
         return ["run", self.suite, *what, "--cache", str(cache), "--runs", str(runs), "--results", str(results)]
 
-    def run(self, cache: Path, runs: Path, results: Path) -> RunRecord:
-        """Search where an architecture is to be found, then train, test and measure; or find it done."""
+    def run(self, cache: Path, runs: Path, results: Path, number: str = "") -> RunRecord:
+        """Search where an architecture is to be found, then train, test and measure; or find it done.
+
+        The run is announced under ``number`` once its data is found to be in order.
+        """
         suite = suite_named(self.suite)
         root = suite.data_root(cache)
         train, test = suite.manifest("train", root), suite.manifest("val", root)
+        if number and get_rank() == 0:
+            print(f"[{number}] {self}", file=sys.stderr)
         entry, search = resolved(suite, suite.entry(self.entry), self.seed, self.variant, train, runs)
         suite = suite.of(entry)
         spec = RunSpec.of(suite, entry, self.seed, train, test, self.variant)
@@ -230,12 +235,8 @@ def jobs(suite: Suite, entries: list[str], seeds: list[int], variant: int | None
 
 def run_jobs(todo: list[Job], cache: Path, runs: Path, results: Path) -> None:
     """One run after the other."""
-    suite = suite_named(todo[0].suite)
-    suite.manifest("train", suite.data_root(cache))  # what is wrong with the data is said first, and nothing else
     for i, job in enumerate(todo, 1):
-        if get_rank() == 0:
-            print(f"[{i}/{len(todo)}] {job}", file=sys.stderr)
-        job.run(cache, runs, results)
+        job.run(cache, runs, results, f"{i}/{len(todo)}")
 
 
 def schedule(config: Config, videos: int) -> tuple[int, list[dict]]:

@@ -36,20 +36,22 @@ def edit(path: Path, **changes) -> None:
 
 
 def test_the_committed_results_agree(results):
-    assert verify(results).endswith("8 records and the tables of 1 suites agree")
+    records = len(list(results.glob("records/*/*.json")))
+    assert records >= 8
+    assert verify(results).endswith(f"{records} records and the tables of 1 suites agree")
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        (dict(result__top1=204), "result.top1 is 204, recomputed it is 203"),
-        (dict(result__top5=374), "result.top5 is 374, recomputed it is 375"),
+        (dict(result__top1=399), r"result.top1 is 399, recomputed it is \d+"),
+        (dict(result__top5=401), r"result.top5 is 401, recomputed it is \d+"),
         (dict(result__n=399), "result.n is 399, recomputed it is 400"),
         (dict(result__failed=["7"]), r"result.failed is \['7'\], recomputed it is \[\]"),
         (dict(seed=1), "entry, variant and seed is tsm-s1, recomputed it is tsm-s0"),
         (dict(suite="ssv2-tiny"), "suite is ssv2-tiny, recomputed it is ssv2-quick"),
-        (dict(model__residual=0.0), r"model.residual is 0.0, recomputed it is -0\.01"),
-        (dict(provenance__config="net = dict()"), "provenance.config_hash is 389da7283323"),
+        (dict(model__residual=0.0), r"model.residual is 0.0, recomputed it is -?0\.0"),
+        (dict(provenance__config="net = dict()"), r"provenance.config_hash is \w{12}"),
         (dict(schema_version=SCHEMA + 1), f"schema version {SCHEMA + 1}, this code reads 1 to {SCHEMA}"),
         (dict(schema_version=[1]), r"schema version \[1\], this code"),
         (dict(surprise=1), "surprise: Extra inputs are not permitted"),
@@ -66,11 +68,12 @@ def test_edited_predictions(results):
     path = results / "records" / "ssv2-quick" / "tsm-s0.parquet"
     table = pd.read_parquet(path)
     table.loc[3, "label"] = (table.label[3] + 1) % 8
+    recorded = sha256(path)[:12]
     table.to_parquet(path, index=False)
-    with pytest.raises(VerifyError, match=rf"^{path}: sha256 \w+ is not the record's 7ef9bf6077a6"):
+    with pytest.raises(VerifyError, match=rf"^{path}: sha256 \w+ is not the record's {recorded}"):
         verify(results)
     edit(path.with_suffix(".json"), result__predictions_sha256=sha256(path))
-    with pytest.raises(VerifyError, match=r"tsm-s0\.json: its videos or labels are not those of auto_tsnet-s0\.json"):
+    with pytest.raises(VerifyError, match=r"tsm-s0\.json: its videos or labels are not those of \w+-s0\.json"):
         verify(results)
 
 
@@ -87,8 +90,10 @@ def test_missing_and_surplus_files(results):
 
 def test_edited_tables(results):
     path = results / "tables" / "ssv2-quick.csv"
-    path.write_text(path.read_text().replace("50.8 [", "50.9 ["))
-    with pytest.raises(VerifyError, match=rf"^{path}: line 4 is not what its records say; render it: python -m"):
+    before, _, after = path.read_text().rpartition("]")
+    path.write_text(before + "]]" + after)
+    line = before.count("\n") + 1
+    with pytest.raises(VerifyError, match=rf"^{path}: line {line} is not what its records say; render it: python -m"):
         verify(results)
     path.unlink()
     with pytest.raises(VerifyError, match=rf"^{path} is missing"):
