@@ -9,19 +9,9 @@ import sys
 
 import pytest
 import torch
-from mmaction.models.backbones.mobilenet_v2_tsm import MobileNetV2TSM
 from mmaction.models.backbones.mvit import MViT as MMActionMViT
-from mmaction.models.backbones.resnet3d_slowfast import ResNet3dSlowFast
-from mmaction.models.backbones.resnet3d_slowonly import ResNet3dSlowOnly
-from mmaction.models.backbones.resnet_tsm import ResNetTSM
-from mmaction.models.backbones.x3d import X3D as MMActionX3D
-from mmaction.models.heads import SlowFastHead, TSMHead, X3DHead
-from mmaction.models.heads.i3d_head import I3DHead
 from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
-from pytorchvideo.models.resnet import create_resnet
-from pytorchvideo.models.slowfast import create_slowfast
-from pytorchvideo.models.vision_transformers import create_multiscale_vision_transformers
 from pytorchvideo.models.x3d import create_x3d
 from safetensors import safe_open
 from torch import nn
@@ -29,6 +19,7 @@ from torchvision.models import resnet50
 
 from baselines import VARIANTS, checkpoints
 from baselines.checkpoints import MAPS, CheckpointError, convert
+from baselines.peers import PEERS
 from baselines.tsm import temporal_shift
 from reproduce.cli import main
 
@@ -59,98 +50,6 @@ def randomised(model):
     return model
 
 
-class MMAction(nn.Module):
-    """Backbone and head under the names of mmaction2's recognizers."""
-
-    def __init__(self, backbone, head, frames=0):
-        super().__init__()
-        self.backbone, self.cls_head, self.frames = backbone, head, frames
-
-    def forward(self, clips):
-        if self.frames:  # of a 2D net
-            clips = clips.transpose(1, 2).flatten(0, 1)
-        return self.cls_head(self.backbone(clips), num_segs=self.frames)
-
-
-class SlowFastOfOneClip(nn.Module):
-    """pytorchvideo's SlowFast, which wants both inputs and changes the list it gets."""
-
-    def __init__(self, model, alpha):
-        super().__init__()
-        self.model, self.alpha = model, alpha
-
-    def state_dict(self, **_):
-        return self.model.state_dict()
-
-    def forward(self, clips):
-        frames = clips.shape[2]
-        slow = clips[:, :, torch.linspace(0, frames - 1, frames // self.alpha).long()]
-        return self.model([slow, clips.clone()])
-
-
-def ptv_x3d(frames, depth_factor=2.2):
-    return create_x3d(
-        input_clip_length=frames,
-        input_crop_size=64,
-        depth_factor=depth_factor,
-        model_num_class=CLASSES,
-        head_activation=None,
-    )
-
-
-def ptv_slowfast(alpha=4, kernel=5, frames=16, depth=50, temporal=None):
-    kernels = {}
-    if temporal:  # of the 23 blocks of the third stage
-        third = ((3, 1, 1),) * temporal + ((1, 1, 1),) * (23 - temporal)
-        kernels["stage_conv_a_kernel_sizes"] = (
-            ((1, 1, 1), (1, 1, 1), third, (3, 1, 1)),
-            ((3, 1, 1), (3, 1, 1), third, (3, 1, 1)),
-        )
-    model = create_slowfast(
-        model_num_class=CLASSES,
-        model_depth=depth,
-        slowfast_fusion_conv_kernel_size=(kernel, 1, 1),
-        slowfast_fusion_conv_stride=(alpha, 1, 1),
-        head_pool_kernel_sizes=((frames // alpha, 2, 2), (frames, 2, 2)),
-        **kernels,
-    )
-    return SlowFastOfOneClip(model, alpha)
-
-
-def ptv_mvit(frames=4, crop=64):
-    doubled = [[1, 2.0], [3, 2.0], [14, 2.0]]
-    return create_multiscale_vision_transformers(
-        spatial_size=crop,
-        temporal_size=frames,
-        embed_dim_mul=doubled,
-        atten_head_mul=doubled,
-        pool_q_stride_size=[[1, 1, 2, 2], [3, 1, 2, 2], [14, 1, 2, 2]],
-        pool_kv_stride_adaptive=[1, 8, 8],
-        pool_kvq_kernel=[3, 3, 3],
-        head_num_classes=CLASSES,
-    )
-
-
-def mm_slowfast(alpha, kernel, lateral_norm, depth=50):
-    pathway = dict(type="resnet3d", depth=depth, pretrained=None, conv1_stride_t=1, pool1_stride_t=1, norm_eval=False)
-    slow = dict(lateral=True, lateral_norm=lateral_norm, fusion_kernel=kernel, conv1_kernel=(1, 7, 7))
-    backbone = ResNet3dSlowFast(
-        None,
-        resample_rate=alpha,
-        speed_ratio=alpha,
-        slow_pathway=dict(**pathway, **slow, inflate=(0, 0, 1, 1), dilations=(1, 1, 1, 1)),
-        fast_pathway=dict(**pathway, lateral=False, base_channels=8, conv1_kernel=(5, 7, 7)),
-    )
-    return MMAction(backbone, SlowFastHead(CLASSES, 2304))
-
-
-def mm_slow():
-    backbone = ResNet3dSlowOnly(
-        depth=50, pretrained=None, conv1_kernel=(1, 7, 7), conv1_stride_t=1, pool1_stride_t=1, inflate=(0, 0, 1, 1)
-    )
-    return MMAction(backbone, I3DHead(CLASSES, 2048))
-
-
 class AuthorsTSM(nn.Module):
     """The authors' TSM under the names of their files: torchvision's ResNet, its first convolutions wrapped."""
 
@@ -172,45 +71,36 @@ class AuthorsTSM(nn.Module):
         return self.module.new_fc(self.module.base_model(frames)).unflatten(0, (-1, 8)).mean(1)
 
 
-# source, variant: the source's network, frames, other arguments of ours. The crop is 64.
+# source, variant: frames, other arguments of ours. The crop is 64.
 SOURCES = {
-    ("pytorchvideo", "x3d_xs"): (lambda: ptv_x3d(4), 4, {}),
-    ("pytorchvideo", "x3d_s"): (lambda: ptv_x3d(13), 13, {}),
-    ("pytorchvideo", "x3d_m"): (lambda: ptv_x3d(16), 16, {}),
-    ("pytorchvideo", "x3d_l"): (lambda: ptv_x3d(4, 5.0), 4, {}),
-    ("pytorchvideo", "slow_8x8_r50"): (
-        lambda: create_resnet(
-            model_num_class=CLASSES, stem_conv_kernel_size=(1, 7, 7), head_pool_kernel_size=(4, 2, 2)
-        ),
-        4,
-        {},
-    ),
-    ("pytorchvideo", "slowfast_4x16_r50"): (lambda: ptv_slowfast(8, 5, 16), 16, {}),
-    ("pytorchvideo", "slowfast_8x8_r50"): (lambda: ptv_slowfast(4, 7, 8), 8, {}),
-    ("pytorchvideo", "slowfast_8x8_r101"): (lambda: ptv_slowfast(4, 5, 8, depth=101), 8, {}),
-    ("pytorchvideo", "slowfast_16x8_r101_50_50"): (lambda: ptv_slowfast(4, 5, 8, depth=101, temporal=6), 8, {}),
-    ("pytorchvideo", "mvit_b_16x4"): (ptv_mvit, 4, {}),
-    ("mmaction2", "x3d_m"): (lambda: MMAction(MMActionX3D(gamma_b=2.25, gamma_d=2.2), X3DHead(CLASSES, 432)), 4, {}),
-    ("mmaction2", "slow_8x8_r50"): (mm_slow, 4, {}),
-    ("mmaction2", "slowfast_8x8_r50"): (lambda: mm_slowfast(4, 7, True), 8, {"slow_ends": False}),
-    ("mmaction2", "slowfast_4x16_r50_mmaction2"): (lambda: mm_slowfast(8, 5, False), 16, {}),
-    ("mmaction2", "tsm_r50_8f"): (
-        lambda: MMAction(ResNetTSM(50, pretrained=None, pretrained2d=False), TSMHead(CLASSES, 2048), 8),
-        8,
-        {},
-    ),
-    ("mmaction2", "tsm_r101_8f_ssv2"): (
-        lambda: MMAction(ResNetTSM(101, pretrained=None, pretrained2d=False), TSMHead(CLASSES, 2048), 8),
-        8,
-        {},
-    ),
-    ("mmaction2", "tsm_mobilenetv2_8f"): (
-        lambda: MMAction(MobileNetV2TSM(pretrained2d=False), TSMHead(CLASSES, 1280), 8),
-        8,
-        {},
-    ),
-    ("mit-han-lab", "tsm_r50_8f"): (AuthorsTSM, 8, {}),
+    ("pytorchvideo", "x3d_xs"): (4, {}),
+    ("pytorchvideo", "x3d_s"): (13, {}),
+    ("pytorchvideo", "x3d_m"): (16, {}),
+    ("pytorchvideo", "x3d_l"): (4, {}),
+    ("pytorchvideo", "slow_8x8_r50"): (4, {}),
+    ("pytorchvideo", "slowfast_4x16_r50"): (16, {}),
+    ("pytorchvideo", "slowfast_8x8_r50"): (8, {}),
+    ("pytorchvideo", "slowfast_8x8_r101"): (8, {}),
+    ("pytorchvideo", "slowfast_16x8_r101_50_50"): (8, {}),
+    ("pytorchvideo", "mvit_b_16x4"): (4, {}),
+    ("mmaction2", "x3d_m"): (4, {}),
+    ("mmaction2", "slow_8x8_r50"): (4, {}),
+    ("mmaction2", "slowfast_8x8_r50"): (8, {"slow_ends": False}),
+    ("mmaction2", "slowfast_4x16_r50_mmaction2"): (16, {}),
+    ("mmaction2", "tsm_r50_8f"): (8, {}),
+    ("mmaction2", "tsm_r101_8f_ssv2"): (8, {}),
+    ("mmaction2", "tsm_mobilenetv2_8f"): (8, {}),
+    ("mit-han-lab", "tsm_r50_8f"): (8, {}),
 }
+assert PEERS.keys() < SOURCES.keys()
+
+
+def reference_of(source, variant):
+    """The source's own network, and its frames."""
+    frames, _ = SOURCES[source, variant]
+    if source == "mit-han-lab":
+        return AuthorsTSM(), frames
+    return PEERS[source, variant](num_classes=CLASSES, frames=frames, crop=64), frames
 
 
 def family(variant):
@@ -229,9 +119,9 @@ def marked(source, variant):
 
 @pytest.mark.parametrize(("source", "variant"), [marked(*key) for key in SOURCES])
 def test_same_weights_same_logits_and_the_same_bits_there_and_back(source, variant):
-    make, frames, arguments = SOURCES[source, variant]
     torch.manual_seed(0)
-    reference = randomised(make())
+    network, frames = reference_of(source, variant)
+    reference, arguments = randomised(network), SOURCES[source, variant][1]
     theirs = reference.state_dict()
     names = MAPS[source][family(variant)]
     ours = names.ours(theirs)
@@ -308,8 +198,7 @@ def as_pyslowfast(key):
 
 @pytest.mark.parametrize("variant", ["x3d_m", "slow_8x8_r50", "slowfast_8x8_r50"])
 def test_pyslowfasts_names_give_the_tensors_of_pytorchvideos(variant):
-    make, _, _ = SOURCES["pytorchvideo", variant]
-    theirs = make().state_dict()
+    theirs = reference_of("pytorchvideo", variant)[0].state_dict()
     expected, _, made_up = convert(theirs, variant, CLASSES)
     state = {as_pyslowfast(key): tensor for key, tensor in theirs.items()}
     shortcut = "layer1.0.downsample.bn"  # PySlowFast has it
@@ -325,7 +214,7 @@ def test_pyslowfasts_names_give_the_tensors_of_pytorchvideos(variant):
 
 @pytest.mark.parametrize("joined", [False, True])
 def test_pyslowfasts_mvit_has_query_key_and_value_apart_or_in_one(joined):
-    theirs = ptv_mvit(16, 224).state_dict()
+    theirs = PEERS["pytorchvideo", "mvit_b_16x4"](num_classes=CLASSES, frames=16, crop=224).state_dict()
     expected, _, _ = convert(theirs, "mvit_b_16x4", CLASSES)
     state = {key.removeprefix("cls_positional_encoding."): tensor for key, tensor in theirs.items()}
     for old, new in {
@@ -386,7 +275,7 @@ def test_a_file_becomes_a_model_in_two_steps_and_a_file_of_mmaction2(x3d_m, tmp_
 
     code, _ = cli(monkeypatch, capsys, "export-weights", out, "--out", tmp_path / "x3d_m.pth")
     assert not code
-    there = MMAction(MMActionX3D(gamma_b=2.25, gamma_d=2.2), X3DHead(400, 432))
+    there = PEERS["mmaction2", "x3d_m"](num_classes=400, frames=16, crop=224)
     there.load_state_dict(torch.load(tmp_path / "x3d_m.pth", weights_only=True)["state_dict"], strict=True)
     there.eval()
     with torch.no_grad():
@@ -432,7 +321,7 @@ def broken(x3d_m, fault, path):
     elif fault == "no names":
         torch.save({"state_dict": [torch.zeros(1)]}, path)
     elif fault == "other model":
-        save(path, MobileNetV2TSM(pretrained2d=False).state_dict())
+        save(path, PEERS["mmaction2", "tsm_mobilenetv2_8f"](num_classes=400, frames=8, crop=64).backbone.state_dict())
     elif fault == "deeper":
         save(path, create_x3d(input_clip_length=4, input_crop_size=64, depth_factor=5.0).state_dict())
     elif fault == "missing":
@@ -478,13 +367,13 @@ def test_a_file_that_does_not_fit_is_one_line_and_leaves_nothing(x3d_m, fault, t
 
 
 def test_the_file_of_another_model_is_named():
-    state = SOURCES["mmaction2", "tsm_mobilenetv2_8f"][0]().state_dict()
+    state = reference_of("mmaction2", "tsm_mobilenetv2_8f")[0].state_dict()
     with pytest.raises(CheckpointError, match=r"not tsm_r50_8f: .*; it looks like tsm_mobilenetv2_8f of mmaction2"):
         convert(state, "tsm_r50_8f")
 
 
 def test_mmaction2s_slowfast_without_lateral_norms_is_not_the_authors():
-    state = SOURCES["mmaction2", "slowfast_4x16_r50_mmaction2"][0]().state_dict()
+    state = reference_of("mmaction2", "slowfast_4x16_r50_mmaction2")[0].state_dict()
     with pytest.raises(
         CheckpointError, match=r"laterals\.0\.bn\.weight.* it looks like slowfast_4x16_r50_mmaction2 of mm"
     ):
