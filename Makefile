@@ -82,8 +82,14 @@ test: env  ## all tests but the slow ones
 test-all: env  ## all tests
 	$(VENV)/bin/python -m pytest -q
 
-bench: env  ## timings, as ratios to a reference of the same run
-	$(VENV)/bin/python -m pytest -q --benchmark-enable --benchmark-only tests/bench
+bench: env  ## throughput of all native variants and of the peers' networks on this machine, in every mode
+	$(RUN) bench --results $(RESULTS)
+
+bench-save: env  ## time what is slow in this code (pytest-benchmark), as the baseline in results/benchmarks
+	$(VENV)/bin/python -m pytest -q --benchmark-enable --benchmark-only --benchmark-save=baseline tests/bench
+
+bench-compare: env  ## time it again, beside the baseline
+	$(VENV)/bin/python -m pytest -q --benchmark-enable --benchmark-only --benchmark-compare tests/bench
 
 lock: env  ## renew requirements.lock from pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet uv

@@ -159,11 +159,13 @@ def table(
 
     Example: python -m reproduce table ssv2 ssv2-quick
     """
-    from reproduce import tables
+    from reproduce import natives, tables
     from reproduce.suites import suite
 
-    for name in suite_names:
-        typer.echo(tables.render(suite(name), results))
+    for s in [suite(name) for name in suite_names]:
+        typer.echo(tables.render(s, results))
+        if s.published and s.gmacs:
+            typer.echo(natives.overview(results, s.classes))
 
 
 @app.command()
@@ -209,6 +211,27 @@ def natives(results: ResultsOption = Path("results")) -> None:
     from reproduce import natives
 
     typer.echo(natives.render(results))
+
+
+@app.command()
+def bench(
+    models: Annotated[str, typer.Option(help="Comma-separated native variants; default: all.")] = "",
+    every_mode: Annotated[bool, typer.Option("--every-mode", help="On a CPU too; on a GPU it is so.")] = False,
+    levels: Annotated[
+        str, typer.Option(metavar="SUITE", help="Whose videos are decoded for the other levels; empty: none.")
+    ] = "kinetics",
+    results: ResultsOption = Path("results"),
+    cache: CacheOption = Path(".cache"),
+) -> None:
+    """Time forward passes of all native variants and of the peers' own networks on this machine. Resumable.
+
+    Example: python -m reproduce bench --models x3d_m,slowfast_4x16_r50
+    """
+    from reproduce.bench import bench as time_all
+    from reproduce.suites import suite
+
+    names = [name for name in models.split(",") if name]
+    typer.echo(time_all(results, names, every_mode, suite(choose(levels)) if levels else None, cache))
 
 
 @app.command()

@@ -7,6 +7,7 @@ adding just these must give its digits.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,6 +27,7 @@ from baselines.assemblenet.network import VARIANTS as ASSEMBLENETS
 from baselines.assemblenet.network import assemblenet
 from reproduce.files import write_atomic
 from reproduce.measure.macs import count
+from reproduce.measure.throughput import Mode
 from reproduce.tables import PUBLISHED
 
 NOTES = """\
@@ -33,6 +35,10 @@ NOTES = """\
   decimals, is the same.
 - Some counters book norms too, in which the literature's convention sees no multiply-accumulates. Where a row says so,
   our GMACs plus just these are the printed digits.
+"""
+OVERVIEW = """\
+- Params and GMACs are counted, clips/s measured (`make bench`: forward passes at the best batch, fp32, channels-last)
+  on the device named. Literature values are the papers' or model zoos' own, at their own settings.
 """
 DATASETS = {400: "Kinetics-400", 174: "Something-Something-V2"}
 
@@ -69,13 +75,14 @@ def _without_source(name: str, note: str, crop: int) -> Native:
     return Native(name, *VARIANTS[name], crop, note=note)
 
 
-def _uniform(size: str) -> Native:
+def _uniform(size: str, classes: int) -> Native:
     macro = preset(size).macro
-    arguments = dict(num_classes=400, frames=macro.frames, crop=macro.crop, space=size)
+    arguments = dict(num_classes=classes, frames=macro.frames, crop=macro.crop, space=size)
     note = (
         f"reconstruction: the architecture of Auto-TSNet-{size.upper()} is not public; one choice everywhere, unscaled"
     )
-    return Native(f"auto_tsnet_uniform, space {size}", auto_tsnet_uniform, arguments, macro.crop, note=note)
+    name = f"auto_tsnet_uniform_{size}" + ("_ssv2" if classes == 174 else "")
+    return Native(name, auto_tsnet_uniform, arguments, macro.crop, note=note)
 
 
 HEAD_OF_174 = "the printed size is that of a head for 174 classes"
@@ -119,7 +126,7 @@ NATIVES = (
         Native(name, assemblenet, dict(num_classes=400, frames=32, crop=224, **arguments), 224, note=ASSEMBLENET)
         for name, arguments in ASSEMBLENETS.items()
     ),
-    *(_uniform(size) for size in "sml"),
+    *(_uniform(size, classes) for classes in (400, 174) for size in "sml"),
 )
 
 
@@ -203,6 +210,43 @@ def row(native: Native) -> dict[str, str]:
                 continue
         agreement.append(f"{what} {100 * (ours / float(digits) - 1):+.2f} %")
     return out | {"agreement": "; ".join(agreement), "source": source.source}
+
+
+def overview(results: Path, classes: int) -> str:
+    """What is known of a data set's native variants without its videos: cost, speed, literature accuracy.
+
+    Args:
+        results: with ``tables/natives.csv``, made first if it is not there, and the files of ``make bench``.
+        classes: of the data set: 400 or 174.
+    """
+    path = results / "tables" / "natives.csv"
+    if not path.exists():
+        render(results)
+    counted = pd.read_csv(path, dtype=str, keep_default_na=False)
+    speeds = {}  # device -> variant, frames×crop -> clips/s
+    for file in sorted(results.glob("throughput/*.json")):
+        data = json.loads(file.read_text())
+        speeds[f"clips/s, {data['device']}"] = {
+            (r["variant"], f"{r['frames']}×{r['crop']}²"): f"{r['clips_per_s']:.3g}"
+            for r in data["rows"]
+            if (r["source"], r["mode"]) == ("ours", str(Mode())) and "error" not in r
+        }
+    rows = {}
+    for native, (_, row) in zip(NATIVES, counted.iterrows(), strict=True):
+        if native.arguments["num_classes"] != classes:
+            continue
+        key = row.variant, row["frames×crop"]
+        known = dict(row[["variant", "frames×crop", "params M", "GMACs"]])
+        known |= {device: speed.get(key, "–") for device, speed in speeds.items()}
+        source = printed(native) if native.source else None
+        if source is None or pd.isna(source.top1):
+            cells = {"literature top-1 %": "–", "literature source": "–"}
+        else:
+            cells = {"literature top-1 %": f"{source.top1} ({source.views} views)", "literature source": source.source}
+        if rows.get(key, {}).get("literature top-1 %", "–") == "–":
+            rows[key] = known | cells
+    table = pd.DataFrame(rows.values()).to_markdown(index=False, disable_numparse=True)
+    return f"## Native variants, {DATASETS[classes]}: nothing trained here\n\n{table}\n\n{OVERVIEW}"
 
 
 def render(results: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def verify(results: Path) -> str:
     if not paths:
         raise VerifyError(f"{results} has no records/; name the folder of results")
     found = [line for folder in sorted({p.parent for p in paths}) for line in _records(folder)]
+    found += [line for path in sorted(results.glob("throughput/*.json")) for line in _throughput(path)]
     # A table of unreadable records cannot be rendered; the records are the news then.
     found = found or [line for name in _suites(results) for line in _table(name, results)]
     if found:
@@ -82,6 +84,14 @@ def _disagreements(record: RunRecord, path: Path, table: pd.DataFrame) -> Iterat
     ):
         if said != is_:
             yield f"{what} is {said}, recomputed it is {is_}"
+
+
+def _throughput(path: Path) -> Iterator[str]:
+    from reproduce import bench  # the peers' packages take seconds to import
+
+    table = path.with_suffix(".md")
+    if not table.exists() or table.read_text() != bench.rendered(json.loads(path.read_text())):
+        yield f"{table} is not what {path.name} says; render it: make bench"
 
 
 def _table(name: str, results: Path) -> Iterator[str]:

@@ -1,19 +1,115 @@
-"""Clips per second of a model's forward pass."""
+"""How fast: forward passes of a network in every mode, and the machine's own rate to hold them against.
+
+Low GMACs is not speed. A pass is timed after a warm-up that lasts until times are stable, with the device synchronised,
+at least 20 times; the median and the interquartile range over it are reported. Its multiply-accumulates per second
+over those of the device's matrix product, measured in the same run and precision, are the share that a network gets of
+the machine.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reproduce.records import Throughput, device_name
 
+REPEATS = 20  # passes timed, at least
+STABLE = 0.05  # the medians of two windows of warm-up passes in a row differ by less
+WINDOW = 3
+MOST_WINDOWS = 10
+GAIN = 1.03  # a doubled batch must bring so much more clips/s for the sweep to go on
 
-def forward_throughput(
-    net: nn.Module, frames: int, crop: int, *, batch: int = 16, repeats: int = 20, warmup: int = 3
-) -> Throughput:
+
+@dataclass(frozen=True)
+class Mode:
+    """In which way a network is run.
+
+    Attributes:
+        precision: ``fp32`` or ``bf16`` (autocast).
+        channels_last: the order of activations and weights.
+        compiled: by ``torch.compile``, for fixed shapes.
+    """
+
+    precision: str = "fp32"
+    channels_last: bool = True
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        """``bf16, channels-last, compiled``."""
+        order = "channels-last" if self.channels_last else "contiguous"
+        return f"{self.precision}, {order}" + (", compiled" if self.compiled else "")
+
+    def autocast(self, device: torch.device) -> AbstractContextManager:
+        """The context of its forward passes."""
+        return torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+    def clips(self, batch: int, frames: int, crop: int, device: torch.device) -> Tensor:
+        """Random clips B 3 T H W in the mode's order."""
+        order = torch.channels_last_3d if self.channels_last else torch.contiguous_format
+        return torch.randn(batch, 3, frames, crop, crop, device=device).to(memory_format=order)
+
+    def prepared(self, net: nn.Module) -> nn.Module:
+        """The network for inference in this mode; its weights are reordered in place."""
+        net.eval()
+        for p in net.parameters():
+            order = {5: torch.channels_last_3d, 4: torch.channels_last}.get(p.dim(), torch.contiguous_format)
+            p.data = p.data.contiguous(memory_format=order if self.channels_last else torch.contiguous_format)
+        if self.compiled:
+            torch.compiler.reset()
+            return torch.compile(net, dynamic=False)
+        return net
+
+
+WAYS = ((True, False), (False, False), (True, True))
+MODES = tuple(Mode(precision, order, compiled) for precision in ("fp32", "bf16") for order, compiled in WAYS)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one pass."""
+
+    median: float
+    spread: float  # interquartile range / median
+    repeats: int
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Timing:
+        """Of single times."""
+        low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75))
+        return cls(float(median), float((high - low) / median), len(seconds))
+
+
+def time_passes(step: Callable[[], object], device: torch.device, repeats: int = REPEATS) -> Timing:
+    """Time a step once it is warm: ``step`` is one pass, ``device`` is synchronised after each."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    with torch.inference_mode():
+        once()  # memory is taken, kernels are chosen, graphs are compiled
+        before = np.inf
+        for _ in range(MOST_WINDOWS):
+            now = np.median([once() for _ in range(WINDOW)])
+            if abs(now / before - 1) < STABLE:
+                break
+            before = now
+        return Timing.of([once() for _ in range(repeats)])
+
+
+def forward_throughput(net: nn.Module, frames: int, crop: int, *, batch: int = 16) -> Throughput:
     """Time forward passes of one batch, fp32, channels-last, in evaluation mode, on the device of the network.
 
     Args:
@@ -21,28 +117,111 @@ def forward_throughput(
         frames: T.
         crop: H and W.
         batch: clips per pass.
-        repeats: passes timed; the median and the interquartile range over the median are reported.
-        warmup: passes before that.
     """
-    device = next(net.parameters()).device
-    clip = torch.randn(batch, 3, frames, crop, crop, device=device).to(memory_format=torch.channels_last_3d)
-    net.eval()
-    seconds = []
-    with torch.inference_mode():
-        for i in range(warmup + repeats):
-            start = time.perf_counter()
-            net(clip)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if i >= warmup:
-                seconds.append(time.perf_counter() - start)
-    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75))
+    device, mode = next(net.parameters()).device, Mode()
+    clips = mode.clips(batch, frames, crop, device)
+    net = mode.prepared(net)
+    timing = time_passes(lambda: net(clips), device)
     return Throughput(
-        clips_per_s=batch / median,
-        spread=(high - low) / median,
+        clips_per_s=batch / timing.median,
+        spread=timing.spread,
         batch=batch,
-        repeats=repeats,
+        repeats=timing.repeats,
         device=device_name(),
         precision="fp32, TF32 convolutions" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "fp32",
         threads=torch.get_num_threads(),
     )
+
+
+def sweep(
+    net: nn.Module, frames: int, crop: int, mode: Mode, largest: int, limit: float
+) -> Iterator[tuple[int, Timing]]:
+    """Batches of 1, 2, 4, … and their times, until more clips at once bring less than 3 % more of them per second.
+
+    It ends too at ``largest``, where a pass would take longer than ``limit`` seconds, and where memory ends; if that is
+    at batch 1 already, with an error.
+
+    Args:
+        net: as ``Mode.prepared`` returned it.
+        frames: T.
+        crop: H and W.
+        mode: the same.
+        largest: batch.
+        limit: seconds.
+    """
+    device = next(net.parameters()).device
+    rate, batch = 0.0, 1
+    while batch <= largest:
+        try:
+            clips = mode.clips(batch, frames, crop, device)
+            with mode.autocast(device):
+                timing = time_passes(lambda clips=clips: net(clips), device)
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            return
+        yield batch, timing
+        if batch / timing.median < GAIN * rate or 2 * timing.median > limit:
+            return
+        rate, batch = batch / timing.median, 2 * batch
+
+
+def matmul_rate(device: torch.device, precision: str, side: int = 0) -> float:
+    """GMACs per second of a square matrix product, the best of a few sizes.
+
+    Args:
+        device: where.
+        precision: ``fp32`` or ``bf16``.
+        side: of the matrices; 0: of a few sizes, the fastest.
+    """
+    if not side:
+        sizes = (2048, 4096, 8192) if device.type == "cuda" else (512, 1024, 2048)
+        return max(matmul_rate(device, precision, n) for n in sizes)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # as the convolutions
+    try:
+        return side**3 / time_passes(lambda: a @ b, device).median / 1e9
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def peak_memory(step: Callable[[], object], device: torch.device) -> float:
+    """MiB that one pass takes at most beyond what is there before it: weights and clips.
+
+    Of a GPU as torch has allocated it. Of a CPU by the process's peak, which Linux sets back on demand; elsewhere nan.
+    """
+    with torch.inference_mode():
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            step()
+            return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+        try:
+            ctypes.CDLL(None).malloc_trim(0)  # what earlier passes left with the allocator
+            Path("/proc/self/clear_refs").write_text("5")
+        except (AttributeError, OSError):
+            return float("nan")
+        before = _resident("VmRSS")
+        step()
+        return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> float:
+    """MiB of this process."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith(f"{field}:"))) / 2**10
+
+
+def device_state(device: torch.device) -> str:
+    """Clocks and throttling as the driver tells them; empty where it tells nothing."""
+    if device.type != "cuda":
+        return ""
+    fields = "clocks.sm,clocks.max.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", f"--id={device.index or 0}"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f"SM clock, its maximum, memory clock, °C, power, throttle reasons: {answer}"

@@ -1,0 +1,261 @@
+"""Throughput of every native variant, of S/M/L and of the peers' own networks on this machine, in every mode.
+
+Three levels: the forward pass, row by row; decoding and transforming of a suite's test views; and both together.
+``results/throughput/<device>.json`` grows by a row at a time, so that a bench that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from baselines.peers import PEERS
+from reproduce.data.datasets import TestVideos
+from reproduce.engine.classifier import VIEWS, VideoClassifier
+from reproduce.files import write_atomic, write_json
+from reproduce.measure.macs import count
+from reproduce.measure.throughput import MODES, Mode, device_state, matmul_rate, peak_memory, sweep, time_passes
+from reproduce.natives import NATIVES
+from reproduce.progress import Progress
+from reproduce.records import device_name, provenance
+from reproduce.suites import Suite
+
+PROBED = ("x3d_s", "slow_4x16_r50", "tsm_mobilenetv2_8f", "mvit_b_16x4", "auto_tsnet_uniform_s")
+"""In every mode on a CPU too, where that takes minutes each; the others there in fp32, channels-last."""
+LARGEST = {"cpu": 16, "cuda": 256}  # batch of the sweeps
+LIMIT = {"cpu": 3.0, "cuda": 5.0}  # seconds per pass, beyond which a sweep does not go
+SCHEMA = 1
+NOTES = """\
+- ms: one clip at a time. clips/s: at the batch that gives most of them; ±: interquartile range / median of {repeats} or
+  more passes after a warm-up until times are stable.
+- % of matmul: the network's GMACs/s over those of the fastest square matrix product of the same run, device and
+  precision ({rates}). MiB: what a pass at that batch takes beyond weights and clips.
+- pytorchvideo and mmaction2: their own eager networks, with the same arithmetic, in the same run.
+"""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to time: a native variant of ours, or a peer's own."""
+
+    name: str
+    source: str  # ours, pytorchvideo, mmaction2
+    build: Callable[..., nn.Module]
+    arguments: dict
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Frames and crop."""
+        return self.arguments["frames"], self.arguments["crop"]
+
+
+def subjects(names: Sequence[str] = ()) -> list[Subject]:
+    """All, or those of some variants; the peers' right behind ours.
+
+    Raises:
+        ValueError: an unknown variant; the known ones are listed.
+    """
+    natives = {n.name: n for n in reversed(NATIVES)}  # a variant's first row has its own crop
+    order = list(dict.fromkeys(n.name for n in NATIVES))
+    unknown = sorted(set(names) - set(order))
+    if unknown:
+        raise ValueError(f"no variant {unknown[0]!r}; known: {', '.join(order)}")
+    out = []
+    for name in order:
+        if names and name not in names:
+            continue
+        arguments = natives[name].arguments | {"crop": natives[name].crop}
+        out.append(Subject(name, "ours", natives[name].build, arguments))
+        given = {key: arguments[key] for key in ("num_classes", "frames", "crop")}
+        out += [Subject(name, source, build, given) for (source, variant), build in PEERS.items() if variant == name]
+    return out
+
+
+def measure(subject: Subject, mode: Mode, device: torch.device, rates: dict[str, float]) -> dict:
+    """One row: latency of a clip, the best batch and its rate; or why there is none."""
+    frames, crop = subject.size
+    counted = count(lambda: subject.build(**subject.arguments), frames, crop)
+    row = dict(
+        variant=subject.name,
+        source=subject.source,
+        mode=str(mode),
+        frames=frames,
+        crop=crop,
+        gmacs=counted.gmacs,
+        params=counted.params,
+    )
+    try:
+        net = mode.prepared(subject.build(**subject.arguments).to(device))
+        timings = dict(sweep(net, frames, crop, mode, LARGEST[device.type], LIMIT[device.type]))
+        best = max(timings, key=lambda batch: batch / timings[batch].median)
+        clips = mode.clips(best, frames, crop, device)
+        with mode.autocast(device):
+            memory = peak_memory(lambda: net(clips), device)
+    except (torch.OutOfMemoryError, RuntimeError) as error:  # of a mode that a device or an installation lacks
+        return row | dict(error=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
+    rate = best / timings[best].median
+    return row | dict(
+        latency_ms=1000 * timings[1].median,
+        latency_spread=timings[1].spread,
+        batch=best,
+        clips_per_s=rate,
+        spread=timings[best].spread,
+        repeats=timings[best].repeats,
+        sweep={str(batch): batch / t.median for batch, t in timings.items()},
+        gmacs_per_s=rate * counted.gmacs,
+        share_of_matmul=rate * counted.gmacs / rates[mode.precision],
+        peak_mib=None if math.isnan(memory) else memory,
+    )
+
+
+def levels(suite: Suite, cache: Path, device: torch.device, videos: int = 100) -> list[dict]:
+    """Views per second of a suite's plain entries: the pass alone, the videos alone, and both, as in a test.
+
+    Args:
+        suite: its videos, protocol and recipes.
+        cache: folder of the embedded videos.
+        device: of the networks.
+        videos: of the test split, the first so many, beginning anew where there are fewer.
+    """
+    manifest = suite.manifest("val", suite.data_root(cache))
+    chosen = [i % len(manifest.videos) for i in range(videos)]
+    rows = []
+    for entry in suite.entries:
+        if entry.search or entry.optional:
+            continue
+        own = suite.of(entry)
+        config, views = own.config(entry), own.protocol.views
+        batch = max(1, min(config.batch, VIEWS) // views)
+        model = VideoClassifier(dict(config.net)).to(device).eval()
+        dataset = TestVideos(manifest, own.protocol)
+
+        @torch.inference_mode()
+        def forward(clips: torch.Tensor, model: VideoClassifier = model) -> object:
+            return model(clips.to(device), mode="tensor").cpu()
+
+        loader = DataLoader(dataset, batch, sampler=chosen, num_workers=config.workers)
+        seconds = [_seconds_per_video(loader, work) for work in (lambda clips: None, forward)]
+        clips = next(iter(DataLoader(dataset, batch)))["clips"]
+        alone = time_passes(lambda clips=clips, forward=forward: forward(clips), device)
+        rows.append(
+            dict(
+                suite=suite.name,
+                entry=entry.name,
+                batch=batch * views,
+                workers=config.workers,
+                model_views_per_s=batch * views / alone.median,
+                decode_views_per_s=views / seconds[0],
+                end_to_end_views_per_s=views / seconds[1],
+            )
+        )
+    return rows
+
+
+def _seconds_per_video(loader: DataLoader, work: Callable[[torch.Tensor], object]) -> float:
+    batches = iter(loader)
+    work(next(batches)["clips"])  # the workers are up
+    start, videos = time.perf_counter(), 0
+    for data in batches:
+        work(data["clips"])
+        videos += len(data["clips"])
+    return (time.perf_counter() - start) / videos
+
+
+def bench(
+    results: Path, names: Sequence[str] = (), every_mode: bool = False, suite: Suite | None = None, cache: Path = Path()
+) -> str:
+    """Time what is not yet in this device's file, write file and table, and return the table.
+
+    With another number of threads it begins anew.
+
+    Args:
+        results: the file is ``throughput/<device>.json`` in it.
+        names: variants; none: all.
+        every_mode: on a CPU too, of all variants.
+        suite: whose videos are decoded for the other two levels; None: leave these out.
+        cache: folder of the embedded videos.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    path = file_of(results, device_name())
+    todo = [
+        (subject, mode)
+        for subject in subjects(names)
+        for mode in MODES
+        if every_mode
+        or device.type == "cuda"
+        or mode == Mode()
+        or (subject.name in PROBED and subject.source == "ours")
+    ]
+    data = json.loads(path.read_text()) if path.exists() else None
+    if data is None or data["threads"] != torch.get_num_threads():
+        before = device_state(device)
+        rates = {precision: matmul_rate(device, precision) for precision in ("fp32", "bf16")}
+        data = dict(
+            schema_version=SCHEMA, device=device_name(), threads=torch.get_num_threads(), matmul_gmacs_per_s=rates
+        )
+        data |= dict(state_before=before, state_after="", rows=[], levels=[])
+    key = lambda row: (row["variant"], row["source"], row["mode"])  # noqa: E731
+    done = {key(row) for row in data["rows"]}
+    with Progress("bench", len(todo)) as progress:
+        for subject, mode in todo:
+            if (subject.name, subject.source, str(mode)) not in done:
+                data["rows"].append(measure(subject, mode, device, data["matmul_gmacs_per_s"]))
+                data |= dict(state_after=device_state(device), provenance=provenance("", "").model_dump())
+                write_json(path, data)
+            progress.step(note=f"{subject.name} {subject.source} {mode}")
+    if suite and not any(row["suite"] == suite.name for row in data["levels"]):
+        print(f"decoding and testing videos of {suite.name}", file=sys.stderr)
+        data["levels"] += levels(suite, cache, device)
+        write_json(path, data)
+    text = rendered(data)
+    write_atomic(path.with_suffix(".md"), lambda p: p.write_text(text))
+    return text
+
+
+def file_of(results: Path, device: str) -> Path:
+    """Where the rows of a device are: ``throughput/nvidia-h200.json``."""
+    slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\([^)]*\)", "", device.lower())).strip("-")
+    return results / "throughput" / f"{slug}.json"
+
+
+def rendered(data: dict) -> str:
+    """A device's file as Markdown."""
+    rows = [
+        {
+            "variant": row["variant"],
+            "network": row["source"],
+            "mode": row["mode"],
+            "frames×crop": f"{row['frames']}×{row['crop']}²",
+            "GMACs": f"{row['gmacs']:.2f}",
+            "params M": f"{row['params'] / 1e6:.2f}",
+            "ms": f"{row['latency_ms']:.4g}" if "error" not in row else row["error"],
+            "batch": str(row.get("batch", "–")),
+            "clips/s": f"{row['clips_per_s']:.4g} ±{100 * row['spread']:.0f} %" if "error" not in row else "–",
+            "GMACs/s": f"{row['gmacs_per_s']:.4g}" if "error" not in row else "–",
+            "% of matmul": f"{100 * row['share_of_matmul']:.1f}" if "error" not in row else "–",
+            "MiB": f"{row['peak_mib']:.0f}" if row.get("peak_mib") is not None else "–",
+        }
+        for row in data["rows"]
+    ]
+    parts = [f"## Throughput on {data['device']} ({data['threads']} threads)"]
+    parts.append(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))
+    if data["levels"]:
+        frame = pd.DataFrame(data["levels"]).rename(columns=lambda name: name.replace("_", " ").replace(" per s", "/s"))
+        parts += ["### A test's three levels", frame.to_markdown(index=False, floatfmt=".4g")]
+    rates = ", ".join(f"{name} {data['matmul_gmacs_per_s'][name]:.4g} GMACs/s" for name in ("fp32", "bf16"))
+    repeats = min((row["repeats"] for row in data["rows"] if "error" not in row), default=0)
+    parts.append(NOTES.format(rates=rates, repeats=repeats))
+    if data["state_before"]:
+        parts.append(f"Before: {data['state_before']}. After: {data['state_after']}.")
+    return "\n\n".join(parts)
