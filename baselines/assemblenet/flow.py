@@ -41,25 +41,22 @@ class RepresentationFlow(nn.Module):
     def _tvl1(self, before: Tensor, after: Tensor) -> Tensor:
         """Flow B 2 T H W between frames B T H W."""
         gradient = torch.stack(_central(after), 1)  # B 2 T H W
-        square = gradient.square().sum(1, keepdim=True) + EPSILON
-        constant = (after - before)[:, None]
+        square = gradient.square().sum(1) + EPSILON
+        constant = after - before
         flow = torch.zeros_like(gradient)
-        dual = torch.zeros_like(gradient), torch.zeros_like(gradient)  # of the x and of the y component
-        limit = self.lam * self.theta
+        dual_x = dual_y = flow  # along W and along H, of both components
+        limit, rate = self.lam * self.theta, self.tau / self.theta
         for _ in range(self.iterations):
-            rho = constant + (gradient * flow).sum(1, keepdim=True)
+            rho = torch.addcmul(constant, gradient[:, 0], flow[:, 0])
+            rho = torch.addcmul(rho, gradient[:, 1], flow[:, 1])
             # Three cases: beyond the limit on either side, and between.
             step = (-rho / square).clamp(-limit, limit)
-            divergence = torch.stack([_divergence(*d.unbind(1)) for d in dual], 1)
-            flow = flow + step * gradient + self.theta * divergence
-            slopes = (torch.stack(_forward(component), 1) for component in flow.unbind(1))
-            dual = tuple(self._project(d, s) for d, s in zip(dual, slopes, strict=True))
+            flow = torch.addcmul(flow, step[:, None], gradient).add(_divergence(dual_x, dual_y), alpha=self.theta)
+            x, y = _forward(flow)
+            shrink = 1 + rate * (torch.addcmul(x.square(), y, y) + EPSILON).sqrt()
+            dual_x = torch.add(dual_x, x, alpha=rate) / shrink
+            dual_y = torch.add(dual_y, y, alpha=rate) / shrink
         return flow
-
-    def _project(self, dual: Tensor, slope: Tensor) -> Tensor:
-        rate = self.tau / self.theta
-        norm = (slope.square().sum(1, keepdim=True) + EPSILON).sqrt()
-        return (dual + rate * slope) / (1 + rate * norm)
 
 
 def _central(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,9 +71,8 @@ def _forward(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _divergence(x: Tensor, y: Tensor) -> Tensor:
-    """Adjoint of ``_forward``, negated: difference to the one before."""
-    return (
-        F.pad(x[..., :, :-1], (0, 1))
-        - F.pad(x[..., :, :-1], (1, 0))
-        + (F.pad(y[..., :-1, :], (0, 0, 0, 1)) - F.pad(y[..., :-1, :], (0, 0, 1, 0)))
-    )
+    """Adjoint of ``_forward``, negated: difference to the one before; x is 0 at the end of W, and y of H."""
+    out = x + y
+    out[..., 1:] -= x[..., :-1]
+    out[..., 1:, :] -= y[..., :-1, :]
+    return out
