@@ -1,7 +1,7 @@
 """A model of one's own for `python -m reproduce compare`: a small (2+1)D residual net, in plain torch.
 
-`register_family` names the arguments that scale the cost, with their range and step: here the width, and what trims the
-last percents where channels are few. The class (or function) below it is built with these and the keywords `num_classes`,
+`register_family` names the arguments that scale the cost, with range and step: the width, and one that trims the last
+percents where channels are few. The class (or function) below it is built with these and the keywords `num_classes`,
 `frames` and `crop`, and maps clips B 3 T H W to logits B N.
 """
 
