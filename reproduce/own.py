@@ -101,7 +101,9 @@ def _flattened(path: Path) -> str:
     """The model of an mmaction2 config and its knobs, without what the config inherits from."""
     try:
         config = Config.fromfile(str(path))
-        model = {part: config.model[part] for part in mmaction2.PARTS if config.model.get(part)}
+        model = {part: config.model[part] for part in mmaction2.PARTS if config.get("model", {}).get(part)}
+        if str(model.get("type")).rpartition(".")[2] not in mmaction2.KINDS or not model.get("cls_head"):
+            raise OwnModelError(f"it needs a model of type {' or '.join(mmaction2.KINDS)} with backbone and cls_head")
         knobs = config.get("knobs")
         if knobs is None:
             knobs = {knob.name: (knob.low, knob.high, knob.step) for knob in mmaction2.width_knobs(model)}
@@ -111,6 +113,8 @@ def _flattened(path: Path) -> str:
                     f"{' nor '.join(knob.name for knob in mmaction2.WIDTHS)}; name the arguments to turn, "
                     "knobs = dict(name=(low, high, step)), or state that its size is fixed, knobs = dict()"
                 )
+        if not isinstance(knobs, dict) or any(len(grid) != 3 for grid in knobs.values()):
+            raise OwnModelError(f"knobs = dict(name=(low, high, step)) is meant, not {knobs}")
         return Config(dict(model=model, knobs=knobs)).pretty_text
     except Exception as error:  # whatever mmengine or mmaction2 stumbles over in a user's file
         raise OwnModelError(f"{path} is no mmaction2 config of use here: {_line(error)}") from error

@@ -1,8 +1,8 @@
 """An mmaction2 config for `python -m reproduce compare`: R(2+1)D, of whose backbone the solver turns `base_channels`.
 
 Only `model` is read, here or in what `_base_` names: data, schedule and normalisation are the suite's, and training
-starts from scratch. `knobs = dict(base_channels=(4, 512, 1))` (lowest, highest, step) would say the same, and is how
-other arguments of a backbone are turned; `knobs = dict()` states a model of one size.
+starts from scratch. `knobs = dict(base_channels=(4, 512, 0.125))` (lowest, highest, step) would say the same, and is
+how other arguments of a backbone are turned; `knobs = dict()` states a model of one size.
 """
 
 model = dict(
