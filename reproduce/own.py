@@ -69,7 +69,7 @@ def read(path: Path) -> tuple[str, str]:
     """
     try:
         text = path.read_text()
-        config = _is_config(text)
+        config = _is_config(text, path.name)
     except (OSError, UnicodeDecodeError, SyntaxError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OwnModelError(f"{path} cannot be read: {reason}; name a Python file, see README, {README}") from error
@@ -91,9 +91,9 @@ def define(source: str, name: str) -> Family:
     return FAMILIES[name]
 
 
-def _is_config(text: str) -> bool:
+def _is_config(text: str, name: str = MODULE) -> bool:
     """Whether it is an mmaction2 config: it assigns ``model``, or inherits."""
-    targets = [t for node in ast.parse(text).body if isinstance(node, ast.Assign) for t in node.targets]
+    targets = [t for node in ast.parse(text, name).body if isinstance(node, ast.Assign) for t in node.targets]
     return not {"model", "_base_"}.isdisjoint(t.id for t in targets if isinstance(t, ast.Name))
 
 
