@@ -66,7 +66,9 @@ FAMILIES: dict[str, Family] = {}
 
 
 def register_family(*knobs: Knob) -> Callable:
-    """Decorate a build function: it becomes a family and a registered mmengine model of the same name.
+    """Decorate a build function or a module's class: a family and a registered mmengine model of the same name.
+
+    Without knobs the model has one size.
 
     Example:
         >>> @register_family(Knob("width", 8, 512, 1))
@@ -74,7 +76,9 @@ def register_family(*knobs: Knob) -> Callable:
     """
 
     def wrap(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        MODELS.register_module(name=build.__name__, module=build)
+        known = FAMILIES.get(build.__name__)
+        again = known is not None and known.build.__module__ == build.__module__  # a file that is read anew
+        MODELS.register_module(name=build.__name__, module=build, force=again)
         FAMILIES[build.__name__] = Family(build.__name__, build, knobs)
         return build
 

@@ -128,6 +128,12 @@ def solve(
     )
 
 
+def middle(knob: Knob) -> float:
+    """The value in the middle of a knob's range, by ratio."""
+    grid = _grid(knob)
+    return grid[_index(grid, math.sqrt(grid[0] * grid[-1]))]
+
+
 def _grid(knob: Knob) -> list[float]:
     steps = math.floor((knob.high - knob.low) / knob.step + 1e-9)
     values = (round(knob.low + i * knob.step, 6) for i in range(steps + 1))  # 0.1 + 2 * 0.1 is not 0.3

@@ -27,24 +27,31 @@ RANK = int(os.environ.get("RANK", 0))  # of several processes of one run, the fi
 
 
 def choose(name: str) -> str:
-    """The suite behind a name: without a copy, ``kinetics`` and ``ssv2`` are their embedded twins, under a banner."""
-    from reproduce.suites import suite
+    """The suite behind a name: without a copy, ``kinetics`` and ``ssv2`` are their embedded twins, under a banner.
+
+    A budget that differs from the suite's, ``kinetics@9.4``, is the same multiple of the twin's.
+    """
+    from reproduce.suites import at_budget, suite
 
     s = suite(name)
     if s.root and s.protocol and not os.environ.get(s.root):  # native recipes have no embedded twin
-        twin = f"{name}-{os.environ.get('EMBEDDED', 'quick')}"
+        base = suite(name.partition("@")[0])
+        twin = suite(f"{base.name}-{os.environ.get('EMBEDDED', 'quick')}")
+        twin = at_budget(twin, twin.gmacs * s.gmacs / base.gmacs)
         if RANK:
-            return twin
+            return twin.name
         lines = [
             f"{s.root} is not set: this runs on the embedded synthetic videos, not on {s.dataset}.",
             "The numbers compare models under one protocol; they say nothing about the real data set.",
         ]
+        if "@" in name:
+            lines.append(f"A budget of {s.gmacs:g} GMACs there is one of {twin.gmacs:g} for these small clips.")
         width = max(map(len, lines))
         frame = "─" * (width + 2)
         body = "\n".join(f"│ {line:<{width}} │" for line in lines)
         typer.echo(f"┌{frame}┐\n{body}\n└{frame}┘", err=True)
-        return twin
-    return name
+        return twin.name
+    return s.name
 
 
 GpusOption = Annotated[
@@ -168,25 +175,68 @@ def table(
             typer.echo(natives.overview(results, s.classes))
 
 
+WITH_MODEL = "With a model"
+
+
 @app.command()
 def compare(
-    records: Annotated[list[Path], typer.Argument(metavar="RECORD...", help="Records of one model, one per run.")],
-    against: Annotated[list[Path], typer.Option(help="Record of the other model; repeat for several runs.")],
+    what: Annotated[
+        list[Path], typer.Argument(metavar="MODEL.py | RECORD.json...", help="Your model, or records of one model.")
+    ],
+    against: Annotated[
+        list[str],
+        typer.Option(help="Entries, comma-separated; or the record of the other model, repeated for several runs."),
+    ],
+    dataset: Annotated[
+        str, typer.Option(help="Suite: kinetics, ssv2, or <layout>-<tiny|quick|full>.", rich_help_panel=WITH_MODEL)
+    ] = "",
+    budget: Annotated[str, typer.Option(help="GMACs per view; default: the suite's.", rich_help_panel=WITH_MODEL)] = "",
+    seeds: Annotated[
+        str, typer.Option(envvar="SEEDS", help="Comma-separated seeds.", rich_help_panel=WITH_MODEL)
+    ] = "0",
     common: Annotated[bool, typer.Option("--common", help="Of different videos, compare on those in common.")] = False,
+    gpus: GpusOption = 0,
+    runs: RunsOption = Path("runs"),
+    results: ResultsOption = Path("results"),
+    cache: CacheOption = Path(".cache"),
 ) -> None:
-    """Print one model's top-1 minus another's, paired by video, with interval and p-value.
+    """Set a model of yours beside the suite's, at one budget; or one model's records against another's.
 
-    Example: python -m reproduce compare results/records/ssv2-quick/x3d-s0.json --against
-    results/records/ssv2-quick/tsm-s0.json
+    Your model, a file that registers an nn.Module or an mmaction2 config, is counted, scaled to the budget, trained,
+    tested and recorded like the others, which are trained too where they have no records:
+    python -m reproduce compare configs/examples/my_model.py --dataset kinetics --budget 4.7 --against x3d,slowfast
+
+    Records give top-1 of the first model minus the second's, paired by video, with interval and p-value:
+    python -m reproduce compare results/records/ssv2-quick/x3d-s0.json --against results/records/ssv2-quick/tsm-s0.json
     """
+    if all(path.suffix == ".json" for path in what):
+        if dataset or budget:
+            raise ValueError("--dataset and --budget go with a model's file; records state their own")
+        typer.echo(_compare_records(what, [Path(path) for path in against], common))
+        return
+    if len(what) > 1 or not dataset:
+        raise ValueError(
+            f"{' '.join(map(str, what))}: name one model's file and --dataset, or records (.json) of one model only"
+        )
+    from reproduce.compare import compare as beside
+    from reproduce.suites import suite
+
+    if not on_ranks(gpus, runs):
+        return
+    s = suite(choose(f"{dataset}@{budget}" if budget else dataset))
+    names = [name for text in against for name in text.split(",") if name]
+    table = beside(what[0], s, names, _integers("--seeds", seeds), cache, runs, results, common)
+    if RANK == 0:
+        typer.echo(table)
+
+
+def _compare_records(first: list[Path], second: list[Path], common: bool) -> str:
     from reproduce.records import RunRecord
     from reproduce.statistics import outcomes, paired_difference
 
-    right = outcomes([(RunRecord.load(path), path.parent) for path in [*records, *against]], common)
-    difference = paired_difference(right[: len(records)], right[len(records) :])
-    typer.echo(
-        f"{difference}, p = {difference.p:.2g} ({right.shape[1]} videos, {len(records)} against {len(against)} runs)"
-    )
+    right = outcomes([(RunRecord.load(path), path.parent) for path in [*first, *second]], common)
+    difference = paired_difference(right[: len(first)], right[len(first) :])
+    return f"{difference}, p = {difference.p:.2g} ({right.shape[1]} videos, {len(first)} against {len(second)} runs)"
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +15,7 @@ from typing import Any
 from mmengine.config import Config
 
 from autotsnet.architecture import TwoStreamArchitecture
-from autotsnet.registry import family
+from autotsnet.registry import SCOPE, family
 from baselines.assemblenet import Graph
 from reproduce.budget import Solution, solve
 from reproduce.data import kinetics, ssv2, synthetic
@@ -41,13 +42,14 @@ class Entry:
 
     Attributes:
         name: in tables and folders.
-        config: Python config below ``configs/``: the network's structure and the recipe.
+        config: Python config below ``configs/``: the network's structure and the recipe; of a user's model the recipe.
         note: what the reader must know, printed beside the name.
         published: (model, variant) of the row of ``published.csv`` to stand beside it; the nearest native variant.
         search: search recipe below ``configs/``, where the architecture is searched for or drawn from its space.
         variants: more than 1: so many architectures drawn at random, each trained like the others.
         optional: only run when asked for, by name or with ``MODELS=all``.
         architecture: once it is known.
+        source: of a user's model, the text that defines the family ``name``, see ``reproduce.own``.
     """
 
     name: str
@@ -58,6 +60,14 @@ class Entry:
     variants: int = 1
     optional: bool = False
     architecture: Architecture | None = None
+    source: str = ""
+
+    def recipe(self) -> Config:
+        """The config as it stands, the network in ``net`` not yet solved."""
+        config = Config.fromfile(str(CONFIGS / self.config))
+        if self.source:
+            config.net = dict(type=f"{SCOPE}.{self.name}")
+        return config
 
 
 @dataclass(frozen=True)
@@ -140,7 +150,7 @@ class Suite:
 
     def config(self, entry: Entry) -> Config:
         """The entry's recipe, with the network of ``solution``."""
-        config = Config.fromfile(str(CONFIGS / entry.config))
+        config = entry.recipe()
         sampling, crops = self.protocol.sampling, self.protocol.crops
         config.net.update(
             num_classes=self.classes, frames=sampling.frames, crop=crops.size, **self.solution(entry).kwargs
@@ -150,7 +160,7 @@ class Suite:
 
 @cache
 def _solution(suite: Suite, entry: Entry) -> Solution:
-    net = dict(Config.fromfile(str(CONFIGS / entry.config)).net)
+    net = dict(entry.recipe().net)
     kind = net.pop("type")
     if entry.architecture:
         net |= arguments(entry.architecture)
@@ -174,6 +184,16 @@ def _solution(suite: Suite, entry: Entry) -> Solution:
     )
 
 
+def lasting(recipe: str) -> str:
+    """A recipe without the lines that cannot change a result: ``workers``, ``checkpoint`` and ``log``."""
+    return re.sub(r"(?m)^(workers|checkpoint|log) = .*\n", "", recipe)
+
+
+def run_id(entry: str, variant: int, seed: int) -> str:
+    """``x3d-s0``, ``auto_tsnet_random-a2-s0``: names the record."""
+    return f"{entry}-a{variant}-s{seed}" if variant else f"{entry}-s{seed}"
+
+
 @dataclass(frozen=True)
 class RunSpec:
     """One training and test, complete: equal hashes mean the same run.
@@ -189,6 +209,7 @@ class RunSpec:
         protocol: sampling and crops, as dict.
         train_manifest: hash of the training split.
         test_manifest: hash of the test split.
+        source: of a user's model, the text that defines it.
     """
 
     suite: str
@@ -201,18 +222,20 @@ class RunSpec:
     protocol: dict[str, Any] = field(hash=False)
     train_manifest: str
     test_manifest: str
+    source: str = ""
 
     @property
     def hash(self) -> str:
-        """Eight hex digits, of everything that can change the result: not ``workers``, ``checkpoint`` and ``log``."""
-        data = asdict(self)
-        data["recipe"] = re.sub(r"(?m)^(workers|checkpoint|log) = .*\n", "", self.recipe)
+        """Eight hex digits, of everything that can change the result."""
+        data = asdict(self) | dict(recipe=lasting(self.recipe))
+        if not self.source:  # runs of the suites' own entries are older than this field
+            del data["source"]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
     def id(self) -> str:
-        """``x3d-s0``, ``auto_tsnet_random-a2-s0``: names the record."""
-        return f"{self.entry}-a{self.variant}-s{self.seed}" if self.variant else f"{self.entry}-s{self.seed}"
+        """See ``run_id``."""
+        return run_id(self.entry, self.variant, self.seed)
 
     def folder(self, runs: Path) -> Path:
         """Where the run's artefacts live."""
@@ -235,6 +258,7 @@ class RunSpec:
             asdict(suite.protocol),
             train.hash,
             test.hash,
+            entry.source,
         )
 
 
@@ -387,11 +411,29 @@ SUITES = {
 
 
 def suite(name: str) -> Suite:
-    """The suite of that name.
+    """The suite of that name; ``kinetics-quick@0.03`` is the same at another budget, with records of its own.
 
     Raises:
-        ValueError: no such suite; the message lists them.
+        ValueError: no such suite, the message lists them; or no such budget.
     """
-    if name not in SUITES:
+    base, at, budget = name.partition("@")
+    if base not in SUITES:
         raise ValueError(f"unknown suite {name!r}; known: {', '.join(SUITES)}")
-    return SUITES[name]
+    return at_budget(SUITES[base], budget) if at else SUITES[base]
+
+
+def at_budget(suite: Suite, budget: str | float) -> Suite:
+    """A suite at another budget, GMACs per view to six digits, under a name of its own; at its own, itself.
+
+    Raises:
+        ValueError: no positive number, or a suite in which nothing is scaled.
+    """
+    if suite.gmacs is None:
+        raise ValueError(f"suite {suite.name!r} has no budget, its models are as their authors made them")
+    try:
+        gmacs = float(f"{float(budget):g}")
+    except ValueError:
+        gmacs = math.nan
+    if not 0 < gmacs < math.inf:
+        raise ValueError(f"a budget of {budget} is no positive number of GMACs per view, such as {suite.gmacs:g}")
+    return suite if gmacs == suite.gmacs else replace(suite, name=f"{suite.name}@{gmacs:g}", gmacs=gmacs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
@@ -118,24 +118,36 @@ def _search_cost(entry: Entry, records: list[RunRecord]) -> str:
 
 
 def _against_random(suite: Suite, runs: dict[str, list[RunRecord]], folder: Path) -> dict[str, str]:
-    """Per entry, its top-1 minus that of the random architectures, paired by video; by name.
-
-    ▲ and ▼ mark the differences that hold after Holm's correction over the table.
-    """
+    """Per entry, its top-1 minus that of the random architectures; by name."""
     random = next((e.name for e in suite.entries if e.variants > 1), None)
     cells = {name: "–" if records else NOT_RUN for name, records in runs.items()}
     if not runs.get(random):
         return cells
-    differences = {}
-    for name, records in runs.items():
-        if records and name != random:
-            right = outcomes([(r, folder) for r in [*records, *runs[random]]])
-            differences[name] = paired_difference(right[: len(records)], right[len(records) :])
-    adjusted = holm([d.p for d in differences.values()])
-    for (name, d), p in zip(differences.items(), adjusted, strict=True):
+    pairs = {name: (of, runs[random]) for name, of in runs.items() if of and name != random}
+    return cells | differences(pairs, folder)
+
+
+def differences(pairs: dict[str, tuple[list[RunRecord], list[RunRecord]]], folder: Path) -> dict[str, str]:
+    """Of pairs of models, by name: the first one's top-1 minus the second one's, paired by video.
+
+    ▲ and ▼ mark the differences that hold after Holm's correction over all pairs.
+    """
+    found = {}
+    for name, (first, second) in pairs.items():
+        right = outcomes([(r, folder) for r in [*first, *second]])
+        found[name] = paired_difference(right[: len(first)], right[len(first) :])
+    cells = {}
+    for (name, d), p in zip(found.items(), holm([d.p for d in found.values()]), strict=True):
         sign = "" if p >= LEVEL else " ▲" if d.points > 0 else " ▼"
         cells[name] = f"{d.points:+.1f} [{d.low:+.1f}, {d.high:+.1f}]{sign}"
     return cells
+
+
+def with_own(suite: Suite, records: list[RunRecord]) -> Suite:
+    """The suite with an entry for each user's model that its records are of."""
+    known = {e.name for e in suite.entries}
+    own = {r.entry: Entry(r.entry, "", r.note) for r in records if r.suite == suite.name and r.entry not in known}
+    return replace(suite, entries=(*suite.entries, *own.values()))
 
 
 def table(suite: Suite, records: list[RunRecord], folder: Path | None = None) -> pd.DataFrame:
@@ -149,6 +161,7 @@ def table(suite: Suite, records: list[RunRecord], folder: Path | None = None) ->
     Raises:
         ValueError: records disagree on videos, or were made under another budget or protocol than the suite's.
     """
+    suite = with_own(suite, records)
     records = [r for r in records if r.suite == suite.name and r.variant < suite.entry(r.entry).variants]
     for r in records:
         protocol = json.loads(json.dumps(asdict(suite.of(suite.entry(r.entry)).protocol)))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from reproduce import tables
 from reproduce.records import RecordError, RunRecord, predictions, score
-from reproduce.suites import SUITES
+from reproduce.suites import SUITES, run_id, suite
 
 
 class VerifyError(ValueError):
@@ -68,7 +68,7 @@ def _records(folder: Path) -> Iterator[str]:
 
 def _disagreements(record: RunRecord, path: Path, table: pd.DataFrame) -> Iterator[str]:
     model, result, source = record.model, record.result, record.provenance
-    name = f"{record.entry}-a{record.variant}-s{record.seed}" if record.variant else f"{record.entry}-s{record.seed}"
+    name = run_id(record.entry, record.variant, record.seed)
     top1, top5, failed = score(table)
     for what, said, is_ in (
         ("suite", record.suite, path.parent.name),
@@ -95,11 +95,13 @@ def _throughput(path: Path) -> Iterator[str]:
 
 
 def _table(name: str, results: Path) -> Iterator[str]:
-    if name not in SUITES:
+    try:
+        mine = suite(name)
+    except ValueError:
         yield f"{results}: {name} has records or a table, and is no suite; known: {', '.join(SUITES)}"
         return
     try:
-        rendered = tables.rendered(SUITES[name], results)
+        rendered = tables.rendered(mine, results)
     except ValueError as error:
         yield f"{results / 'records' / name}: {error}"
         return

@@ -11,7 +11,7 @@ import pandas as pd
 from reproduce import tables
 from reproduce.data.manifest import DataError
 from reproduce.files import write_atomic
-from reproduce.records import Result, RunRecord, load_all
+from reproduce.records import Result, RunRecord, load_all, sha256
 from reproduce.records import score as correct
 from reproduce.suites import Suite
 
@@ -74,7 +74,7 @@ def score(suite: Suite, results: Path, ids: Path) -> str:
     source = results / "records" / suite.name
     wanted = set(ids.read_text().split())
     with tempfile.TemporaryDirectory() as folder:
-        records = [_restricted(r, source, Path(folder), wanted) for r in load_all(source)]
+        records = [restricted(r, source, Path(folder), wanted) for r in load_all(source)]
         if not records:
             raise DataError(f"{source} holds no records; run the suite first")
         frame = tables.table(suite, records, Path(folder))
@@ -82,8 +82,18 @@ def score(suite: Suite, results: Path, ids: Path) -> str:
     return f"{title}\n\n{frame.to_markdown(index=False, disable_numparse=True)}\n"
 
 
-def _restricted(record: RunRecord, source: Path, folder: Path, wanted: set[str]) -> RunRecord:
-    """The record as it would be had only these videos been tested; its predictions go to ``folder``."""
+def restricted(record: RunRecord, source: Path, folder: Path, wanted: set[str]) -> RunRecord:
+    """The record as it would be had only these videos been tested; its predictions go to ``folder``.
+
+    Args:
+        record: the record.
+        source: folder of its predictions.
+        folder: to write to.
+        wanted: ids of videos.
+
+    Raises:
+        DataError: it was tested on none of them.
+    """
     name = record.result.predictions
     table = pd.read_parquet(source / name)
     table = table[table.id.isin(wanted)].reset_index(drop=True)
@@ -91,8 +101,10 @@ def _restricted(record: RunRecord, source: Path, folder: Path, wanted: set[str])
         raise DataError(f"{source / name} has none of the {len(wanted)} videos of the list; is it of another data set?")
     table.to_parquet(folder / name, index=False)
     top1, top5, failed = correct(table)
-    result = Result(n=len(table), top1=top1, top5=top5, failed=failed, predictions=name, predictions_sha256="")
+    result = Result(
+        n=len(table), top1=top1, top5=top5, failed=failed, predictions=name, predictions_sha256=sha256(folder / name)
+    )
     videos = hashlib.sha256("\n".join(table.id).encode()).hexdigest()[:12]
     # Two copies have two manifests; on the videos in common their results may stand in one table.
-    data = record.data.model_copy(update=dict(test_manifest=videos))
+    data = record.data.model_copy(update=dict(train_manifest=videos, test_manifest=videos))
     return record.model_copy(update=dict(result=result, data=data))

@@ -46,6 +46,7 @@ from reproduce.engine.searching import resolved
 from reproduce.files import write_atomic, write_json
 from reproduce.lease import held
 from reproduce.measure.throughput import forward_throughput
+from reproduce.own import define
 from reproduce.progress import Progress
 from reproduce.records import (
     Data,
@@ -216,10 +217,24 @@ class Job:
         train, test = suite.manifest("train", root), suite.manifest("val", root)
         if number and get_rank() == 0:
             print(f"[{number}] {self}", file=sys.stderr)
-        entry, search = resolved(suite, suite.entry(self.entry), self.seed, self.variant, train, runs)
-        suite = suite.of(entry)
-        spec = RunSpec.of(suite, entry, self.seed, train, test, self.variant)
-        return execute(suite, entry, spec, train, test, runs, results, search)
+        return run(suite, suite.entry(self.entry), self.seed, self.variant, train, test, runs, results)
+
+
+def run(
+    suite: Suite,
+    entry: Entry,
+    seed: int,
+    variant: int,
+    train: Manifest,
+    test: Manifest,
+    runs: Path,
+    results: Path,
+) -> RunRecord:
+    """Search where an architecture is to be found, then as ``execute``."""
+    entry, search = resolved(suite, entry, seed, variant, train, runs)
+    suite = suite.of(entry)
+    spec = RunSpec.of(suite, entry, seed, train, test, variant)
+    return execute(suite, entry, spec, train, test, runs, results, search)
 
 
 def jobs(suite: Suite, entries: list[str], seeds: list[int], variant: int | None = None) -> list[Job]:
@@ -287,6 +302,8 @@ def optimiser(config: Config, accumulate: int) -> dict:
 
 
 def _config(spec: RunSpec) -> Config:
+    if spec.source:
+        define(spec.source, spec.entry)
     return Config.fromstring(spec.recipe + "\n" + spec.net, file_format=".py")
 
 
@@ -299,7 +316,8 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
     accumulate, clips = agreed(passes(config, world) if alone else None)  # one rank complains, not all
     wrapper = optimiser(config, accumulate)
     if alone:
-        write_json(folder / "provenance.json", provenance(spec.recipe + "\n" + spec.net, DEFAULT).model_dump())
+        text = "\n".join(filter(None, (spec.recipe, spec.net, spec.source)))
+        write_json(folder / "provenance.json", provenance(text, DEFAULT).model_dump())
         rate = f"lr {wrapper['optimizer']['lr']:g}"
         if "reference_batch" in config:
             rate += f" ({config.optim_wrapper.optimizer.lr:g} per {config.reference_batch} clips)"

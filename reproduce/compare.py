@@ -1,0 +1,142 @@
+"""A user's model beside the suite's own: counted, solved, trained and tested like them, then set against them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from mmengine.dist import get_rank
+
+from reproduce import tables
+from reproduce.data.compare import restricted
+from reproduce.data.manifest import Manifest
+from reproduce.engine.local import run
+from reproduce.own import own_entry
+from reproduce.records import RecordError, RunRecord, predictions
+from reproduce.suites import Entry, RunSpec, Suite, lasting, run_id
+
+
+def compare(
+    path: Path,
+    suite: Suite,
+    against: list[str],
+    seeds: list[int],
+    cache: Path,
+    runs: Path,
+    results: Path,
+    common: bool = False,
+) -> str:
+    """Do what is missing of a user's model and of those that it is set against.
+
+    Args:
+        path: the file of the user's model, see ``reproduce.own``.
+        suite: gives data, budget, protocol and recipe.
+        against: entries of the suite. Their records are used where these are of the same videos, budget, protocol and
+            recipe.
+        seeds: of all models.
+        cache: folder of the embedded videos.
+        runs: folder of run folders.
+        results: folder of records; the suite's table there gets a line for the user's model.
+        common: of records made on other videos, take the videos in common.
+
+    Returns:
+        The table, as Markdown.
+
+    Raises:
+        OwnModelError: the model cannot take part.
+        RecordError: a record was made on other videos, and ``common`` is not set.
+        ValueError: an unknown entry.
+    """
+    if suite.protocol is None:
+        raise ValueError(f"suite {suite.name!r} has no protocol in common, each model has its authors'; choose another")
+    others = [suite.entry(name) for name in dict.fromkeys(against)]
+    if not others:
+        raise ValueError(f"--against names no model; known: {', '.join(e.name for e in suite.entries)}")
+    mine = own_entry(path, suite)
+    root = suite.data_root(cache)
+    train, test = suite.manifest("train", root), suite.manifest("val", root)
+    todo = [(entry, seed, v) for seed in seeds for entry in (mine, *others) for v in range(entry.variants)]
+    # All records are looked for before the first training: what cannot be compared is said at once.
+    stored = [_stored(suite, *what, train, test, results, common) for what in todo]
+    records = []
+    for i, ((entry, seed, variant), record) in enumerate(zip(todo, stored, strict=True), 1):
+        if get_rank() == 0:
+            how = " (recorded)" if record else ""
+            print(f"[{i}/{len(todo)}] {suite.name}: {run_id(entry.name, variant, seed)}{how}", file=sys.stderr)
+        records.append(record or run(suite, entry, seed, variant, train, test, runs, results))
+    if get_rank() != 0:
+        return ""
+    text = _side_by_side(suite, mine, others, records, results, common)
+    try:
+        tables.render(suite, results)
+    except ValueError as error:  # records of other videos beside these; the comparison stands all the same
+        text += f"\n- The table of {suite.name} was not renewed: {error}"
+    return text
+
+
+def _stored(
+    suite: Suite,
+    entry: Entry,
+    seed: int,
+    variant: int,
+    train: Manifest,
+    test: Manifest,
+    results: Path,
+    common: bool,
+) -> RunRecord | None:
+    """The record of a run, if there is one and it is of this budget, protocol and recipe."""
+    path = results / "records" / suite.name / f"{run_id(entry.name, variant, seed)}.json"
+    if not path.exists():
+        return None
+    record = RunRecord.load(path)
+    config = entry.recipe()
+    config.pop("net")
+    protocol = json.loads(json.dumps(asdict(suite.protocol)))
+    same = record.model.budget == suite.gmacs and record.data.protocol == protocol
+    if not same or not lasting(record.provenance.config).startswith(lasting(config.pretty_text)):
+        return None
+    videos, here = (record.data.train_manifest, record.data.test_manifest), (train.hash, test.hash)
+    if videos != here and not entry.source:  # a user's own is simply run again
+        if common:
+            return record
+        raise RecordError(
+            f"{path} was made on manifests {' and '.join(videos)}, these videos are {' and '.join(here)}; "
+            "remove it to train anew, or compare on the videos in common (--common)"
+        )
+    if entry.search is None and RunSpec.of(suite, entry, seed, train, test, variant).hash != record.run:
+        return None
+    return record
+
+
+def _side_by_side(
+    suite: Suite, mine: Entry, others: list[Entry], records: list[RunRecord], results: Path, common: bool
+) -> str:
+    """One table of these records, with the differences between the user's model and each of the others."""
+    folder = results / "records" / suite.name
+    with tempfile.TemporaryDirectory() as temporary:
+        if common:
+            ids = set.intersection(*(set(predictions(r, folder).id) for r in records))
+            records = [restricted(r, folder, Path(temporary), ids) for r in records]
+            folder = Path(temporary)
+        of = {e.name: [r for r in records if r.entry == e.name] for e in (mine, *others)}
+        found = tables.differences({e.name: (of[mine.name], of[e.name]) for e in others}, folder)
+        chosen = replace(suite, entries=(mine, *others))
+        frame = tables.table(chosen, records)
+    if suite.published is None:
+        frame = frame.drop(columns=["literature top-1 %", "literature source"])
+    column = f"{mine.name} − it, points [95 %]"
+    frame.insert(frame.columns.get_loc("top-5 % [95 %]"), column, ["–", *found.values()])
+    notes = [
+        f"{mine.name} − it: its top-1 minus that of the line's model, on the same videos; interval bootstrapped over "
+        f"videos. ▲ {mine.name} is better, ▼ it is worse: holds at 5 % after Holm's correction over the lines.",
+        "Residual: of GMACs against the budget. Intervals of accuracies: Wilson, over videos.",
+    ]
+    if common:
+        notes.append(f"On the {records[0].result.n} test videos in common.")
+    title = tables.title(suite, records)
+    return "\n\n".join(
+        (f"## {title}", frame.to_markdown(index=False, disable_numparse=True), "\n".join(f"- {n}" for n in notes))
+    )
