@@ -203,6 +203,17 @@ def verify(
 
 
 @app.command()
+def report(runs: RunsOption = Path("runs"), results: ResultsOption = Path("results")) -> None:
+    """Draw the results and write them, with all tables, as one page that needs no network: results/report.html.
+
+    Example: python -m reproduce report
+    """
+    from reproduce.report import report as write
+
+    typer.echo(write(results, runs))
+
+
+@app.command()
 def natives(results: ResultsOption = Path("results")) -> None:
     """Print parameters and GMACs of every native variant beside what papers and model zoos print; needs no data.
 

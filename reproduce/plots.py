@@ -72,7 +72,7 @@ def draw_architecture(
         ValueError: the suffix is none of these.
         reproduce.files.OutputError: the file cannot be written.
     """
-    _save(architecture_figure, path, architecture, title=title, gmacs=gmacs)
+    save(architecture_figure, path, architecture, title=title, gmacs=gmacs)
 
 
 def draw_trajectory(journal: pd.DataFrame, path: Path, budgets: Mapping[str, float]) -> None:
@@ -90,7 +90,7 @@ def draw_trajectory(journal: pd.DataFrame, path: Path, budgets: Mapping[str, flo
         ValueError: no rows, a column is missing, or an unknown suffix.
         reproduce.files.OutputError: the file cannot be written.
     """
-    _save(trajectory_figure, path, journal, budgets)
+    save(trajectory_figure, path, journal, budgets)
 
 
 def draw_curves(curves: Mapping[str, Sequence[np.ndarray]], path: Path, x: str, y: str) -> None:
@@ -102,10 +102,11 @@ def draw_curves(curves: Mapping[str, Sequence[np.ndarray]], path: Path, x: str, 
         x: label of the steps.
         y: label of the quantity, with its unit.
     """
-    _save(curves_figure, path, curves, x, y)
+    save(curves_figure, path, curves, x, y)
 
 
-def _save(make: Callable[..., Figure], path: Path, *args, **kwargs) -> None:
+def save(make: Callable[..., Figure], path: Path, *args, **kwargs) -> None:
+    """Write the figure that ``make`` makes of the arguments, in the format that the suffix names, atomically."""
     path = Path(path)
     suffix = path.suffix.lower().lstrip(".")
     if suffix not in FORMATS:
