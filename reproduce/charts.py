@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 
 from reproduce.plots import GREY, HEIGHT, INK, RULE, WIDTH, save
@@ -175,7 +176,7 @@ def accuracy_figure(
                 axes.plot([p.x - half, p.x + half], [p.top1, p.top1], color=colour, lw=1.8, zorder=3)
             face = colour if p.interval else "white"
             edge = "white" if p.interval else colour
-            axes.plot(p.x, p.top1, mark, mfc=face, mec=edge, mew=1.0 if p.interval else 1.8, ms=11, zorder=4)
+            axes.plot(p.x, p.top1, mark, mfc=face, mec=edge, mew=0.7 if p.interval else 1.8, ms=11, zorder=4)
         axes.plot(*_corners(points, low_is_better).T, color=RULE, lw=1.6, ls="--", zorder=2)
         if budget:
             axes.axvline(budget, color=INK, lw=1.2, ls=":", zorder=1)
@@ -262,7 +263,7 @@ def _label(axes: Axes, points: Sequence[Point], front: np.ndarray) -> None:
             zorder=5,
             arrowprops=dict(arrowstyle="-", color=RULE, lw=0.8, shrinkA=0, shrinkB=4),
         )
-        box = text.get_window_extent(renderer)
+        box = Text.get_window_extent(text, renderer)
         wide, high = box.width + 4 * dots, box.height + 2 * dots
         x, y = axes.transData.transform((p.x, p.top1))
         # The nearest corner or edge of the name stands at the offset, so that names on the left end at their mark.
@@ -346,7 +347,7 @@ def orders_figure(found: Mapping[str, dict], title: str = "") -> Figure:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlim(0, 100)
-    axes.set_xlabel("top-1 accuracy (%), bars: 95 % intervals; first the models for which order matters most", size=14)
+    axes.set_xlabel("top-1 accuracy (%), bars: 95 % intervals", size=14)
     _tidy(axes, "x")
     axes.tick_params(axis="y", labelsize=13)
     handles = [Line2D([], [], color=c, marker=m, ms=9, lw=1.8, label=text) for c, m, text in ORDERS.values()]
@@ -376,7 +377,7 @@ def temporal_classes_figure(found: Mapping[str, dict], title: str = "") -> Figur
     axes.set_yticks(at, [_short(c, 60) for c in share.index])
     axes.set_xlim(-2, 102)
     of = "model" if len(found) == 1 else f"{len(found)} models"
-    axes.set_xlabel(f"videos classified correctly, mean of {of} (%); first the classes that need order most", size=14)
+    axes.set_xlabel(f"videos classified correctly (%), mean of {of}", size=14)
     _tidy(axes, "x")
     axes.tick_params(axis="y", labelsize=12 if len(share) <= 16 else 10)
     figure.legend(loc="outside lower center", ncol=2, frameon=False, fontsize=12)

@@ -263,6 +263,7 @@ def export(
 @app.command()
 def temporal(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of trained runs, runs/<suite>/….")],
+    results: ResultsOption = Path("results"),
     cache: CacheOption = Path(".cache"),
 ) -> None:
     """Test trained runs on shuffled, reversed and frozen clips: which models use time, for which classes it matters.
@@ -272,7 +273,7 @@ def temporal(
     from reproduce.measure.temporal import report
     from reproduce.measure.temporal import temporal as diagnose
 
-    typer.echo(report([diagnose(folder, cache) for folder in folders]))
+    typer.echo(report([diagnose(folder, cache, results) for folder in folders]))
 
 
 TiersOption = Annotated[str, typer.Option(envvar="TIERS", help="Of instant, inference, speed, training.")]

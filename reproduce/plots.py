@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.text import Text
+from PIL import Image
 
 from autotsnet.architecture import STREAMS, BlockChoice, GroupChoice, TwoStreamArchitecture
 from autotsnet.models.two_stream import STEM_TEMPORAL_KERNELS
@@ -114,7 +115,14 @@ def save(make: Callable[..., Figure], path: Path, *args, **kwargs) -> None:
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix, {})
     with matplotlib.rc_context(_STYLE):
         figure = make(*args, **kwargs)
-        write_atomic(path, lambda part: figure.savefig(part, format=suffix, dpi=DPI, metadata=metadata))
+        write_atomic(path, lambda part: _write(figure, part, suffix, metadata))
+
+
+def _write(figure: Figure, path: Path, suffix: str, metadata: dict) -> None:
+    figure.savefig(path, format=suffix, dpi=DPI, metadata=metadata)
+    if suffix == "png":  # 256 colours are plenty for these, and half the size
+        with Image.open(path) as image:
+            image.convert("RGB").quantize(256).save(path, format="png", optimize=True)
 
 
 # ---------------------------------------------------------------------------------------------------- architecture

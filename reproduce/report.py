@@ -25,6 +25,7 @@ from reproduce.suites import SUITES, Suite
 
 TEMPLATE = Path(__file__).with_name("report.html")
 PAGE = "report.html"
+KINDS = ("gmacs", "throughput", "confusion", "temporal", "temporal-classes")  # of pictures, as the page shows them
 
 
 def report(results: Path, runs: Path) -> Path:
@@ -151,9 +152,9 @@ def _draw(suite: Suite, records: list[RunRecord], results: Path, runs: Path) -> 
             confused = {n: pd.concat([predictions(r, folder) for r in mine]) for n, mine in runs_of.items()}
             charts.draw_confusion(confused, class_names(suite), at("confusion"), f"{suite.dataset}: what is confused")
         if diagnosed:
-            charts.draw_orders(diagnosed, at("temporal"), f"{suite.dataset}: which models use time")
+            charts.draw_orders(diagnosed, at("temporal"), f"{suite.dataset}: which models use time, most first")
             charts.draw_temporal_classes(
-                diagnosed, at("temporal-classes"), f"{suite.dataset}: for which classes order matters"
+                diagnosed, at("temporal-classes"), f"{suite.dataset}: for which classes order matters, most first"
             )
         for source in sorted(runs.glob(f"{suite.name}/search-*/search{path.suffix}")):
             target = at(source.parent.name)
@@ -230,11 +231,11 @@ def _native_gmacs(suite: Suite, published: tuple[str, str]) -> float | None:
 
 
 def _pictures(results: Path, suite: str) -> list[Path]:
-    """Pictures of a suite, one file of each: the SVG where there is one."""
-    names = sorted({p.with_suffix("") for p in (results / "pictures").glob(f"{suite}-*.*")})
-    longer = [s for s in SUITES if s.startswith(f"{suite}-")]  # kinetics-quick-gmacs is no picture of kinetics
-    names = [n for n in names if not any(n.name.startswith(f"{s}-") for s in longer)]
-    return [next(q for q in (n.with_name(f"{n.name}.svg"), n.with_name(f"{n.name}.png")) if q.exists()) for n in names]
+    """Pictures of a suite, of each one file: the SVG, or the PNG where there is no other."""
+    paths = [results / "pictures" / f"{suite}-{kind}.svg" for kind in KINDS]
+    paths += sorted((results / "pictures").glob(f"{suite}-search-*.png"))
+    paths = [p.with_suffix(".svg") if p.with_suffix(".svg").exists() else p for p in paths]
+    return [p for p in paths if p.exists()]
 
 
 def _picture(path: Path) -> dict[str, str]:
