@@ -172,8 +172,8 @@ def accuracy_figure(
             colour, mark = FAMILIES[p.family]
             if p.interval:
                 axes.plot([p.x, p.x], p.interval, color=colour, lw=1.8, zorder=3)
-                half = p.x * p.spread / 2
-                axes.plot([p.x - half, p.x + half], [p.top1, p.top1], color=colour, lw=1.8, zorder=3)
+            half = p.x * p.spread / 2
+            axes.plot([p.x - half, p.x + half], [p.top1, p.top1], color=colour, lw=1.8, zorder=3)
             face = colour if p.interval else "white"
             edge = "white" if p.interval else colour
             axes.plot(p.x, p.top1, mark, mfc=face, mec=edge, mew=0.7 if p.interval else 1.8, ms=11, zorder=4)

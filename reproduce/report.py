@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from math import isnan, nan
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,8 @@ from reproduce import charts, tables
 from reproduce.charts import Point, family_of
 from reproduce.data import kinetics, ssv2, synthetic
 from reproduce.files import write_atomic
+from reproduce.measure.throughput import Mode
+from reproduce.natives import NATIVES, printed
 from reproduce.records import RunRecord, load_all, predictions
 from reproduce.statistics import wilson
 from reproduce.suites import SUITES, Suite
@@ -43,7 +46,7 @@ def report(results: Path, runs: Path) -> Path:
     """
     for suite in SUITES.values():
         records = load_all(results / "records" / suite.name)
-        if records or (suite.root and not (results / "tables" / f"{suite.name}.csv").exists()):
+        if records or (suite.root and not (results / "tables" / f"{suite.name}.md").exists()):
             tables.render(suite, results)
         _draw(suite, records, results, runs)
     found = sections(results)
@@ -58,10 +61,18 @@ def sections(results: Path) -> list[dict]:
 
     Each row has its ``family``, its ``cells`` and its ``provenance``.
     """
-    names = [path.stem for path in sorted((results / "tables").glob("*.csv"))]
     order = list(SUITES)
-    places = {n: (not (results / "records" / n).is_dir(), order.index(n) if n in order else len(order)) for n in names}
-    return [_section(name, results) for name in sorted(names, key=lambda n: (places[n], n))]
+    found = []
+
+    def place(path: Path) -> tuple:
+        name = path.stem
+        return not (results / "records" / name).is_dir(), order.index(name) if name in order else len(order), name
+
+    for path in sorted((results / "tables").glob("*.md"), key=place):
+        found += _parts(path.stem, path, results)
+    for path in sorted(results.glob("throughput/*.md")):
+        found += _parts(f"throughput-{path.stem}", path, results)
+    return found
 
 
 def disagreement(results: Path) -> str | None:
@@ -72,25 +83,34 @@ def disagreement(results: Path) -> str | None:
     return f"{path} does not show the tables beside it; write it anew: python -m reproduce report"
 
 
-def _section(name: str, results: Path) -> dict:
-    path = results / "tables" / f"{name}.csv"
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    text = path.with_suffix(".md").read_text() if path.with_suffix(".md").exists() else f"## {name}\n"
-    notes = re.split(r"(?m)^- ", text)[1:]
+def _parts(name: str, path: Path, results: Path) -> Iterator[dict]:
+    """The tables of a Markdown file, each below its heading, above its notes."""
     records = load_all(results / "records" / name)
-    rows = []
-    for cells in frame.to_numpy().tolist():
-        entry = cells[0].split()[0].rstrip(",")
-        mine = [r for r in records if r.entry == entry]
-        made = _provenance(mine, name) if mine else "no record: nothing in this row was trained here"
-        rows.append({"family": family_of(cells[0]), "cells": cells, "provenance": made})
-    return {
-        "name": name,
-        "title": text.splitlines()[0].lstrip("# "),
-        "notes": [" ".join(n.split()) for n in notes],
-        "columns": list(frame.columns),
-        "rows": rows,
-    }
+    source = _source(path.with_suffix(".json"))
+    for i, text in enumerate(re.split(r"(?m)^##+ ", path.read_text())[1:]):
+        head, _, *lines = [_cells(line) for line in text.splitlines() if line.startswith("|")]
+        rows = []
+        for cells in lines:
+            mine = [r for r in records if r.entry == cells[0].split()[0]]
+            made = _provenance(mine, name) if mine else source
+            rows.append({"family": family_of(cells[0]), "cells": cells, "provenance": made})
+        notes = [" ".join(note.split()) for note in re.split(r"(?m)^- ", text)[1:]]
+        part = f"{name}-{i + 1}" if i else name
+        yield {"name": part, "title": text.splitlines()[0], "notes": notes, "columns": head, "rows": rows}
+
+
+def _source(path: Path) -> str:
+    """Where a table without records is from: the file of data beside it, if there is one."""
+    if not path.exists():
+        return "no record: nothing in this row was trained here"
+    made = json.loads(path.read_text())["provenance"]
+    return (
+        f"{path.parent.name}/{path.name}\ncommit: {made['commit'][:12]}\ndevice: {made['device']}\nmade: {made['time']}"
+    )
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
 def _provenance(records: list[RunRecord], suite: str) -> str:
@@ -124,7 +144,7 @@ def _draw(suite: Suite, records: list[RunRecord], results: Path, runs: Path) -> 
     runs_of = {name: mine for name, mine in runs_of.items() if mine}
     literature, heading = _literature(suite)
     cost = [*_measured_costs(runs_of), *literature]
-    speeds = _measured_speeds(runs_of)
+    speeds = _measured_speeds(runs_of) | ({} if suite.gmacs else _native_speeds(suite, results))
     diagnosed = {path.stem: json.loads(path.read_text()) for path in temporal_files(results, suite.name)}
     for path in (results / "pictures" / f"{suite.name}-{{}}.{s}" for s in ("png", "svg")):
 
@@ -148,6 +168,7 @@ def _draw(suite: Suite, records: list[RunRecord], results: Path, runs: Path) -> 
                 low_is_better=False,
                 title=f"{suite.dataset}: accuracy and measured speed",
             )
+        if runs_of:
             folder = results / "records" / suite.name
             confused = {n: pd.concat([predictions(r, folder) for r in mine]) for n, mine in runs_of.items()}
             charts.draw_confusion(confused, class_names(suite), at("confusion"), f"{suite.dataset}: what is confused")
@@ -196,6 +217,27 @@ def _measured_speeds(runs_of: dict[str, list[RunRecord]]) -> dict[str, list[Poin
             point = Point(name, family_of(name), speed.clips_per_s, *_accuracy(records), spread=speed.spread)
             panels.setdefault(heading, []).append(point)
     return dict(sorted(panels.items()))
+
+
+def _native_speeds(suite: Suite, results: Path) -> dict[str, list[Point]]:
+    """Literature accuracy at the speed that ``make bench`` measured of the same variant at the same size, by device."""
+    panels: dict[str, list[Point]] = {}
+    for path in sorted(results.glob("throughput/*.json")):
+        data, points = json.loads(path.read_text()), {}
+        speeds = {
+            (row["variant"], row["frames"], row["crop"]): row
+            for row in data["rows"]
+            if (row["source"], row["mode"]) == ("ours", str(Mode())) and "error" not in row
+        }
+        for native in NATIVES:
+            speed = speeds.get((native.name, native.arguments["frames"], native.crop))
+            top1 = float(printed(native).top1) if native.source else nan
+            if speed and native.arguments["num_classes"] == suite.classes and not isnan(top1):
+                point = Point(native.name, family_of(native.name), speed["clips_per_s"], top1, spread=speed["spread"])
+                points.setdefault(native.name, point)
+        if points:
+            panels[f"{data['device']}, fp32, best batch"] = list(points.values())
+    return panels
 
 
 def _clips_per_s(throughput) -> float:

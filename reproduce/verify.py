@@ -105,7 +105,7 @@ def _temporal(path: Path, results: Path) -> Iterator[str]:
         return
     found, record = json.loads(path.read_text()), RunRecord.load(beside)
     if found["run"] != record.run:
-        yield f"{path}: run {found['run']} is not the record's {record.run}; diagnose it anew: python -m reproduce temporal"
+        yield f"{path}: run {found['run']} is not the record's {record.run}; diagnose the run of the record"
         return
     pairs = [("n", found["n"], record.result.n), ("top1.natural", found["top1"]["natural"], record.result.top1)]
     pairs += [(f"top1.{o}", top1, sum(row[o] for row in found["classes"])) for o, top1 in found["top1"].items()]
