@@ -48,6 +48,9 @@ table-ssv2: env  ## tables of Something-Something-V2 and of its embedded twin
 verify: env  ## recompute every accuracy and every table of RESULTS; fails where one disagrees
 	$(RUN) verify $(RESULTS)
 
+report: env  ## all tables and pictures of RESULTS as one page, report.html
+	$(RUN) report
+
 table-natives: env  ## size and cost of every native variant beside the published digits
 	$(RUN) natives
 
@@ -76,10 +79,18 @@ lint: env  ## style: ruff check and format
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-test: env  ## all tests but the slow ones
+chromium: env  ## a headless Chromium in VENV, to test report.html in, where none is installed (200 MB, seconds, by npm)
+	@test -n "$$CHROMIUM" || command -v chromium > /dev/null || test -x $(VENV)/chromium/chromium || { \
+	  test "$$(uname -sm)" = "Linux x86_64" && mkdir -p $(VENV)/chromium && cd $(VENV)/chromium && \
+	  npm install --silent --no-save --prefix package @sparticuz/chromium@147.0.0 && \
+	  TMPDIR="$$PWD" AWS_EXECUTION_ENV=AWS_Lambda_nodejs20.x \
+	    node -e 'require("./package/node_modules/@sparticuz/chromium").executablePath()' && rm -r package; } || \
+	  echo "no Chromium by npm here: set CHROMIUM=, or the test of report.html is skipped"
+
+test: env chromium  ## all tests but the slow ones
 	$(VENV)/bin/python -m pytest -q -m "not slow"
 
-test-all: env  ## all tests
+test-all: env chromium  ## all tests
 	$(VENV)/bin/python -m pytest -q
 
 bench: env  ## throughput of all native variants and of the peers' networks on this machine, in every mode

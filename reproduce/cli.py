@@ -253,6 +253,17 @@ def verify(
 
 
 @app.command()
+def report(runs: RunsOption = Path("runs"), results: ResultsOption = Path("results")) -> None:
+    """Draw the results and write them, with all tables, as one page that needs no network: results/report.html.
+
+    Example: python -m reproduce report
+    """
+    from reproduce.report import report as write
+
+    typer.echo(write(results, runs))
+
+
+@app.command()
 def natives(results: ResultsOption = Path("results")) -> None:
     """Print parameters and GMACs of every native variant beside what papers and model zoos print; needs no data.
 
@@ -302,6 +313,7 @@ def export(
 @app.command()
 def temporal(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of trained runs, runs/<suite>/….")],
+    results: ResultsOption = Path("results"),
     cache: CacheOption = Path(".cache"),
 ) -> None:
     """Test trained runs on shuffled, reversed and frozen clips: which models use time, for which classes it matters.
@@ -311,7 +323,7 @@ def temporal(
     from reproduce.measure.temporal import report
     from reproduce.measure.temporal import temporal as diagnose
 
-    typer.echo(report([diagnose(folder, cache) for folder in folders]))
+    typer.echo(report([diagnose(folder, cache, results) for folder in folders]))
 
 
 TiersOption = Annotated[str, typer.Option(envvar="TIERS", help="Of instant, inference, speed, training.")]

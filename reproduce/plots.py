@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.text import Text
+from PIL import Image
 
 from autotsnet.architecture import STREAMS, BlockChoice, GroupChoice, TwoStreamArchitecture
 from autotsnet.models.two_stream import STEM_TEMPORAL_KERNELS
@@ -72,7 +73,7 @@ def draw_architecture(
         ValueError: the suffix is none of these.
         reproduce.files.OutputError: the file cannot be written.
     """
-    _save(architecture_figure, path, architecture, title=title, gmacs=gmacs)
+    save(architecture_figure, path, architecture, title=title, gmacs=gmacs)
 
 
 def draw_trajectory(journal: pd.DataFrame, path: Path, budgets: Mapping[str, float]) -> None:
@@ -90,7 +91,7 @@ def draw_trajectory(journal: pd.DataFrame, path: Path, budgets: Mapping[str, flo
         ValueError: no rows, a column is missing, or an unknown suffix.
         reproduce.files.OutputError: the file cannot be written.
     """
-    _save(trajectory_figure, path, journal, budgets)
+    save(trajectory_figure, path, journal, budgets)
 
 
 def draw_curves(curves: Mapping[str, Sequence[np.ndarray]], path: Path, x: str, y: str) -> None:
@@ -102,10 +103,11 @@ def draw_curves(curves: Mapping[str, Sequence[np.ndarray]], path: Path, x: str, 
         x: label of the steps.
         y: label of the quantity, with its unit.
     """
-    _save(curves_figure, path, curves, x, y)
+    save(curves_figure, path, curves, x, y)
 
 
-def _save(make: Callable[..., Figure], path: Path, *args, **kwargs) -> None:
+def save(make: Callable[..., Figure], path: Path, *args, **kwargs) -> None:
+    """Write the figure that ``make`` makes of the arguments, in the format that the suffix names, atomically."""
     path = Path(path)
     suffix = path.suffix.lower().lstrip(".")
     if suffix not in FORMATS:
@@ -113,7 +115,14 @@ def _save(make: Callable[..., Figure], path: Path, *args, **kwargs) -> None:
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix, {})
     with matplotlib.rc_context(_STYLE):
         figure = make(*args, **kwargs)
-        write_atomic(path, lambda part: figure.savefig(part, format=suffix, dpi=DPI, metadata=metadata))
+        write_atomic(path, lambda part: _write(figure, part, suffix, metadata))
+
+
+def _write(figure: Figure, path: Path, suffix: str, metadata: dict) -> None:
+    figure.savefig(path, format=suffix, dpi=DPI, metadata=metadata)
+    if suffix == "png":  # 256 colours are plenty for these, and half the size
+        with Image.open(path) as image:
+            image.convert("RGB").quantize(256).save(path, format="png", optimize=True)
 
 
 # ---------------------------------------------------------------------------------------------------- architecture

@@ -23,10 +23,10 @@ def _published() -> pd.DataFrame:
     return pd.read_csv(PUBLISHED)
 
 
-def literature(suite: Suite, entry: Entry) -> tuple[str, str]:
-    """Accuracy that a paper or model zoo states for the nearest native variant, and where; two dashes if none does."""
+def published_row(suite: Suite, entry: Entry) -> pd.Series | None:
+    """The row of ``published.csv`` that belongs beside an entry: the nearest native variant; None if there is none."""
     if not (suite.published and entry.published):
-        return "–", "–"
+        return None
     table = _published()
     rows = table[
         (table.dataset == suite.published)
@@ -38,7 +38,14 @@ def literature(suite: Suite, entry: Entry) -> tuple[str, str]:
         raise ValueError(f"published.csv has no row {entry.published} for {suite.published}")
     same = rows[rows.frames == suite.of(entry).protocol.sampling.frames]
     rows = rows if same.empty else same
-    row = rows.sort_values("top1").iloc[-1]
+    return rows.sort_values("top1").iloc[-1]
+
+
+def literature(suite: Suite, entry: Entry) -> tuple[str, str]:
+    """Accuracy that a paper or model zoo states for the nearest native variant, and where; two dashes if none does."""
+    row = published_row(suite, entry)
+    if row is None:
+        return "–", "–"
     setting = ", ".join(
         str(text)
         for text in (

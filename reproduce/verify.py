@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reproduce import tables
+from reproduce import report, tables
 from reproduce.records import RecordError, RunRecord, predictions, score
 from reproduce.suites import SUITES, run_id, suite
 
@@ -33,7 +33,10 @@ def verify(results: Path) -> str:
     found = [line for folder in sorted({p.parent for p in paths}) for line in _records(folder)]
     found += [line for path in sorted(results.glob("throughput/*.json")) for line in _throughput(path)]
     # A table of unreadable records cannot be rendered; the records are the news then.
+    found = found or [line for path in sorted(results.glob("temporal/*/*.json")) for line in _temporal(path, results)]
     found = found or [line for name in _suites(results) for line in _table(name, results)]
+    stale = None if found else report.disagreement(results)
+    found += [stale] if stale else []
     if found:
         raise VerifyError("\n".join(found))
     records = sum(p.suffix == ".json" for p in paths)
@@ -92,6 +95,23 @@ def _throughput(path: Path) -> Iterator[str]:
     table = path.with_suffix(".md")
     if not table.exists() or table.read_text() != bench.rendered(json.loads(path.read_text())):
         yield f"{table} is not what {path.name} says; render it: make bench"
+
+
+def _temporal(path: Path, results: Path) -> Iterator[str]:
+    """A diagnosis against the record of its run and against itself."""
+    beside = results / "records" / path.parent.name / path.name
+    if not beside.exists():
+        yield f"{path}: belongs to no record; remove it, or restore {beside}"
+        return
+    found, record = json.loads(path.read_text()), RunRecord.load(beside)
+    if found["run"] != record.run:
+        yield f"{path}: run {found['run']} is not the record's {record.run}; diagnose the run of the record"
+        return
+    pairs = [("n", found["n"], record.result.n), ("top1.natural", found["top1"]["natural"], record.result.top1)]
+    pairs += [(f"top1.{o}", top1, sum(row[o] for row in found["classes"])) for o, top1 in found["top1"].items()]
+    for what, said, is_ in pairs:
+        if said != is_:
+            yield f"{path}: {what} is {said}, recomputed it is {is_}"
 
 
 def _table(name: str, results: Path) -> Iterator[str]:

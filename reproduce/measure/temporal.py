@@ -109,12 +109,13 @@ def partners(s: Suite) -> tuple[int, ...] | None:
     return tuple(map(synthetic.partner, range(s.classes))) if s.layout == "ssv2" and s.root is None else None
 
 
-def temporal(folder: Path, cache: Path) -> dict:
-    """Diagnose a tested run and write ``temporal.json`` into its folder.
+def temporal(folder: Path, cache: Path, results: Path) -> dict:
+    """Diagnose a tested run; writes ``temporal/<suite>/<run>.json`` into the results.
 
     Args:
         folder: a run folder with ``spec.json`` and ``model.safetensors``.
         cache: folder of the embedded videos.
+        results: folder of records and tables.
 
     Raises:
         DataError: no such run, or the videos are not those that it was tested on.
@@ -133,7 +134,7 @@ def temporal(folder: Path, cache: Path) -> dict:
     tables = reordered(trained(spec, folder), manifest, s.protocol, f"{spec.id} temporal")
     found = dict(suite=s.name, dataset=s.dataset, run=spec.hash, id=spec.id, test_manifest=manifest.hash)
     found |= diagnose(tables, manifest.classes, partners(s))
-    write_json(folder / "temporal.json", found)
+    write_json(results / "temporal" / s.name / f"{spec.id}.json", found)
     return found
 
 

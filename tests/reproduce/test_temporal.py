@@ -64,10 +64,11 @@ def test_a_run_is_diagnosed_on_what_it_was_tested_on(manifests, cache, tmp_path)
     spec = RunSpec.of(SUITE, SUITE.entry("tsm"), 0, train, test)
     record = execute(SUITE, SUITE.entry("tsm"), spec, train, test, tmp_path / "runs", tmp_path / "results")
     folder = spec.folder(tmp_path / "runs")
-    done = typer.testing.CliRunner().invoke(app, ["temporal", str(folder), "--cache", str(cache)])
+    to = ["--cache", str(cache), "--results", str(tmp_path / "results")]
+    done = typer.testing.CliRunner().invoke(app, ["temporal", str(folder), *to])
     assert done.exit_code == 0, done.exception
     assert "| tsm-s0  | synthetic-ssv2 tiny |" in done.stdout
-    found = json.loads((folder / "temporal.json").read_text())
+    found = json.loads((tmp_path / "results" / "temporal" / "ssv2-tiny" / "tsm-s0.json").read_text())
     assert (found["top1"]["natural"], found["n"], found["run"]) == (record.result.top1, record.result.n, record.run)
     assert sum(row["n"] for row in found["classes"]) == found["n"]
     for order in ORDERS:
@@ -75,9 +76,9 @@ def test_a_run_is_diagnosed_on_what_it_was_tested_on(manifests, cache, tmp_path)
     text = (folder / "spec.json").read_text()
     (folder / "spec.json").write_text(text.replace(spec.test_manifest, "0123456789ab"))
     with pytest.raises(DataError, match=r"tested on manifest 0123456789ab, .* is \w+; name the copy"):
-        temporal(folder, cache)
+        temporal(folder, cache, tmp_path)
     with pytest.raises(DataError, match=r"has no spec\.json: it is no folder of a trained run"):
-        temporal(tmp_path, cache)
+        temporal(tmp_path, cache, tmp_path)
 
 
 def test_classes_are_ranked_by_what_order_is_worth():
