@@ -82,7 +82,7 @@ lint: env  ## style: ruff check and format
 chromium: env  ## a headless Chromium in VENV, to test report.html in, where none is installed (200 MB, seconds, by npm)
 	@test -n "$$CHROMIUM" || command -v chromium > /dev/null || test -x $(VENV)/chromium/chromium || { \
 	  test "$$(uname -sm)" = "Linux x86_64" && mkdir -p $(VENV)/chromium && cd $(VENV)/chromium && \
-	  npm install --silent --no-save --prefix package @sparticuz/chromium@147.0.0 && \
+	  timeout 120 npm install --silent --no-save --prefix package @sparticuz/chromium@147.0.0 && \
 	  TMPDIR="$$PWD" AWS_EXECUTION_ENV=AWS_Lambda_nodejs20.x \
 	    node -e 'require("./package/node_modules/@sparticuz/chromium").executablePath()' && rm -r package; } || \
 	  echo "no Chromium by npm here: set CHROMIUM=, or the test of report.html is skipped"
