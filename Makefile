@@ -97,10 +97,10 @@ bench: env  ## throughput of all native variants and of the peers' networks on t
 	$(RUN) bench --results $(RESULTS)
 
 bench-save: env  ## time what is slow in this code (pytest-benchmark), as the baseline in results/benchmarks
-	$(VENV)/bin/python -m pytest -q --benchmark-enable --benchmark-only --benchmark-save=baseline tests/bench
+	$(VENV)/bin/python -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage=$(RESULTS)/benchmarks --benchmark-save=baseline tests/bench
 
 bench-compare: env  ## time it again, beside the baseline
-	$(VENV)/bin/python -m pytest -q --benchmark-enable --benchmark-only --benchmark-compare tests/bench
+	$(VENV)/bin/python -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage=$(RESULTS)/benchmarks --benchmark-compare tests/bench
 
 lock: env  ## renew requirements.lock from pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet uv

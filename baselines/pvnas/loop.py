@@ -17,14 +17,14 @@ COLUMNS = ("loss", "held_out_loss", "gmacs", "diversity", "entropy")  # the last
 
 @LOOPS.register_module()
 class GradientSearchLoop(BaseLoop):
-    """One path for the weights, then one for the distribution, each step.
+    """One path for the weights, then, after the warm-up, one for the distribution, each step.
 
     Args:
         runner: its model wraps a ``PVNet`` in which each block has all candidates.
         dataloader: for the weights, over a stream.
         held_out: for the distribution, over a stream.
         search: the distribution.
-        rates: of both; also says how many steps there are.
+        rates: of both; also says how many steps there are, of the warm-up and in all.
     """
 
     def __init__(self, runner: Runner, dataloader, *, held_out, search: GradientSearch, rates: DiverseRates) -> None:
@@ -38,7 +38,7 @@ class GradientSearchLoop(BaseLoop):
     iter = property(lambda self: self._iter)
     epoch = property(lambda self: self._epoch)
     max_epochs = property(lambda self: 1)
-    max_iters = property(lambda self: self.rates.steps)
+    max_iters = property(lambda self: self.rates.total)
 
     def run(self) -> torch.nn.Module:
         """Search from the current step to the end."""
@@ -59,7 +59,7 @@ class GradientSearchLoop(BaseLoop):
         return runner.model
 
     def step(self, train: dict, held_out: dict) -> dict[str, Any]:
-        """One step of the weights and one of the distribution."""
+        """One step of the weights and, after the warm-up, one of the distribution."""
         optimiser = self.runner.optim_wrapper
         weights_rate, alpha_rate = self.rates(self._iter)
         for group in optimiser.param_groups:
@@ -68,9 +68,11 @@ class GradientSearchLoop(BaseLoop):
         optimiser.zero_grad()
         loss = self._loss(train, (choices, gates.detach()))
         optimiser.update_params(loss)
-        choices, gates = self.search.draw()
-        judged = self._loss(held_out, (choices, gates))
-        self.search.learn(judged, alpha_rate)
+        judged = torch.tensor(float("nan"))
+        if self._iter >= self.rates.warmup:
+            choices, gates = self.search.draw()
+            judged = self._loss(held_out, (choices, gates))
+            self.search.learn(judged, alpha_rate)
         numbers = dict(
             gmacs=self.search.expected_macs().detach().item() / 1e9,
             diversity=self.search.diversity(),
@@ -96,7 +98,7 @@ class GradientSearchLoop(BaseLoop):
         self._journal, self._paths = state["journal"].tolist(), state["paths"].tolist()
 
     def journal(self) -> pd.DataFrame:
-        """Per step: ``COLUMNS``, and the path that the distribution was judged by."""
+        """Per step: ``COLUMNS``, and the path that was judged; in the warm-up none was: the path that learnt."""
         table = pd.DataFrame(self._journal, columns=COLUMNS)
         table.insert(0, "step", np.arange(len(table)))
         return table.assign(path=self._paths)

@@ -28,21 +28,31 @@ class DiverseRates:
     cycles was tried on a toy (``tests/baselines/pvnas``) and kept no more diversity than the plain schedule.
 
     Attributes:
-        steps: of the search.
-        weights: largest rate of the weights; half a cosine to zero.
-        alpha: mean rate of the distribution.
+        steps: of the search, after the warm-up.
+        weights: largest rate of the weights; half a cosine to zero over the search.
+        alpha: mean rate of the distribution over the search.
         diverse: False: the plain schedule.
+        warmup: steps before the search, of the weights alone: branches that have not learnt rank nothing.
+        rise: first steps of all, in which the rate of the weights rises linearly.
     """
 
     steps: int
     weights: float
     alpha: float
     diverse: bool = True
+    warmup: int = 0
+    rise: int = 0
+
+    @property
+    def total(self) -> int:
+        """Steps of warm-up and search."""
+        return self.warmup + self.steps
 
     def __call__(self, step: int) -> tuple[float, float]:
         """Rates of the weights and of the distribution at a step."""
-        wave = math.cos(math.pi * step / self.steps)
-        return self.weights * (1 + wave) / 2, self.alpha * (1 - wave if self.diverse else 1.0)
+        wave = math.cos(math.pi * max(step - self.warmup, 0) / self.steps)
+        weights = self.weights * (1 + wave) / 2 * min(1.0, (step + 1) / (self.rise + 1))
+        return weights, 0.0 if step < self.warmup else self.alpha * (1 - wave if self.diverse else 1.0)
 
 
 def branch_macs(net: PVNet, frames: int, crop: int) -> tuple[Tensor, int]:
@@ -129,6 +139,10 @@ class GradientSearch:
     def entropy(self) -> float:
         """Of the distribution over networks, in nats."""
         return float(-(self.alpha.softmax(1) * self.alpha.log_softmax(1)).sum())
+
+    def probabilities(self) -> list[dict[str, float]]:
+        """Of the candidates of each block."""
+        return [dict(zip(CANDIDATES, row, strict=True)) for row in self.alpha.detach().softmax(1).tolist()]
 
     def best(self) -> tuple[str, ...]:
         """The likeliest candidate of each block."""

@@ -8,7 +8,8 @@ with read_base():
 method = "pvnas"
 strategy = "gradient"
 options = dict(
-    steps=4000,
+    warmup=2000,  # steps of the weights alone, before
+    steps=4000,  # of weights and distribution
     alpha=0.005,  # mean learning rate of the distribution
     diverse=True,  # rates in opposite phase, see DiverseRates
     cost_weight=1.0,  # of |expected / budget - 1|, beside the loss in nats

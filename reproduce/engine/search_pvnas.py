@@ -59,7 +59,8 @@ def find(suite: Suite, config: Config, seed: int, manifest: Manifest, folder: Pa
     net, search = supernet(suite, config)
     search.generator.manual_seed(seed)
     options = config.options
-    rates = DiverseRates(options.steps, config.optim_wrapper.optimizer.lr, options.alpha, options.diverse)
+    peak, rise = config.optim_wrapper.optimizer.lr, round(config.warmup * (options.warmup + options.steps))
+    rates = DiverseRates(options.steps, peak, options.alpha, options.diverse, options.warmup, rise)
     weights, alpha = halves(manifest, seed)
     hook = RunHook(seed, name, interval=config.checkpoint)
     held_out = stream(alpha, config, suite, seed)
@@ -79,14 +80,15 @@ def find(suite: Suite, config: Config, seed: int, manifest: Manifest, folder: Pa
     journal = runner.train_loop.journal()
     write_atomic(folder / "journal.parquet", lambda p: journal.to_parquet(p, index=False))
     draw_trajectory(_trajectory(journal), folder / "search.png", {"blocks": suite.gmacs})
-    write_json(folder / "architecture.json", dict(ops=search.best()))
+    found = runner.train_loop.search  # the runner has made its own of the one it was given
+    write_json(folder / "architecture.json", dict(ops=found.best(), probabilities=found.probabilities()))
     cost = Search(
         strategy="gradient" if options.diverse else "gradient, plain rates",
         space="PV-NAS-style",
         seed=seed,
-        steps=options.steps,
-        architectures=2 * options.steps,
-        clips=2 * options.steps * config.batch,
+        steps=rates.total,
+        architectures=rates.total + options.steps,
+        clips=(rates.total + options.steps) * config.batch,
         wall_s=hook.seconds_total,
         devices=1,
     )

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -48,7 +49,7 @@ def to_the_end(*arguments) -> searching.Found:
 
 @pytest.mark.parametrize(
     ("entry", "strategy", "architectures"),
-    [("pvnas", "gradient", 8), ("assemblenet_searched", "connections", 1), ("assemblenet_searched", "evolution", 3)],
+    [("pvnas", "gradient", 10), ("assemblenet_searched", "connections", 1), ("assemblenet_searched", "evolution", 3)],
 )
 def test_an_interrupted_search_ends_the_same(tiny, tmp_path, monkeypatch, entry, strategy, architectures):
     s, train = tiny
@@ -103,10 +104,18 @@ def test_connections_are_learned_and_the_strongest_kept():
 
 def test_pvnas_architectures_are_names_of_candidates(tiny, tmp_path):
     s, train = tiny
-    found = searching.search(s, searching.search_config(s.entry("pvnas")), 1, train, tmp_path)
-    assert set(found.architecture) <= set(CANDIDATES)
-    assert json.loads((found.folder / "architecture.json").read_text())["ops"] == list(found.architecture)
+    config = searching.search_config(s.entry("pvnas"))
+    found = searching.search(s, config, 1, train, tmp_path)
     journal = pd.read_parquet(found.folder / "journal.parquet")
-    assert journal.step.tolist() == list(range(4))
+    assert journal.step.tolist() == list(range(config.options.warmup + config.options.steps))
+    assert journal.held_out_loss.isna().sum() == config.options.warmup
+    file = json.loads((found.folder / "architecture.json").read_text())
+    assert file["ops"] == list(found.architecture)
+    for op, p in zip(file["ops"], file["probabilities"], strict=True):
+        assert set(p) == set(CANDIDATES)
+        assert op == max(p, key=p.get)
+    probabilities = np.array([list(p.values()) for p in file["probabilities"]])
+    assert 1 - np.square(probabilities).sum(1).mean() == pytest.approx(journal.diversity.iloc[-1], abs=1e-6)
+    assert journal.diversity.iloc[-1] < 5 / 6 - 1e-3, "what was learnt is what is written"
     assert journal.gmacs.between(0.3 * s.gmacs, 3 * s.gmacs).all()
     assert (found.folder / "search.png").stat().st_size > 10_000

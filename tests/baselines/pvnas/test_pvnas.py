@@ -77,6 +77,14 @@ def test_the_distribution_rests_while_the_weights_move():
     assert rates(4000) == pytest.approx((0.0, 0.02))
 
 
+def test_in_the_warm_up_only_the_weights_learn():
+    rates = DiverseRates(100, 0.1, 0.01, diverse=False, warmup=50, rise=9)
+    assert rates.total == 150
+    assert [rates(i) for i in (0, 4, 9, 49)] == [pytest.approx((w, 0.0)) for w in (0.01, 0.05, 0.1, 0.1)]
+    assert rates(50) == (0.1, 0.01)
+    assert rates(150) == pytest.approx((0.0, 0.01))
+
+
 def toy(search: GradientSearch, rates: DiverseRates, seed: int) -> tuple[float, list[float]]:
     """A search in which branches learn as they are drawn: the loss of what it found once learnt, and the diversities.
 
