@@ -22,9 +22,10 @@ from torch.utils.data import DataLoader
 
 from baselines.peers import PEERS
 from reproduce.data.datasets import TestVideos
-from reproduce.engine.classifier import VIEWS, VideoClassifier
+from reproduce.engine.classifier import VideoClassifier
+from reproduce.engine.local import videos_at_once
 from reproduce.files import write_atomic, write_json
-from reproduce.measure.macs import count
+from reproduce.measure.macs import MacCount, count
 from reproduce.measure.throughput import MODES, Mode, device_state, matmul_rate, peak_memory, sweep, time_passes
 from reproduce.natives import NATIVES
 from reproduce.progress import Progress
@@ -82,18 +83,18 @@ def subjects(names: Sequence[str] = ()) -> list[Subject]:
     return out
 
 
-def measure(subject: Subject, mode: Mode, device: torch.device, rates: dict[str, float]) -> dict:
+def measure(subject: Subject, mode: Mode, cost: MacCount, device: torch.device, rates: dict[str, float]) -> dict:
     """One row: latency of a clip, the best batch and its rate; or why there is none."""
     frames, crop = subject.size
-    counted = count(lambda: subject.build(**subject.arguments), frames, crop)
     row = dict(
         variant=subject.name,
         source=subject.source,
         mode=str(mode),
         frames=frames,
         crop=crop,
-        gmacs=counted.gmacs,
-        params=counted.params,
+        gmacs=cost.gmacs,
+        params=cost.params,
+        matmul_gmacs_per_s=rates[mode.precision],
     )
     try:
         net = mode.prepared(subject.build(**subject.arguments).to(device))
@@ -113,8 +114,8 @@ def measure(subject: Subject, mode: Mode, device: torch.device, rates: dict[str,
         spread=timings[best].spread,
         repeats=timings[best].repeats,
         sweep={str(batch): batch / t.median for batch, t in timings.items()},
-        gmacs_per_s=rate * counted.gmacs,
-        share_of_matmul=rate * counted.gmacs / rates[mode.precision],
+        gmacs_per_s=rate * cost.gmacs,
+        share_of_matmul=rate * cost.gmacs / rates[mode.precision],
         peak_mib=None if math.isnan(memory) else memory,
     )
 
@@ -136,7 +137,7 @@ def levels(suite: Suite, cache: Path, device: torch.device, videos: int = 100) -
             continue
         own = suite.of(entry)
         config, views = own.config(entry), own.protocol.views
-        batch = max(1, min(config.batch, VIEWS) // views)
+        batch = videos_at_once(config, own.protocol)
         model = VideoClassifier(dict(config.net)).to(device).eval()
         dataset = TestVideos(manifest, own.protocol)
 
@@ -144,7 +145,9 @@ def levels(suite: Suite, cache: Path, device: torch.device, videos: int = 100) -
         def forward(clips: torch.Tensor, model: VideoClassifier = model) -> object:
             return model(clips.to(device), mode="tensor").cpu()
 
-        loader = DataLoader(dataset, batch, sampler=chosen, num_workers=config.workers)
+        loader = DataLoader(
+            dataset, batch, sampler=chosen, num_workers=config.workers, persistent_workers=config.workers > 0
+        )
         seconds = [_seconds_per_video(loader, work) for work in (lambda clips: None, forward)]
         clips = next(iter(DataLoader(dataset, batch)))["clips"]
         alone = time_passes(lambda clips=clips, forward=forward: forward(clips), device)
@@ -163,13 +166,12 @@ def levels(suite: Suite, cache: Path, device: torch.device, videos: int = 100) -
 
 
 def _seconds_per_video(loader: DataLoader, work: Callable[[torch.Tensor], object]) -> float:
-    batches = iter(loader)
-    work(next(batches)["clips"])  # the workers are up
-    start, videos = time.perf_counter(), 0
-    for data in batches:
+    for data in loader:  # the workers stay up, the file cache warm; what they fetch ahead is timed, as it begins anew
         work(data["clips"])
-        videos += len(data["clips"])
-    return (time.perf_counter() - start) / videos
+    start = time.perf_counter()
+    for data in loader:
+        work(data["clips"])
+    return (time.perf_counter() - start) / len(loader.sampler)
 
 
 def bench(
@@ -177,7 +179,8 @@ def bench(
 ) -> str:
     """Time what is not yet in this device's file, write file and table, and return the table.
 
-    With another number of threads it begins anew.
+    Rows of a network that has other costs now, and those that failed, are timed again; with another number of threads
+    or another torch it begins anew. Each session measures the matrix product that its rows are held against.
 
     Args:
         results: the file is ``throughput/<device>.json`` in it.
@@ -198,22 +201,30 @@ def bench(
         or (subject.name in PROBED and subject.source == "ours")
     ]
     data = json.loads(path.read_text()) if path.exists() else None
-    if data is None or data["threads"] != torch.get_num_threads():
-        before = device_state(device)
-        rates = {precision: matmul_rate(device, precision) for precision in ("fp32", "bf16")}
-        data = dict(
-            schema_version=SCHEMA, device=device_name(), threads=torch.get_num_threads(), matmul_gmacs_per_s=rates
-        )
-        data |= dict(state_before=before, state_after="", rows=[], levels=[])
-    key = lambda row: (row["variant"], row["source"], row["mode"])  # noqa: E731
-    done = {key(row) for row in data["rows"]}
+    made = provenance("", "").model_dump()
+    same = dict(schema_version=SCHEMA, device=device_name(), threads=torch.get_num_threads(), torch=torch.__version__)
+    same |= dict(tf32=device.type == "cuda" and torch.backends.cudnn.allow_tf32)
+    if data is None or any(data.get(key) != value for key, value in same.items()):
+        data = same | dict(rows=[], levels=[])
+    data |= dict(provenance=made)
+    done = {_key(row) for row in data["rows"] if "error" not in row}
+    data["rows"] = [row for row in data["rows"] if _key(row) in done]
+    rates: dict[str, float] = {}
     with Progress("bench", len(todo)) as progress:
         for subject, mode in todo:
-            if (subject.name, subject.source, str(mode)) not in done:
-                data["rows"].append(measure(subject, mode, device, data["matmul_gmacs_per_s"]))
-                data |= dict(state_after=device_state(device), provenance=provenance("", "").model_dump())
+            frames, crop = subject.size
+            counted = count(lambda subject=subject: subject.build(**subject.arguments), frames, crop)
+            key = (subject.name, subject.source, str(mode))
+            if (*key, counted.gmacs, counted.params) not in done:
+                rates = rates or {precision: matmul_rate(device, precision) for precision in ("fp32", "bf16")}
+                row = measure(subject, mode, counted, device, rates)
+                row |= dict(state=device_state(device), commit=made["commit"], time=provenance("", "").time)
+                data["rows"] = [r for r in data["rows"] if _key(r)[:3] != key] + [row]
                 write_json(path, data)
             progress.step(note=f"{subject.name} {subject.source} {mode}")
+    order = {(subject.name, subject.source): i for i, subject in enumerate(subjects())}
+    data["rows"].sort(key=lambda row: order.get((row["variant"], row["source"]), 0))
+    write_json(path, data)
     if suite and not any(row["suite"] == suite.name for row in data["levels"]):
         print(f"decoding and testing videos of {suite.name}", file=sys.stderr)
         data["levels"] += levels(suite, cache, device)
@@ -221,6 +232,10 @@ def bench(
     text = rendered(data)
     write_atomic(path.with_suffix(".md"), lambda p: p.write_text(text))
     return text
+
+
+def _key(row: dict) -> tuple:
+    return row["variant"], row["source"], row["mode"], row["gmacs"], row["params"]
 
 
 def file_of(results: Path, device: str) -> Path:
@@ -253,9 +268,14 @@ def rendered(data: dict) -> str:
     if data["levels"]:
         frame = pd.DataFrame(data["levels"]).rename(columns=lambda name: name.replace("_", " ").replace(" per s", "/s"))
         parts += ["### A test's three levels", frame.to_markdown(index=False, floatfmt=".4g")]
-    rates = ", ".join(f"{name} {data['matmul_gmacs_per_s'][name]:.4g} GMACs/s" for name in ("fp32", "bf16"))
+    rates = []
+    for precision in ("fp32", "bf16"):
+        seen = [row["matmul_gmacs_per_s"] for row in data["rows"] if row["mode"].startswith(precision)]
+        if seen:
+            both = f"{min(seen):.4g}" + (f" to {max(seen):.4g}" if max(seen) > min(seen) else "")
+            rates.append(f"{precision}{', TF32' if data['tf32'] and precision == 'fp32' else ''} {both} GMACs/s")
     repeats = min((row["repeats"] for row in data["rows"] if "error" not in row), default=0)
-    parts.append(NOTES.format(rates=rates, repeats=repeats))
-    if data["state_before"]:
-        parts.append(f"Before: {data['state_before']}. After: {data['state_after']}.")
+    parts.append(NOTES.format(rates="; ".join(rates), repeats=repeats))
+    if data["rows"] and data["rows"][0]["state"]:
+        parts.append(f"After the first row: {data['rows'][0]['state']}. After the last: {data['rows'][-1]['state']}.")
     return "\n\n".join(parts)

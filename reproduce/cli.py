@@ -234,7 +234,12 @@ def _compare_records(first: list[Path], second: list[Path], common: bool) -> str
     from reproduce.records import RunRecord
     from reproduce.statistics import outcomes, paired_difference
 
-    right = outcomes([(RunRecord.load(path), path.parent) for path in [*first, *second]], common)
+    loaded = {path: RunRecord.load(path) for path in [*first, *second]}
+    for paths in (first, second):
+        models = {(loaded[p].suite, loaded[p].entry) for p in paths}
+        if len(models) > 1 or len(set(paths)) < len(paths):
+            raise ValueError(f"{' '.join(map(str, paths))}: name different runs of one model in one suite")
+    right = outcomes([(loaded[path], path.parent) for path in [*first, *second]], common)
     difference = paired_difference(right[: len(first)], right[len(first) :])
     return f"{difference}, p = {difference.p:.2g} ({right.shape[1]} videos, {len(first)} against {len(second)} runs)"
 
@@ -318,12 +323,17 @@ def temporal(
 ) -> None:
     """Test trained runs on shuffled, reversed and frozen clips: which models use time, for which classes it matters.
 
+    Folders of searches among them are passed over.
+
     Example: python -m reproduce temporal runs/ssv2-quick/*-s0-*
     """
-    from reproduce.measure.temporal import report
+    from reproduce.measure.temporal import is_run, report
     from reproduce.measure.temporal import temporal as diagnose
 
-    typer.echo(report([diagnose(folder, cache, results) for folder in folders]))
+    chosen = [folder for folder in folders if is_run(folder)]
+    if not chosen:
+        raise ValueError(f"{' '.join(map(str, folders))}: no run to diagnose, searches only")
+    typer.echo(report([diagnose(folder, cache, results) for folder in chosen]))
 
 
 TiersOption = Annotated[str, typer.Option(envvar="TIERS", help="Of instant, inference, speed, training.")]
@@ -362,6 +372,7 @@ def accept(
     """
     from reproduce import gate
 
+    gate.needs_reason(reason)
     names = [n for n in only.split(",") if n]
     if "inference" in tiers.split(","):
         gate.teach_missing(cache, names)

@@ -92,11 +92,7 @@ def _stored(
     if not path.exists():
         return None
     record = RunRecord.load(path)
-    config = entry.recipe()
-    config.pop("net")
-    protocol = json.loads(json.dumps(asdict(suite.protocol)))
-    same = record.model.budget == suite.gmacs and record.data.protocol == protocol
-    if not same or not lasting(record.provenance.config).startswith(lasting(config.pretty_text)):
+    if not made_as_now(record, suite, entry):
         return None
     videos, here = (record.data.train_manifest, record.data.test_manifest), (train.hash, test.hash)
     if videos != here and not entry.source:  # a user's own is simply run again
@@ -111,6 +107,14 @@ def _stored(
     return record
 
 
+def made_as_now(record: RunRecord, suite: Suite, entry: Entry) -> bool:
+    """A record is of the suite's budget and protocol and of the entry's recipe as they are now."""
+    config = entry.recipe()
+    config.pop("net")
+    same = record.model.budget == suite.gmacs and record.data.protocol == json.loads(json.dumps(asdict(suite.protocol)))
+    return same and lasting(record.provenance.config).startswith(lasting(config.pretty_text))
+
+
 def _side_by_side(
     suite: Suite, mine: Entry, others: list[Entry], records: list[RunRecord], results: Path, common: bool
 ) -> str:
@@ -118,7 +122,8 @@ def _side_by_side(
     folder = results / "records" / suite.name
     with tempfile.TemporaryDirectory() as temporary:
         if common:
-            ids = set.intersection(*(set(predictions(r, folder).id) for r in records))
+            tested = [predictions(r, folder) for r in records]
+            ids = {i for i, _ in set.intersection(*(set(zip(t.id, t.label, strict=True)) for t in tested))}
             records = [restricted(r, folder, Path(temporary), ids) for r in records]
             folder = Path(temporary)
         of = {e.name: [r for r in records if r.entry == e.name] for e in (mine, *others)}

@@ -42,7 +42,12 @@ def own_entry(path: Path, suite: Suite) -> Entry:
     name, source = read(path)
     if name in {e.name for e in suite.entries}:
         raise OwnModelError(f"{path}: {name} is the name of an entry of {suite.name}; choose another")
-    found = define(source, name)
+    try:
+        found = define(source, name)
+    except OwnModelError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise OwnModelError(f"{path}: {name} cannot be registered: {_line(error)}; rename it, or mend it") from error
     recipe = Path(suite.entries[0].config).parent.name
     entry = Entry(name, f"_base_/{recipe}.py", f"own, {path.name}", source=source)
     _check_outputs(path, found, suite)

@@ -25,6 +25,7 @@ from reproduce.natives import NATIVES, printed
 from reproduce.records import RunRecord, load_all, predictions
 from reproduce.statistics import wilson
 from reproduce.suites import SUITES, Suite
+from reproduce.suites import suite as suite_named
 
 TEMPLATE = Path(__file__).with_name("report.html")
 PAGE = "report.html"
@@ -44,7 +45,8 @@ def report(results: Path, runs: Path) -> Path:
     Returns:
         The page.
     """
-    for suite in SUITES.values():
+    named = [*SUITES, *sorted(path.name for path in results.glob("records/*"))]  # those of other budgets too
+    for suite in map(suite_named, dict.fromkeys(named)):
         records = load_all(results / "records" / suite.name)
         if records or (suite.root and not (results / "tables" / f"{suite.name}.md").exists()):
             tables.render(suite, results)
@@ -86,12 +88,13 @@ def disagreement(results: Path) -> str | None:
 def _parts(name: str, path: Path, results: Path) -> Iterator[dict]:
     """The tables of a Markdown file, each below its heading, above its notes."""
     records = load_all(results / "records" / name)
+    runs_of = tables.runs_of(suite_named(name), records) if records else {}
     source = _source(path.with_suffix(".json"))
     for i, text in enumerate(re.split(r"(?m)^##+ ", path.read_text())[1:]):
         head, _, *lines = [_cells(line) for line in text.splitlines() if line.startswith("|")]
         rows = []
         for cells in lines:
-            mine = [r for r in records if r.entry == cells[0].split()[0]]
+            mine = runs_of.get(cells[0].split()[0])
             made = _provenance(mine, name) if mine else source
             rows.append({"family": family_of(cells[0]), "cells": cells, "provenance": made})
         notes = [" ".join(note.split()) for note in re.split(r"(?m)^- ", text)[1:]]
@@ -140,7 +143,7 @@ def _provenance(records: list[RunRecord], suite: str) -> str:
 
 def _draw(suite: Suite, records: list[RunRecord], results: Path, runs: Path) -> None:
     """All pictures of a suite, as PNG and SVG."""
-    runs_of = {e.name: [r for r in records if r.entry == e.name and r.variant < e.variants] for e in suite.entries}
+    runs_of = tables.runs_of(suite, records)
     runs_of = {name: mine for name, mine in runs_of.items() if mine}
     literature, heading = _literature(suite)
     cost = [*_measured_costs(runs_of), *literature]

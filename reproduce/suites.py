@@ -105,6 +105,16 @@ class Suite:
                 return e
         raise ValueError(f"suite {self.name!r} has no entry {name!r}; known: {', '.join(e.name for e in self.entries)}")
 
+    def control(self, entry: Entry) -> Entry | None:
+        """Random architectures to set an entry against: of its own space where it was searched, else the first ones.
+
+        None for random architectures themselves, and in a suite without any.
+        """
+        controls = [e for e in self.entries if e.variants > 1]
+        if not controls or entry in controls:
+            return None
+        return next((c for c in controls if c.search == entry.search), controls[0])
+
     def of(self, entry: Entry) -> Suite:
         """The suite as this entry is run in it: with the protocol of its recipe, where there is no common one."""
         if self.protocol:

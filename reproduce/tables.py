@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -66,7 +67,7 @@ def _accuracy(correct: list[int], n: int) -> str:
     return f"{100 * mean / n:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _row(suite: Suite, entry: Entry, records: list[RunRecord]) -> dict[str, object]:
+def _row(suite: Suite, entry: Entry, records: list[RunRecord], several: bool) -> dict[str, object]:
     as_run = suite.of(entry)
     protocol, sampling, crops = as_run.protocol, as_run.protocol.sampling, as_run.protocol.crops
     value, source = literature(suite, entry)
@@ -95,7 +96,9 @@ def _row(suite: Suite, entry: Entry, records: list[RunRecord]) -> dict[str, obje
         row |= dict.fromkeys(("GMACs/view", "GMACs/video", "GFLOPs/view", "params M", "residual %"), NOT_RUN)
     if records:
         n = records[0].result.n
-        speed = sorted(records, key=lambda r: r.throughput.clips_per_s)[len(records) // 2].throughput
+        device, _ = Counter(r.throughput.device for r in records).most_common(1)[0]
+        there = sorted((r.throughput for r in records if r.throughput.device == device), key=lambda t: t.clips_per_s)
+        speed = there[len(there) // 2]
         architectures = len({r.variant for r in records})
         failed = max(len(r.result.failed) for r in records)
         row |= {
@@ -104,7 +107,7 @@ def _row(suite: Suite, entry: Entry, records: list[RunRecord]) -> dict[str, obje
             "n": f"{n}" + (f" ({failed} failed, counted wrong)" if failed else ""),
             "seeds": f"{len({r.seed for r in records})}"
             + (f" × {architectures} architectures" if architectures > 1 else ""),
-            "clips/s": f"{speed.clips_per_s:.3g} ±{100 * speed.spread:.0f} %",
+            "clips/s": f"{speed.clips_per_s:.3g} ±{100 * speed.spread:.0f} %" + (f" on {device}" if several else ""),
             "train": f"{sum(r.training.wall_s for r in records) / len(records) / 60:.1f} min",
         }
     else:
@@ -125,13 +128,17 @@ def _search_cost(entry: Entry, records: list[RunRecord]) -> str:
 
 
 def _against_random(suite: Suite, runs: dict[str, list[RunRecord]], folder: Path) -> dict[str, str]:
-    """Per entry, its top-1 minus that of the random architectures; by name."""
-    random = next((e.name for e in suite.entries if e.variants > 1), None)
-    cells = {name: "–" if records else NOT_RUN for name, records in runs.items()}
-    if not runs.get(random):
-        return cells
-    pairs = {name: (of, runs[random]) for name, of in runs.items() if of and name != random}
-    return cells | differences(pairs, folder)
+    """Per entry, its top-1 minus that of its control, see ``Suite.control``; by name."""
+    controls = {name: suite.control(suite.entry(name)) for name in runs}
+    first = next(e for e in suite.entries if e.variants > 1)
+    pairs, cells = {}, {}
+    for name, control in controls.items():
+        if runs[name] and control and runs.get(control.name):
+            pairs[name] = runs[name], runs[control.name]
+        cells[name] = "–" if runs[name] and control is None else NOT_RUN
+    for name, cell in differences(pairs, folder).items():
+        cells[name] = cell if controls[name] == first else f"{cell} against {controls[name].name}"
+    return cells
 
 
 def differences(pairs: dict[str, tuple[list[RunRecord], list[RunRecord]]], folder: Path) -> dict[str, str]:
@@ -157,6 +164,13 @@ def with_own(suite: Suite, records: list[RunRecord]) -> Suite:
     return replace(suite, entries=(*suite.entries, *own.values()))
 
 
+def runs_of(suite: Suite, records: list[RunRecord]) -> dict[str, list[RunRecord]]:
+    """The suite's records by entry, users' models behind its own; of random architectures, those that it compares."""
+    suite = with_own(suite, records)
+    mine = [r for r in records if r.suite == suite.name]
+    return {e.name: [r for r in mine if r.entry == e.name and r.variant < e.variants] for e in suite.entries}
+
+
 def table(suite: Suite, records: list[RunRecord], folder: Path | None = None) -> pd.DataFrame:
     """One row per entry; of the optional ones of an embedded suite, only what was run. Of records, only this suite's.
 
@@ -168,8 +182,8 @@ def table(suite: Suite, records: list[RunRecord], folder: Path | None = None) ->
     Raises:
         ValueError: records disagree on videos, or were made under another budget or protocol than the suite's.
     """
-    suite = with_own(suite, records)
-    records = [r for r in records if r.suite == suite.name and r.variant < suite.entry(r.entry).variants]
+    runs = runs_of(suite, records)
+    suite, records = with_own(suite, records), [r for mine in runs.values() for r in mine]
     for r in records:
         protocol = json.loads(json.dumps(asdict(suite.of(suite.entry(r.entry)).protocol)))
         if r.model.budget != (suite.gmacs or r.model.gmacs) or r.data.protocol != protocol:
@@ -183,10 +197,10 @@ def table(suite: Suite, records: list[RunRecord], folder: Path | None = None) ->
             f"records of suite {suite.name!r} are of {len(manifests)} different manifests "
             f"({', '.join(sorted(test for _, test in manifests))}); run the suite again on one copy of {suite.dataset}"
         )
-    runs = {e.name: [r for r in records if r.entry == e.name] for e in suite.entries}
     if suite.size:
         runs = {name: of for name, of in runs.items() if of or not suite.entry(name).optional}
-    frame = pd.DataFrame([_row(suite, suite.entry(name), of) for name, of in runs.items()])
+    several = len({r.throughput.device for r in records}) > 1
+    frame = pd.DataFrame([_row(suite, suite.entry(name), of, several) for name, of in runs.items()])
     if folder and any(e.variants > 1 for e in suite.entries):
         place = frame.columns.get_loc("top-5 % [95 %]")
         frame.insert(place, "− random, points [95 %]", list(_against_random(suite, runs, folder).values()))
@@ -230,9 +244,9 @@ def _notes(suite: Suite) -> str:
         "GMACs: multiply-accumulates of convolutions, linear layers and attention products at the test crop; "
         "GFLOPs = 2 × GMACs. Residual: against the budget. Intervals: Wilson, over videos. "
         "clips/s: forward passes of one view, fp32, spread = interquartile range / median.",
-        "− random: top-1 minus that of the random architectures; interval bootstrapped over videos in common, the "
-        "spread over runs by Student's t; a model of one run has no spread over runs in it. ▲ better, ▼ worse: holds "
-        "at 5 % after Holm's correction over the table."
+        "− random: top-1 minus that of random architectures, of the space that a model was searched in, else of "
+        "Auto-TSNet's; interval bootstrapped over videos in common, the spread over runs by Student's t; a model of "
+        "one run has no spread over runs in it. ▲ better, ▼ worse: holds at 5 % after Holm's correction over the table."
         if suite.gmacs
         else "Each model is trained and tested as its authors do, as far as its recipe in configs/native says: rows "
         "differ in far more than the model.",

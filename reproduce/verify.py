@@ -109,6 +109,11 @@ def _temporal(path: Path, results: Path) -> Iterator[str]:
         return
     pairs = [("n", found["n"], record.result.n), ("top1.natural", found["top1"]["natural"], record.result.top1)]
     pairs += [(f"top1.{o}", top1, sum(row[o] for row in found["classes"])) for o, top1 in found["top1"].items()]
+    if found["to_partner"] is not None:
+        pairs.append(("to_partner", found["to_partner"], sum(row["to_partner"] for row in found["classes"])))
+    points = 100 * (found["top1"]["natural"] - found["top1"]["shuffled"]) / found["n"]
+    pairs.append(("order_matters.points", round(found["order_matters"]["points"], 9), round(points, 9)))
+    pairs.append(("n of all classes", sum(row["n"] for row in found["classes"]), found["n"]))
     for what, said, is_ in pairs:
         if said != is_:
             yield f"{path}: {what} is {said}, recomputed it is {is_}"

@@ -1,7 +1,7 @@
 """mvit, quick recipe.
 
-A transformer from scratch needs longer: after these 450 steps it is still at chance on synthetic-kinetics, at a learning
-rate of 5e-3 (12.5 %) as at 1e-3 (12.0 %) and 3e-4 (14.8 %); n = 400.
+A transformer from scratch needs longer: after these 450 steps it is still at chance on synthetic-kinetics (n = 400), at
+a learning rate of 5e-3 (12.5 %) as at 1e-3 (12.0 %) and 3e-4 (14.8 %).
 """
 
 from mmengine.config import read_base

@@ -11,7 +11,7 @@ import pandas as pd
 from reproduce import tables
 from reproduce.data.manifest import DataError
 from reproduce.files import write_atomic
-from reproduce.records import Result, RunRecord, load_all, sha256
+from reproduce.records import Result, RunRecord, load_all, predictions, sha256
 from reproduce.records import score as correct
 from reproduce.suites import Suite
 
@@ -93,9 +93,10 @@ def restricted(record: RunRecord, source: Path, folder: Path, wanted: set[str]) 
 
     Raises:
         DataError: it was tested on none of them.
+        RecordError: its predictions are missing or edited.
     """
     name = record.result.predictions
-    table = pd.read_parquet(source / name)
+    table = predictions(record, source)
     table = table[table.id.isin(wanted)].reset_index(drop=True)
     if table.empty:
         raise DataError(f"{source / name} has none of the {len(wanted)} videos of the list; is it of another data set?")

@@ -48,6 +48,7 @@ from reproduce.lease import held
 from reproduce.measure.throughput import forward_throughput
 from reproduce.own import define
 from reproduce.progress import Progress
+from reproduce.protocol import Protocol
 from reproduce.records import (
     Data,
     Model,
@@ -380,13 +381,18 @@ def trained(spec: RunSpec, folder: Path) -> VideoClassifier:
     return model.eval()
 
 
+def videos_at_once(config: Config, protocol: Protocol) -> int:
+    """In a test: as many views as clips in a training step, no more than ``VIEWS``, one video at least."""
+    return max(1, min(config.batch, VIEWS) // protocol.views)
+
+
 def _test(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> None:
-    config, views = _config(spec), suite.protocol.views
+    config = _config(spec)
     dataset = TestVideos(manifest, suite.protocol)
     metric = Predictions(folder / "predictions.parquet", [v.id for v in manifest.videos], f"{spec.id} test")
     loader = DataLoader(
         dataset,
-        batch_sampler=metric.batches(max(1, min(config.batch, VIEWS) // views)),
+        batch_sampler=metric.batches(videos_at_once(config, suite.protocol)),
         num_workers=config.workers,
         prefetch_factor=1 if config.workers else None,  # 30 views of 16 × 224² are 72 MB of shared memory a video
     )

@@ -22,7 +22,7 @@ from autotsnet.registry import family
 from baselines.assemblenet import ASSEMBLENET_50, Graph
 from baselines.assemblenet.connections import dense, learned, pruned
 from baselines.assemblenet.evolution import EvolutionOptions, GraphEvolution, RandomGraphs, random_graph
-from reproduce.budget import solve
+from reproduce.budget import Solution, solve
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import schedule
@@ -34,6 +34,7 @@ from reproduce.suites import Suite
 
 load = Graph.load
 STRATEGIES = {"evolution": GraphEvolution, "random": RandomGraphs}
+DRAWS = 20  # of random graphs until one can be brought to the budget
 
 
 def identity(suite: Suite, config: Config) -> list:
@@ -61,8 +62,13 @@ def find(suite: Suite, config: Config, seed: int, manifest: Manifest, folder: Pa
 
 
 def draw(suite: Suite, config: Config, seed: int) -> Graph:
-    """A random over-connected graph, as evolution starts from; the width is solved afterwards."""
-    return random_graph(EvolutionOptions(), random.Random(seed))
+    """A random over-connected graph, as evolution starts from, the first that some width brings to the budget."""
+    rng = random.Random(seed)
+    for _ in range(DRAWS):
+        graph = random_graph(EvolutionOptions(), rng)
+        if _solution(suite, config, graph).matched:
+            break
+    return graph
 
 
 def _connections(suite, config, seed, manifest, folder, name) -> tuple[Graph, pd.DataFrame, dict]:
@@ -116,14 +122,22 @@ def _evolution(suite, config, seed, manifest, folder, name) -> tuple[Graph, pd.D
     return strategy.best(), pd.DataFrame(rows), dict(steps=steps, architectures=len(rows), clips=clips, wall_s=seconds)
 
 
+def _size(suite: Suite) -> dict[str, int]:
+    return dict(num_classes=suite.classes, frames=suite.protocol.sampling.frames, crop=suite.protocol.crops.size)
+
+
+def _solution(suite: Suite, config: Config, graph: Graph, **more) -> Solution:
+    """A graph at the suite's budget."""
+    fixed = {k: v for k, v in config.net.items() if k != "type"} | dict(graph=graph.to_dict(), **more)
+    assemblenet = family("assemblenet")
+    return solve(assemblenet.build, assemblenet.knobs, suite.gmacs, **_size(suite), fixed=fixed)
+
+
 def _fit(
     suite: Suite, config: Config, graph: Graph, seed: int, manifest: Manifest, epochs: float, folder: Path, name: str
 ) -> tuple[VideoClassifier, RunHook, int]:
     """Train a graph and its connection weights at the suite's budget; resumes."""
-    assemblenet, size = family("assemblenet"), suite.protocol
-    size = dict(num_classes=suite.classes, frames=size.sampling.frames, crop=size.crops.size)
-    fixed = {k: v for k, v in config.net.items() if k != "type"} | dict(graph=graph.to_dict(), learn_connections=True)
-    solution = solve(assemblenet.build, assemblenet.knobs, suite.gmacs, **size, fixed=fixed)
+    solution = _solution(suite, config, graph, learn_connections=True)
     torch.manual_seed(seed)
     steps, schedulers = schedule(Config(dict(config, epochs=epochs)), len(manifest.videos))
     hook = RunHook(seed, name, interval=config.checkpoint)
@@ -131,7 +145,9 @@ def _fit(
         config,
         folder,
         name,
-        model=VideoClassifier(assemblenet.build(**size, **solution.kwargs), label_smoothing=config.label_smoothing),
+        model=VideoClassifier(
+            family("assemblenet").build(**_size(suite), **solution.kwargs), label_smoothing=config.label_smoothing
+        ),
         train_dataloader=stream(manifest, config, suite, seed, steps),
         train_cfg=dict(type=StreamLoop, max_iters=steps),
         optim_wrapper=config.optim_wrapper,

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from mmengine.config import Config
 from tabulate import tabulate
 from torch.utils.data import DataLoader
 
@@ -20,7 +21,7 @@ from reproduce.data import synthetic
 from reproduce.data.datasets import TestVideos
 from reproduce.data.manifest import DataError, Manifest
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.local import trained
+from reproduce.engine.local import trained, videos_at_once
 from reproduce.files import write_json
 from reproduce.progress import Progress
 from reproduce.protocol import Protocol
@@ -38,7 +39,7 @@ ORDERS: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
 
 
 def reordered(
-    model: VideoClassifier, manifest: Manifest, protocol: Protocol, label: str = "temporal"
+    model: VideoClassifier, manifest: Manifest, protocol: Protocol, label: str = "temporal", batch_size: int = 8
 ) -> dict[str, pd.DataFrame]:
     """Predictions of a model under every order: ``id``, ``label``, ``error``, ``scores``.
 
@@ -49,10 +50,11 @@ def reordered(
         manifest: the videos.
         protocol: sampling and crops.
         label: for the progress line.
+        batch_size: videos at once.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, rows = model.to(device), {name: [] for name in ORDERS}
-    loader = DataLoader(TestVideos(manifest, protocol), batch_size=8)
+    loader = DataLoader(TestVideos(manifest, protocol), batch_size)
     with torch.inference_mode(), Progress(label, len(manifest.videos)) as progress:
         for batch in loader:
             clips, done = batch.pop("clips").to(device), len(rows["natural"])
@@ -109,20 +111,31 @@ def partners(s: Suite) -> tuple[int, ...] | None:
     return tuple(map(synthetic.partner, range(s.classes))) if s.layout == "ssv2" and s.root is None else None
 
 
+def is_run(folder: Path) -> bool:
+    """A folder is of a trained run, not of a search.
+
+    Raises:
+        DataError: it is of neither.
+    """
+    if folder.name.startswith("search-") and folder.is_dir():
+        return False
+    for name in ("spec.json", "model.safetensors"):
+        if not (folder / name).exists():
+            raise DataError(f"{folder} has no {name}: it is no folder of a trained run; name one of runs/<suite>/")
+    return True
+
+
 def temporal(folder: Path, cache: Path, results: Path) -> dict:
     """Diagnose a tested run; writes ``temporal/<suite>/<run>.json`` into the results.
 
     Args:
-        folder: a run folder with ``spec.json`` and ``model.safetensors``.
+        folder: see ``is_run``.
         cache: folder of the embedded videos.
         results: folder of records and tables.
 
     Raises:
-        DataError: no such run, or the videos are not those that it was tested on.
+        DataError: the videos are not those that it was tested on.
     """
-    for name in ("spec.json", "model.safetensors"):
-        if not (folder / name).exists():
-            raise DataError(f"{folder} has no {name}: it is no folder of a trained run; name one of runs/<suite>/")
     spec = RunSpec(**json.loads((folder / "spec.json").read_text()))
     s = suite(spec.suite)
     manifest = s.manifest("val", s.data_root(cache))
@@ -131,7 +144,9 @@ def temporal(folder: Path, cache: Path, results: Path) -> dict:
             f"{folder} was tested on manifest {spec.test_manifest}, {manifest.root} is {manifest.hash}; "
             "name the copy of the run"
         )
-    tables = reordered(trained(spec, folder), manifest, s.protocol, f"{spec.id} temporal")
+    protocol = s.protocol or s.of(s.entry(spec.entry)).protocol
+    batch = videos_at_once(Config.fromstring(spec.recipe, ".py"), protocol)  # as in its test: sums are rounded alike
+    tables = reordered(trained(spec, folder), manifest, protocol, f"{spec.id} temporal", batch)
     found = dict(suite=s.name, dataset=s.dataset, run=spec.hash, id=spec.id, test_manifest=manifest.hash)
     found |= diagnose(tables, manifest.classes, partners(s))
     write_json(results / "temporal" / s.name / f"{spec.id}.json", found)

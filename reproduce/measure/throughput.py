@@ -152,6 +152,8 @@ def sweep(
     device = next(net.parameters()).device
     rate, batch = 0.0, 1
     while batch <= largest:
+        if mode.compiled:
+            torch.compiler.reset()  # of one network, only eight shapes are compiled
         try:
             clips = mode.clips(batch, frames, crop, device)
             with mode.autocast(device):
@@ -219,7 +221,8 @@ def device_state(device: torch.device) -> str:
     if device.type != "cuda":
         return ""
     fields = "clocks.sm,clocks.max.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", f"--id={device.index or 0}"]
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    command.append(f"--id=GPU-{torch.cuda.get_device_properties(device).uuid}")
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):

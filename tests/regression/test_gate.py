@@ -63,7 +63,7 @@ def test_twenty_clean_repeats_pass(cache):
     for _ in range(20):
         found = rows(cache)
         assert not wrong(found)
-        assert len(found) == 8
+        assert len(found) == 9
 
 
 def test_a_wrong_stride_is_caught(cache, monkeypatch):
@@ -205,7 +205,7 @@ def test_accepting_is_the_one_way_to_move_an_expectation(cache, configs, tmp_pat
     found = rows(cache, ("instant",), configs)
     with pytest.raises(gate.GateError) as error:
         gate.check(found)
-    assert str(error.value).startswith("1 of 5 checks fail")
+    assert str(error.value).startswith("1 of 6 checks fail")
     assert "| x3d     | gate   | GMACs      | 0.5   | 0.0021" in str(error.value)
     with pytest.raises(ValueError, match="moves for a reason; give one"):
         gate.accept(found, " ", tmp_path / "CHANGES.md")
@@ -214,7 +214,7 @@ def test_accepting_is_the_one_way_to_move_an_expectation(cache, configs, tmp_pat
     assert "`tiny/x3d.json`, a wider stem: gate GMACs 0.5 → 0.0021" in lines[0]
     assert (tmp_path / "CHANGES.md").read_text().endswith(lines[0] + "\n")
     assert json.loads(path.read_text())["gate"]["GMACs"] == {"expected": right, "tolerance": 0.001}, "tolerance stays"
-    assert gate.check(rows(cache, ("instant",), configs)) == "5 checks are as expected"
+    assert gate.check(rows(cache, ("instant",), configs)) == "6 checks are as expected"
     assert gate.accept(rows(cache, ("instant",), configs), "again", tmp_path / "CHANGES.md") == []
 
 
@@ -251,10 +251,14 @@ def test_accuracies_of_the_quick_suites_must_lie_in_their_intervals(tmp_path):
 def test_the_command_line_fails_with_the_table(cache, monkeypatch):
     run = typer.testing.CliRunner().invoke
     good = run(cli.app, ["check", "--tiers", "instant", "--only", ENTRY, "--cache", str(cache)])
-    assert good.output.strip().endswith("5 checks are as expected"), good.exception
+    assert good.output.strip().endswith("6 checks are as expected"), good.exception
     monkeypatch.setattr(gate, "GATE", replace(gate.GATE, gmacs=0.003))
     bad = run(cli.app, ["check", "--tiers", "instant", "--only", ENTRY, "--cache", str(cache)])
     assert bad.exit_code != 0
     assert "| parameters " in str(bad.exception)
+    nobody = run(cli.app, ["check", "--tiers", "instant", "--only", "x3dd", "--cache", str(cache)])
+    assert "nothing to check of 'x3dd'; there is of: " in str(nobody.exception)
+    groundless = run(cli.app, ["accept", "--tiers", "inference", "--cache", str(cache)])
+    assert "moves for a reason; give one" in str(groundless.exception)
     unknown = run(cli.app, ["check", "--tiers", "later", "--cache", str(cache)])
     assert "unknown tier 'later'; known: instant, inference" in str(unknown.exception)

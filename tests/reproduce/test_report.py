@@ -36,7 +36,9 @@ def results(tmp_path_factory) -> Path:
     ]
     top1 = {o: sum(row[o] for row in rows) for o in ("natural", "shuffled", "reversed", "frozen")}
     found = dict(n=record.result.n, run=record.run, top1=top1, classes=rows, to_partner=None)
-    found["order_matters"] = dict(points=1.0, low=0.0, high=2.0, p=0.5)
+    found["order_matters"] = dict(
+        points=100 * (top1["natural"] - top1["shuffled"]) / found["n"], low=0.0, high=99.0, p=0.5
+    )
     temporal = folder / "results" / "temporal" / SUITE
     temporal.mkdir(parents=True)
     (temporal / "tsm-s0.json").write_text(json.dumps(found))
@@ -112,6 +114,7 @@ def test_verify_reads_diagnoses_and_the_page(results, tmp_path):
 
 
 def test_the_committed_page_shows_the_committed_tables():
+    assert (RESULTS / report.PAGE).exists()
     assert report.disagreement(RESULTS) is None
 
 

@@ -117,7 +117,8 @@ def test_predictions_edited_by_hand_are_named(tmp_path):
     table = pd.read_parquet(RECORDS / "tsm-s0.parquet")
     table.loc[0, "label"] = (table.label[0] + 1) % 8
     table.to_parquet(tmp_path / "tsm-s0.parquet", index=False)
-    with pytest.raises(RecordError, match=r"tsm-s0\.parquet: sha256 \w{12} is not the record's 7ef9bf6077a6"):
+    said = record("tsm-s0").result.predictions_sha256[:12]
+    with pytest.raises(RecordError, match=rf"tsm-s0\.parquet: sha256 \w{{12}} is not the record's {said}"):
         outcomes([(record("tsm-s0"), tmp_path)])
     with pytest.raises(RecordError, match=r"tsm-s0\.parquet cannot be read: No such file"):
         outcomes([(record("tsm-s0"), tmp_path / "nowhere")])
@@ -130,7 +131,9 @@ def test_two_manifests_are_refused_or_intersected_when_asked(tmp_path):
     fewer.loc[399, "label"] = (fewer.label[399] + 1) % 8  # in another copy the video has another label
     other = altered(tsm, tmp_path, fewer, test_manifest="0123456789ab")
     runs = [(x3d, RECORDS), (other, tmp_path)]
-    with pytest.raises(RecordError, match=r"0123456789ab and 838b7ee36d27 were made on different videos.*--common"):
+    with pytest.raises(
+        RecordError, match=rf"0123456789ab and {x3d.data.test_manifest} were made on different videos.*--common"
+    ):
         outcomes(runs)
     both = outcomes(runs, common=True)
     assert both.shape == (2, 299)
@@ -159,6 +162,10 @@ def test_compare_on_the_command_line(tmp_path):
     assert "1 against 2 runs" in two.output
     other = altered(record("tsm-s0"), tmp_path, pd.read_parquet(RECORDS / "tsm-s0.parquet")[:300], test_manifest="f00")
     other.save(tmp_path / "other.json")
+    mixed = command(app, ["compare", paths[0], paths[1], "--against", paths[2]])
+    assert "name different runs of one model in one suite" in str(mixed.exception)
+    twice = command(app, ["compare", paths[0], "--against", paths[1], "--against", paths[1]])
+    assert "name different runs of one model in one suite" in str(twice.exception)
     refused = ["compare", paths[0], "--against", str(tmp_path / "other.json")]
     assert isinstance(command(app, refused).exception, RecordError)
     assert "(300 videos" in command(app, [*refused, "--common"]).output

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from reproduce import tables
+from reproduce.records import load_all
 from reproduce.suites import SUITES
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -25,6 +26,23 @@ def test_without_records_costs_are_there_and_the_rest_is_not_run(name, tmp_path)
     assert gmacs.between(0.98 * SUITES[name].gmacs, 1.02 * SUITES[name].gmacs).all()
     assert (tmp_path / "tables" / f"{name}.csv").exists()
     assert ("literature" in text) == (SUITES[name].published is not None)
+
+
+def test_a_searched_model_is_set_against_random_ones_of_its_own_space():
+    suite = SUITES["kinetics-quick"]
+    controls = {e.name: (c := suite.control(e)) and c.name for e in suite.entries}
+    assert {name: c for name, c in controls.items() if c != "auto_tsnet_random"} == {
+        "auto_tsnet_random": None,
+        "assemblenet_random": None,
+        "pvnas_random": None,
+        "assemblenet_searched": "assemblenet_random",
+        "pvnas": "pvnas_random",
+    }
+    frame = tables.table(suite, load_all(RESULTS / "records" / suite.name), RESULTS / "records" / suite.name)
+    cells = dict(zip(frame.model.str.split().str[0], frame["− random, points [95 %]"], strict=True))
+    assert cells["pvnas"].endswith("against pvnas_random")
+    assert "against" not in cells["auto_tsnet"]
+    assert cells["pvnas_random"] == "–"
 
 
 def test_every_literature_value_has_its_source():

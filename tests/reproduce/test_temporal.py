@@ -14,7 +14,7 @@ from reproduce.data.datasets import TestVideos
 from reproduce.data.manifest import DataError
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import execute
-from reproduce.measure.temporal import ORDERS, diagnose, partners, reordered, temporal
+from reproduce.measure.temporal import ORDERS, diagnose, is_run, partners, reordered, temporal
 from reproduce.suites import SUITES, RunSpec
 
 SUITE = SUITES["ssv2-tiny"]
@@ -78,7 +78,10 @@ def test_a_run_is_diagnosed_on_what_it_was_tested_on(manifests, cache, tmp_path)
     with pytest.raises(DataError, match=r"tested on manifest 0123456789ab, .* is \w+; name the copy"):
         temporal(folder, cache, tmp_path)
     with pytest.raises(DataError, match=r"has no spec\.json: it is no folder of a trained run"):
-        temporal(tmp_path, cache, tmp_path)
+        is_run(tmp_path)
+    (tmp_path / "search-fpnas-s0-1a2b3c4d").mkdir()
+    searches = typer.testing.CliRunner().invoke(app, ["temporal", str(tmp_path / "search-fpnas-s0-1a2b3c4d"), *to])
+    assert "no run to diagnose, searches only" in str(searches.exception)
 
 
 def test_classes_are_ranked_by_what_order_is_worth():
