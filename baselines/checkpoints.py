@@ -364,6 +364,14 @@ def convert(
     return ours, source, [name for name in expected if name not in found]
 
 
+def _input(source: str, variant: str) -> str:
+    """What weights were trained on, by their authors' recipes; this suite's clips are RGB, mean 0.45, std 0.225."""
+    if source in ("mmaction2", "mit-han-lab") and not variant.startswith(("x3d", "mvit")):
+        return "RGB, mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
+    channels = "BGR" if source == "pyslowfast" and variant.endswith("_ssv2") else "RGB"
+    return f"{channels}, mean 0.45, std 0.225"
+
+
 def read(path: str | Path, variant: str, num_classes: int | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a checkpoint file of elsewhere, see ``convert``.
 
@@ -390,6 +398,7 @@ def read(path: str | Path, variant: str, num_classes: int | None = None) -> tupl
         "format": "pt",
         "variant": variant,
         "num_classes": str(len(ours["fc.bias"])),
+        "input": _input(source, variant),
         "source": source,
         "source_file": path.name,
         "source_sha256": _sha256(path),

@@ -62,11 +62,12 @@ GpusOption = Annotated[
 def on_ranks(gpus: int, runs: Path) -> bool:
     """Whether this process is to do the work; if not, ranks that this call started have done it."""
     from reproduce.engine.distributed import check_gpus, start
-    from reproduce.engine.torchrun import launch, machines
+    from reproduce.engine.torchrun import launch, machines_of_step
 
-    if "WORLD_SIZE" not in os.environ and max(1, gpus) * machines() > 1:
+    machines = machines_of_step()
+    if "WORLD_SIZE" not in os.environ and max(1, gpus) * machines > 1:
         check_gpus(gpus)
-        launch(max(1, gpus), sys.argv[1:], runs / "ranks")
+        launch(max(1, gpus), sys.argv[1:], runs / "ranks", machines)
         return False
     start()
     return True

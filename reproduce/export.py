@@ -69,7 +69,8 @@ def export_run(folder: Path, out: Path | None = None) -> Exported:
         if not (folder / name).exists():
             raise ValueError(f"{folder} {what}: it has no {name}; run folders are runs/<suite>/<entry>-s<seed>-<hash>")
     spec = RunSpec(**json.loads((folder / "spec.json").read_text()))
-    frames, crop = spec.protocol["sampling"]["frames"], spec.protocol["crops"]["size"]
+    crops = spec.protocol["crops"]
+    frames, crop = spec.protocol["sampling"]["frames"], crops.get("test_size", crops["size"])
     return export(trained(spec, folder).net, frames, crop, out or folder)
 
 

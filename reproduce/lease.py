@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from reproduce.files import OutputError
 
@@ -36,6 +37,15 @@ def machine() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def _let_go() -> None:
+    for file in _locks:
+        file.close()
+
+
+_locks: set[IO] = set()  # a forked child, such as a worker that decodes, must not hold them when the holder is dead
+os.register_at_fork(after_in_child=_let_go)
+
+
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Hold a folder against all processes that see it; a dead holder lets go at once here, after ``EXPIRY`` elsewhere.
@@ -44,21 +54,24 @@ def held(folder: Path) -> Iterator[None]:
         HeldError: another process holds it.
         OutputError: it cannot be made or written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "a") as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(folder / ".lock", "a"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise HeldError(f"another process is at work on {folder}; wait for it, or stop it") from error
-            with leased(folder, machine()):
-                yield
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {error.filename or folder}: {error.strerror}; choose another folder (--runs)"
-        ) from error
+            _locks.add(file)
+            stack.callback(_locks.discard, file)
+            stack.enter_context(leased(folder, machine()))
+        except OutputError:
+            raise
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {error.filename or folder}: {error.strerror}; choose another folder (--runs)"
+            ) from error
+        yield
 
 
 @contextlib.contextmanager

@@ -46,8 +46,9 @@ class Sampling:
     def test(self, total: int) -> np.ndarray:
         """Indices of the test clips, clips × T.
 
-        Sources: dense clips start evenly from the first to the last possible frame (PySlowFast
-        ``slowfast/datasets/decoder.py``); segments' middles (TSM ``ops/dataset.py``, PySlowFast ``ssv2.py``).
+        Sources: dense clips start evenly from the first to the last possible frame (pytorchvideo's
+        ``ConstantClipsPerVideoSampler``, PySlowFast with ``TEST.USE_OFFSET_SAMPLING``); segments' middles (TSM
+        ``ops/dataset.py``, PySlowFast ``ssv2.py``).
         """
         if self.kind == "dense":
             slack = max(0, total - ((self.frames - 1) * self.stride + 1))

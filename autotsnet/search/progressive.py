@@ -266,8 +266,7 @@ class ProgressiveSearchLoop(BaseLoop):
         step = ImportanceAccumulator(parameters, temperature_of(likelihood, clips))
         losses = []
         for code in codes:
-            with runner.optim_wrapper.optim_context(runner.model):
-                loss = self._loss(train, code)
+            loss = self._loss(train, code)
             losses.append(self._mean(loss.detach()))
             step.backward(loss, -losses[-1])
         try:
@@ -298,7 +297,8 @@ class ProgressiveSearchLoop(BaseLoop):
         losses = []
         for clips, label in parts:
             data = model.data_preprocessor(dict(clips=clips, label=label), True)
-            losses.append(model(**data, mode="loss", architecture=architecture)["loss"])
+            with self.runner.optim_wrapper.optim_context(model):
+                losses.append(model(**data, mode="loss", architecture=architecture)["loss"])
         return torch.stack(losses).mean()
 
     @torch.no_grad()

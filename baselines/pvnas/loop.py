@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,15 @@ class GradientSearchLoop(BaseLoop):
         dataloader: for the weights, over a stream.
         held_out: for the distribution, over a stream.
         search: the distribution.
+        passes: of each step; the wrapper's ``accumulative_counts``.
         rates: of both; also says how many steps there are, of the warm-up and in all.
     """
 
-    def __init__(self, runner: Runner, dataloader, *, held_out, search: GradientSearch, rates: DiverseRates) -> None:
+    def __init__(
+        self, runner: Runner, dataloader, *, held_out, search: GradientSearch, rates: DiverseRates, passes: int = 1
+    ) -> None:
         super().__init__(runner, dataloader)
-        self.held_out, self.search, self.rates = held_out, search, rates
+        self.held_out, self.search, self.rates, self.passes = held_out, search, rates, passes
         self._iter = self._epoch = 0
         self.stop_training = False
         self._journal: list[list[float]] = []  # per step, see COLUMNS
@@ -46,45 +50,50 @@ class GradientSearchLoop(BaseLoop):
         runner.call_hook("before_train")
         runner.call_hook("before_train_epoch")
         runner.model.train()
-        self.dataloader.sampler.step = self.held_out.sampler.step = self._iter
-        for train, held_out in zip(self.dataloader, self.held_out, strict=True):
-            runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=train)
+        runner.optim_wrapper.initialize_count_status(
+            runner.model, self._iter * self.passes, self.max_iters * self.passes
+        )
+        self.dataloader.sampler.step, self.held_out.sampler.step = self._iter, max(self._iter, self.rates.warmup)
+        train_batches, held_out_batches = iter(self.dataloader), iter(self.held_out)
+        while self._iter < self.max_iters and not self.stop_training:
+            train = list(islice(train_batches, self.passes))
+            held_out = list(islice(held_out_batches, self.passes)) if self._iter >= self.rates.warmup else []
+            runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=train[0])
             outputs = self.step(train, held_out)
-            runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=train, outputs=outputs)
+            runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=train[0], outputs=outputs)
             self._iter += 1
-            if self.stop_training or self._iter == self.max_iters:
-                break
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
         return runner.model
 
-    def step(self, train: dict, held_out: dict) -> dict[str, Any]:
-        """One step of the weights and, after the warm-up, one of the distribution."""
+    def step(self, train: list[dict], held_out: list[dict]) -> dict[str, Any]:
+        """One step of the weights and, after the warm-up, one of the distribution; a batch per pass."""
         optimiser = self.runner.optim_wrapper
         weights_rate, alpha_rate = self.rates(self._iter)
         for group in optimiser.param_groups:
             group["lr"] = weights_rate
         choices, gates = self.search.draw()
-        optimiser.zero_grad()
-        loss = self._loss(train, (choices, gates.detach()))
-        optimiser.update_params(loss)
-        judged = torch.tensor(float("nan"))
-        if self._iter >= self.rates.warmup:
+        losses = []
+        for batch in train:
+            losses.append(self._loss(batch, (choices, gates.detach())))
+            optimiser.update_params(losses[-1])
+        loss, judged = torch.stack([x.detach() for x in losses]).mean(), float("nan")
+        if held_out:
             choices, gates = self.search.draw()
-            judged = self._loss(held_out, (choices, gates))
-            self.search.learn(judged, alpha_rate)
+            judged = self.search.learn((self._loss(batch, (choices, gates)) for batch in held_out), alpha_rate)
         numbers = dict(
             gmacs=self.search.expected_macs().detach().item() / 1e9,
             diversity=self.search.diversity(),
             entropy=self.search.entropy(),
         )
-        self._journal.append([loss.item(), judged.item(), *numbers.values()])
+        self._journal.append([loss.item(), judged, *numbers.values()])
         self._paths.append(choices)
-        return dict(loss=loss.detach(), **numbers)
+        return dict(loss=loss, **numbers)
 
     def _loss(self, batch: dict, path: tuple[list[int], torch.Tensor]) -> torch.Tensor:
         model = self.runner.model
-        return model(**model.data_preprocessor(batch, True), mode="loss", architecture=path)["loss"]
+        with self.runner.optim_wrapper.optim_context(model):
+            return model(**model.data_preprocessor(batch, True), mode="loss", architecture=path)["loss"]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything beside weights and optimiser; tensors and plain data."""

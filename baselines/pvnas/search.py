@@ -8,6 +8,7 @@ searched networks diverse; its formula is not public, ``DiverseRates`` is ours.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,14 +118,27 @@ class GradientSearch:
         p = soft.gather(1, choices[:, None])[:, 0]
         return choices.tolist(), 1 + p - p.detach()
 
-    def learn(self, loss: Tensor, rate: float) -> None:
-        """One step of the distribution on a held-out loss that was computed through the gates of a draw."""
+    def learn(self, losses: Iterable[Tensor], rate: float) -> float:
+        """One step of the distribution, and the mean of the held-out losses.
+
+        Args:
+            losses: of parts of a batch, computed through the gates of one draw; taken one by one, so that only one
+                part's graph need be in memory.
+            rate: learning rate.
+        """
         for group in self._adam.param_groups:
             group["lr"] = rate
         self._adam.zero_grad()
         cost = (self.expected_macs() / self.target - 1).abs()
-        self.alpha.grad = torch.autograd.grad(loss + self.cost_weight * cost.to(loss.dtype), self.alpha)[0]
+        (of_cost,) = torch.autograd.grad(self.cost_weight * cost, self.alpha)
+        values, gradients = [], []
+        for loss in losses:
+            gradients.append(torch.autograd.grad(loss, self.alpha, retain_graph=True)[0])  # the gates' part is shared
+            values.append(loss.item())
+            del loss  # its graph goes before the next one comes
+        self.alpha.grad = torch.stack(gradients).mean(0) + of_cost
         self._adam.step()
+        return sum(values) / len(values)
 
     def expected_macs(self) -> Tensor:
         """Mean MACs of the networks that are drawn."""

@@ -1,8 +1,12 @@
 """SlowFast's and Slow's own recipe on Kinetics-400 (facebookresearch/SlowFast configs/Kinetics/SLOWFAST_8x8_R50.yaml).
 
-64 clips a step on 8 GPUs at a learning rate of 0.1 (linear in the batch), half a cosine over 196 epochs after 34 of
-warm-up, Nesterov momentum (slowfast/config/defaults.py), no clipping; batch norm of 8 clips per GPU, recalibrated with
-200 batches; tested with 10 clips × 3 crops of 256². Departs in one thing: the warm-up starts at 0.001, not at 0.01.
+64 clips a step on 8 GPUs at a learning rate of 0.1 (linear in the batch), half a cosine over 196 epochs, the first 34
+of them warm-up, Nesterov momentum (slowfast/config/defaults.py), no clipping; batch norm of 8 clips per GPU,
+recalibrated with 200 batches; tested with 10 clips × 3 crops of 256².
+
+Departs in four things: the warm-up starts at 0.001, not at 0.01, and follows the cosine while it rises; its clips are
+windows of the video's own frames, theirs of 30 frames a second; its ten clips begin evenly from the first to the last
+frame possible, as theirs do with TEST.USE_OFFSET_SAMPLING, by default theirs end a tenth before that.
 """
 
 from mmengine.optim import OptimWrapper
@@ -13,6 +17,7 @@ batch = 64
 reference_batch = 64  # of the learning rate; another batch scales it
 sub_batch = 8  # clips that batch norm sees together
 warmup = 34 / 196
+cosine_from_start = True
 workers = 12
 label_smoothing = 0.0
 optim_wrapper = dict(

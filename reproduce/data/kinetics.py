@@ -50,12 +50,13 @@ def load(root: str | Path, split: str, dataset: str = NAME) -> Manifest:
         raise DataError(f"KINETICS_ROOT={root} is no folder; {README}")
     annotation = _annotation(root, split)
     rows = _read(annotation)
+    if dataset == NAME:
+        _check_label_maps(root)
     folders = _folders(root, split)
     if not isinstance(rows[0], dict):
         videos = _listed(root, annotation, rows, folders)
         return Manifest(dataset, split, root, CLASSES, videos)
     if dataset == NAME:
-        _check_label_maps(root)
         classes = CLASSES
     else:
         classes = tuple(sorted({r["label"] for r in _read(_annotation(root, "train"))}))

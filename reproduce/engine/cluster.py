@@ -12,13 +12,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from reproduce.engine.local import Job
+from reproduce.engine.local import Job, check_searches
 from reproduce.engine.torchrun import launch
 from reproduce.suites import SUITES, suite
 
 PAUSE = 15.0  # seconds before a run that another process holds, or that was preempted, is tried again
 LOSSES = 5  # lost workers per run: more are the run's own doing, such as too much memory
-PASSED = ("OMP_WAIT_POLICY", "WANDB_PROJECT", "WANDB_MODE", "WANDB_API_KEY", "MLFLOW_TRACKING_URI", "TRACEBACK")
+PASSED = ("ALLOW_PARTIAL", "DECODER", "OMP_WAIT_POLICY", "TRACEBACK")
+PASSED += ("WANDB_PROJECT", "WANDB_MODE", "WANDB_API_KEY", "MLFLOW_TRACKING_URI")
 
 
 class ClusterError(RuntimeError):
@@ -28,7 +29,7 @@ class ClusterError(RuntimeError):
 def work(job: Job, gpus: int, cache: Path, runs: Path, results: Path) -> None:
     """A task: one run, in this process or on ranks of its own."""
     if gpus > 1:
-        launch(gpus, job.arguments(cache, runs, results), runs / "ranks")
+        launch(gpus, job.arguments(cache, runs, results), runs / "ranks", machines=1)
     else:
         job.run(cache, runs, results)
 
@@ -54,6 +55,7 @@ def run_jobs(todo: list[Job], cache: Path, runs: Path, results: Path, gpus: int 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # for a cluster that is started here
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     suite(todo[0].suite).data_root(cache)  # embedded videos are generated once, here
+    check_searches(todo, cache, runs, gpus)
     variables = {k: os.environ[k] for k in (*PASSED, *(s.root for s in SUITES.values() if s.root)) if k in os.environ}
     here = Path(__file__).resolve().parent.parent.parent  # this code, not one that a machine has installed
     ray.init(logging_level="ERROR", runtime_env=dict(env_vars=variables | dict(PYTHONPATH=str(here))))

@@ -42,7 +42,7 @@ from reproduce.engine.runner import (
     ignore_sigterm,
     resume_from,
 )
-from reproduce.engine.searching import resolved
+from reproduce.engine.searching import check_searchable, resolved, search_config
 from reproduce.files import write_atomic, write_json
 from reproduce.lease import held
 from reproduce.measure.throughput import forward_throughput
@@ -249,8 +249,19 @@ def jobs(suite: Suite, entries: list[str], seeds: list[int], variant: int | None
     ]
 
 
+def check_searches(todo: list[Job], cache: Path, runs: Path, ranks: int) -> None:
+    """Before hours of work: raise a ValueError where a search cannot be done on so many ranks."""
+    suite = suite_named(todo[0].suite)
+    searched = [(e, job.seed) for job in todo if (e := suite.entry(job.entry)).search and e.variants == 1]
+    if ranks > 1 and searched:
+        train = suite.manifest("train", suite.data_root(cache))
+        for entry, seed in searched:
+            check_searchable(suite, search_config(entry), seed, train, runs, ranks)
+
+
 def run_jobs(todo: list[Job], cache: Path, runs: Path, results: Path) -> None:
     """One run after the other."""
+    check_searches(todo, cache, runs, get_world_size())
     for i, job in enumerate(todo, 1):
         job.run(cache, runs, results, f"{i}/{len(todo)}")
 
@@ -258,11 +269,13 @@ def run_jobs(todo: list[Job], cache: Path, runs: Path, results: Path) -> None:
 def schedule(config: Config, videos: int) -> tuple[int, list[dict]]:
     """Steps of the training, and its learning rate, per step: a linear rise, then half a cosine to zero.
 
-    With ``milestones``, shares of the training like ``warmup``, it falls to a tenth at each of them instead.
+    With ``cosine_from_start``, as in PySlowFast by default, the cosine runs over the whole training, times the rise.
+    With ``milestones``, shares of the training like ``warmup``, the rate falls to a tenth at each of them instead.
     """
     steps = math.ceil(config.epochs * videos / config.batch)
     warmup = max(1, round(config.warmup * steps))
-    fall = dict(type=CosineAnnealingLR, eta_min=0.0, begin=warmup, end=steps, T_max=steps - warmup, by_epoch=False)
+    begin = 0 if config.get("cosine_from_start") else warmup
+    fall = dict(type=CosineAnnealingLR, eta_min=0.0, begin=begin, end=steps, T_max=steps - begin, by_epoch=False)
     if config.get("milestones"):
         fall = dict(type=MultiStepLR, milestones=[round(m * steps) for m in config.milestones], by_epoch=False)
     return steps, [dict(type=LinearLR, start_factor=0.01, begin=0, end=warmup, by_epoch=False), fall]

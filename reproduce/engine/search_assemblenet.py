@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size
+from torch import nn
 
 from autotsnet.registry import family
 from baselines.assemblenet import ASSEMBLENET_50, Graph
@@ -25,7 +25,7 @@ from baselines.assemblenet.evolution import EvolutionOptions, GraphEvolution, Ra
 from reproduce.budget import Solution, solve
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.local import schedule
+from reproduce.engine.local import optimiser, passes, schedule
 from reproduce.engine.runner import DivergedError, RunHook, StreamLoop, build_runner, resume_from
 from reproduce.engine.searching import halves, stream
 from reproduce.files import write_atomic, write_json
@@ -34,19 +34,19 @@ from reproduce.suites import Suite
 
 load = Graph.load
 STRATEGIES = {"evolution": GraphEvolution, "random": RandomGraphs}
+ONE_DEVICE = True
 DRAWS = 20  # of random graphs until one can be brought to the budget
 
 
 def identity(suite: Suite, config: Config) -> list:
     """Network, options and recipe."""
     recipe = Config(dict(net=config.net, optim=config.optim_wrapper, options=config.options)).pretty_text
-    return [recipe, config.strategy, config.epochs, config.batch, config.warmup, repr(suite.protocol)]
+    more = [config.get(key) for key in ("label_smoothing", "milestones", "amp", "sub_batch", "reference_batch")]
+    return [recipe, config.strategy, config.epochs, config.batch, config.warmup, repr(suite.protocol), more]
 
 
 def find(suite: Suite, config: Config, seed: int, manifest: Manifest, folder: Path, name: str) -> None:
     """Search, or continue to; the files are whole when ``search.json`` is there."""
-    if get_world_size() > 1:
-        raise ValueError("the search of assemblenet runs on one device; start it without torchrun")
     if config.strategy == "connections":
         graph, journal, cost = _connections(suite, config, seed, manifest, folder, name)
     elif config.strategy in STRATEGIES:
@@ -141,6 +141,7 @@ def _fit(
     torch.manual_seed(seed)
     steps, schedulers = schedule(Config(dict(config, epochs=epochs)), len(manifest.videos))
     hook = RunHook(seed, name, interval=config.checkpoint)
+    parts, _ = passes(config, 1)
     runner = build_runner(
         config,
         folder,
@@ -148,9 +149,9 @@ def _fit(
         model=VideoClassifier(
             family("assemblenet").build(**_size(suite), **solution.kwargs), label_smoothing=config.label_smoothing
         ),
-        train_dataloader=stream(manifest, config, suite, seed, steps),
-        train_cfg=dict(type=StreamLoop, max_iters=steps),
-        optim_wrapper=config.optim_wrapper,
+        train_dataloader=stream(manifest, config, suite, seed, steps, parts),
+        train_cfg=dict(type=StreamLoop, max_iters=steps, passes=parts),
+        optim_wrapper=optimiser(config, parts),
         param_scheduler=schedulers,
         custom_hooks=[hook],
         randomness=dict(seed=seed),
@@ -164,5 +165,8 @@ def _fit(
 def _log_likelihood(model: VideoClassifier, batches: list[dict]) -> float:
     """Mean per held-out clip; with the statistics of each batch, as those that training averaged are young."""
     model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
     losses = [model(**model.data_preprocessor(b, True), mode="loss")["loss"].item() for b in batches]
     return -sum(losses) / len(losses)

@@ -23,6 +23,7 @@ from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions, s
 from autotsnet.space import SearchSpace, preset
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
+from reproduce.engine.local import optimiser
 from reproduce.engine.runner import LAST, RunHook, build_runner, resume_from
 from reproduce.engine.searching import halves, stream
 from reproduce.files import write_atomic, write_json
@@ -31,12 +32,14 @@ from reproduce.records import Search
 from reproduce.suites import Suite
 
 load = TwoStreamArchitecture.load
+ONE_DEVICE = False
 
 
 def identity(suite: Suite, config: Config) -> list:
     """Space, options, protocol and recipe."""
-    optimiser = Config(dict(o=config.optim_wrapper)).pretty_text
-    recipe = [optimiser, config.batch, config.warmup, config.fair, config.label_smoothing]
+    wrapper = Config(dict(o=config.optim_wrapper)).pretty_text
+    recipe = [wrapper, config.batch, config.warmup, config.fair, config.label_smoothing]
+    recipe += [config[key] for key in ("amp", "reference_batch") if config.get(key)]
     return [asdict(space_of(suite, config)), asdict(search_options(config)), asdict(suite.protocol), recipe]
 
 
@@ -85,7 +88,7 @@ def find(suite: Suite, config: Config, seed: int, manifest: Manifest, folder: Pa
         model=VideoClassifier(net, label_smoothing=config.label_smoothing),
         train_dataloader=dataloader,
         train_cfg=loop,
-        optim_wrapper=config.optim_wrapper,
+        optim_wrapper=optimiser(config, 1),
         param_scheduler=[
             dict(type=LinearLR, start_factor=0.01, begin=0, end=max(1, round(config.warmup * steps)), by_epoch=False)
         ],

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size
 
 from autotsnet.meta import on_meta
 from autotsnet.registry import family
@@ -19,6 +18,7 @@ from baselines.pvnas.network import PVNet
 from reproduce.budget import solve
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
+from reproduce.engine.local import optimiser, passes
 from reproduce.engine.runner import LAST, RunHook, build_runner, resume_from
 from reproduce.engine.searching import halves, stream
 from reproduce.files import write_atomic, write_json
@@ -26,11 +26,14 @@ from reproduce.plots import draw_trajectory
 from reproduce.records import Search
 from reproduce.suites import Suite
 
+ONE_DEVICE = True
+
 
 def identity(suite: Suite, config: Config) -> list:
     """Network, options and recipe."""
     recipe = Config(dict(net=config.net, optim=config.optim_wrapper, options=config.options)).pretty_text
-    return [recipe, config.batch, config.label_smoothing, repr(suite.protocol), list(CANDIDATES)]
+    more = [config.get(key) for key in ("warmup", "amp", "sub_batch", "reference_batch")]
+    return [recipe, config.batch, config.label_smoothing, repr(suite.protocol), list(CANDIDATES), more]
 
 
 def supernet(suite: Suite, config: Config) -> tuple[PVNet, GradientSearch]:
@@ -53,25 +56,25 @@ def supernet(suite: Suite, config: Config) -> tuple[PVNet, GradientSearch]:
 
 def find(suite: Suite, config: Config, seed: int, manifest: Manifest, folder: Path, name: str) -> None:
     """Search, or continue to; the files are whole when ``search.json`` is there."""
-    if get_world_size() > 1:
-        raise ValueError("the search of pvnas runs on one device; start it without torchrun")
     torch.manual_seed(seed)
     net, search = supernet(suite, config)
     search.generator.manual_seed(seed)
     options = config.options
-    peak, rise = config.optim_wrapper.optimizer.lr, round(config.warmup * (options.warmup + options.steps))
+    parts, _ = passes(config, 1)
+    wrapper = optimiser(config, parts)
+    peak, rise = wrapper["optimizer"]["lr"], round(config.warmup * (options.warmup + options.steps))
     rates = DiverseRates(options.steps, peak, options.alpha, options.diverse, options.warmup, rise)
     weights, alpha = halves(manifest, seed)
     hook = RunHook(seed, name, interval=config.checkpoint)
-    held_out = stream(alpha, config, suite, seed)
+    held_out = stream(alpha, config, suite, seed, passes=parts)
     runner = build_runner(
         config,
         folder / "train",
         name,
         model=VideoClassifier(net, label_smoothing=config.label_smoothing),
-        train_dataloader=stream(weights, config, suite, seed),
-        train_cfg=dict(type=GradientSearchLoop, held_out=held_out, search=search, rates=rates),
-        optim_wrapper=config.optim_wrapper,
+        train_dataloader=stream(weights, config, suite, seed, passes=parts),
+        train_cfg=dict(type=GradientSearchLoop, held_out=held_out, search=search, rates=rates, passes=parts),
+        optim_wrapper=wrapper,
         custom_hooks=[hook],
         randomness=dict(seed=seed),
         **resume_from(folder / "train"),

@@ -56,8 +56,8 @@ def halves(manifest: Manifest, seed: int) -> tuple[Manifest, Manifest]:
     return manifest.subset(tuple(first)), manifest.subset(tuple(second))
 
 
-def stream(half: Manifest, config: Config, suite: Suite, seed: int, steps: int = 10**9) -> DataLoader:
-    """Batches of clips, ``config.batch`` over all ranks.
+def stream(half: Manifest, config: Config, suite: Suite, seed: int, steps: int = 10**9, passes: int = 1) -> DataLoader:
+    """Batches of clips, ``config.batch`` over all ranks and so many passes.
 
     Raises:
         ValueError: the batch does not divide among the ranks.
@@ -68,7 +68,7 @@ def stream(half: Manifest, config: Config, suite: Suite, seed: int, steps: int =
     dataset = TrainClips(half, suite.protocol, seed)
     return DataLoader(
         dataset,
-        config.batch // world,
+        config.batch // world // passes,
         sampler=StreamSampler(dataset, config.batch // world, steps, get_rank(), world),
         num_workers=config.workers,
         worker_init_fn=ignore_sigterm,
@@ -91,9 +91,28 @@ def search_config(entry: Entry, strategy: str = "", progressive: bool = True) ->
         raise ValueError(f"entry {entry.name!r} is not searched for")
     config = Config.fromfile(str(CONFIGS / entry.search))
     config.net = Config.fromfile(str(CONFIGS / entry.config)).net
+    config.entry = entry.name
     config.strategy = strategy or config.strategy
     config.progressive = progressive
     return config
+
+
+def folder_of(suite: Suite, config: Config, seed: int, train: Manifest, runs: Path) -> Path:
+    """Where a search leaves what it finds: another for whatever changes the search."""
+    identity = json.dumps([method(config).identity(suite, config), seed, train.hash, suite.gmacs], sort_keys=True)
+    kind = config.strategy if config.progressive else f"{config.strategy}-joint"
+    return runs / suite.name / f"search-{kind}-s{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+
+def check_searchable(suite: Suite, config: Config, seed: int, train: Manifest, runs: Path, ranks: int) -> None:
+    """Raise a ValueError where a search is still to be done on more ranks than the one that it can use."""
+    if ranks < 2 or not method(config).ONE_DEVICE:
+        return
+    if not (folder_of(suite, config, seed, train, runs) / "search.json").exists():
+        raise ValueError(
+            f"GPUs: {ranks}, but the search of {config.method} runs on one; first, without --gpus or GPUS: "
+            f"python -m reproduce search {suite.name} --entry {config.entry} --seeds {seed}"
+        )
 
 
 def search(suite: Suite, config: Config, seed: int, train: Manifest, runs: Path) -> Found:
@@ -109,15 +128,13 @@ def search(suite: Suite, config: Config, seed: int, train: Manifest, runs: Path)
     Raises:
         SearchError: the budget is out of the space's range, or no sampled architecture has a finite loss.
         OutputError: a folder cannot be written.
+        ValueError: see ``check_searchable``.
     """
-    how = method(config)
-    identity = json.dumps([how.identity(suite, config), seed, train.hash, suite.gmacs], sort_keys=True)
-    kind = config.strategy if config.progressive else f"{config.strategy}-joint"
-    name = f"search-{kind}-s{seed}"
-    folder = runs / suite.name / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    how, folder = method(config), folder_of(suite, config, seed, train, runs)
+    check_searchable(suite, config, seed, train, runs, get_world_size())
     if not agreed((folder / "search.json").exists()):
         with held(folder) if get_rank() == 0 else nullcontext():
-            how.find(suite, config, seed, train, folder, name)
+            how.find(suite, config, seed, train, folder, folder.name.rpartition("-")[0])
     cost = Search(**json.loads((folder / "search.json").read_text()))
     return Found(how.load(folder / "architecture.json"), cost, folder)
 

@@ -37,12 +37,12 @@ class RankError(RuntimeError):
         return self.args[0]
 
 
-def machines() -> int:
+def machines_of_step() -> int:
     """How many machines run this command: those of the Slurm step, else this one."""
     return int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
 
 
-def launch(ranks: int, arguments: list[str], logs: Path) -> None:
+def launch(ranks: int, arguments: list[str], logs: Path, machines: int) -> None:
     """Run ``python -m reproduce`` with these arguments on so many ranks here, and as many on each other machine.
 
     Only the first rank of a machine speaks; what the others say is kept in ``logs``. SIGTERM goes on to the ranks,
@@ -52,21 +52,22 @@ def launch(ranks: int, arguments: list[str], logs: Path) -> None:
         ranks: processes on this machine.
         arguments: of the command line.
         logs: folder for the output of the other ranks.
+        machines: that run this command, see ``machines_of_step``.
 
     Raises:
         PreemptedError: SIGTERM; the same command goes on.
         RankError: a rank failed.
         OutputError: ``logs`` cannot be written.
     """
-    several = machines() > 1
+    several = machines > 1
     name = os.environ["SLURM_JOB_ID"] if several else uuid.uuid4().hex
     try:
         specs = DefaultLogsSpecs(str(logs), redirects={r: Std.ALL for r in range(1, ranks)})
     except OSError as error:
         raise OutputError(f"cannot write {logs}: {error.strerror or error}; choose another folder (--runs)") from error
     config = LaunchConfig(
-        min_nodes=machines(),
-        max_nodes=machines(),
+        min_nodes=machines,
+        max_nodes=machines,
         nproc_per_node=ranks,
         run_id=name,
         rdzv_backend="c10d",

@@ -271,6 +271,7 @@ def test_a_file_becomes_a_model_in_two_steps_and_a_file_of_mmaction2(x3d_m, tmp_
     assert header["source_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert (header["source"], header["variant"], header["map_version"]) == ("pytorchvideo", "x3d_m", "1")
     assert json.loads(header["unused"]) == ["cfg", "epoch"]
+    assert header["input"] == "RGB, mean 0.45, std 0.225"
     assert {name.rsplit(".", 1)[0] for name in json.loads(header["made_up"])} == {"layer1.0.downsample.bn"}
 
     code, _ = cli(monkeypatch, capsys, "export-weights", out, "--out", tmp_path / "x3d_m.pth")

@@ -48,14 +48,19 @@ def to_the_end(*arguments) -> searching.Found:
 
 
 @pytest.mark.parametrize(
-    ("entry", "strategy", "architectures"),
-    [("pvnas", "gradient", 10), ("assemblenet_searched", "connections", 1), ("assemblenet_searched", "evolution", 3)],
+    ("entry", "strategy", "architectures", "at"),
+    [
+        ("pvnas", "gradient", 10, 1),
+        ("pvnas", "gradient", 10, 6),  # after its last step
+        ("assemblenet_searched", "connections", 1, 1),
+        ("assemblenet_searched", "evolution", 3, 1),
+    ],
 )
-def test_an_interrupted_search_ends_the_same(tiny, tmp_path, monkeypatch, entry, strategy, architectures):
+def test_an_interrupted_search_ends_the_same(tiny, tmp_path, monkeypatch, entry, strategy, architectures, at):
     s, train = tiny
     config = searching.search_config(s.entry(entry), strategy)
     whole = searching.search(s, config, 0, train, tmp_path / "whole")
-    interrupted(monkeypatch, at=1)
+    interrupted(monkeypatch, at)
     parts = to_the_end(s, config, 0, train, tmp_path / "parts")
     assert parts.architecture == whole.architecture
     assert parts.cost.model_dump(exclude={"wall_s"}) == whole.cost.model_dump(exclude={"wall_s"})
@@ -63,6 +68,30 @@ def test_an_interrupted_search_ends_the_same(tiny, tmp_path, monkeypatch, entry,
     pd.testing.assert_frame_equal(*journals)
     assert whole.cost.architectures == architectures
     assert searching.method(config).load(whole.folder / "architecture.json") == whole.architecture
+
+
+def test_a_search_in_passes_is_the_same_but_for_batch_norm(tiny, tmp_path):
+    s, train = tiny
+    config = searching.search_config(s.entry("pvnas"))
+    config.update(batch=8, sub_batch=4, amp="bf16", reference_batch=16)
+    found = searching.search(s, config, 0, train, tmp_path)
+    journal = pd.read_parquet(found.folder / "journal.parquet")
+    assert len(journal) == 6
+    assert found.cost.clips == 10 * 8
+    assert journal.loss.between(0.5, 3).all()
+
+
+def test_what_one_device_searches_is_refused_on_several_before_any_work(tiny, tmp_path):
+    s, train = tiny
+    config = searching.search_config(s.entry("pvnas"))
+    message = r"GPUs: 2, but the search of pvnas runs on one; first, .*search ssv2-tiny --entry pvnas --seeds 3"
+    with pytest.raises(ValueError, match=message):
+        searching.check_searchable(s, config, 3, train, tmp_path, ranks=2)
+    searching.check_searchable(s, searching.search_config(s.entry("auto_tsnet")), 3, train, tmp_path, ranks=2)
+    folder = searching.folder_of(s, config, 3, train, tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "search.json").write_text("{}")
+    searching.check_searchable(s, config, 3, train, tmp_path, ranks=2)
 
 
 def test_drawn_networks_differ_and_are_matched(tiny):

@@ -43,6 +43,14 @@ def test_a_run_is_exported_beside_its_weights(run):
     torch.testing.assert_close(export_file._session(done.graph)(clips), expected, atol=1e-4, rtol=0)
 
 
+def test_a_run_tested_at_another_size_is_exported_at_that_one(run, tmp_path):
+    spec = json.loads((run[0] / "spec.json").read_text())
+    spec["protocol"]["crops"]["test_size"] = 40  # as in the native suites
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    (tmp_path / "model.safetensors").write_bytes((run[0] / "model.safetensors").read_bytes())
+    assert export_run(tmp_path).shape == "B×3×8×40×40"
+
+
 def test_a_graph_that_disagrees_is_not_left_behind(tmp_path, monkeypatch):
     net = nn.Sequential(nn.Conv3d(3, 2, 1), nn.AdaptiveAvgPool3d(1), nn.Flatten()).eval()
     monkeypatch.setattr(export_file, "_session", lambda path: lambda clips: net(clips).detach() + 2e-3)

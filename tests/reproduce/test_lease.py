@@ -2,6 +2,9 @@
 
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -87,3 +90,25 @@ def test_a_folder_is_held_once_here_and_free_afterwards(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
         held(tmp_path / "file").__enter__()
+    with pytest.raises(PermissionError), held(tmp_path):
+        raise PermissionError(13, "Permission denied", "frames/")  # of the work, not of the folder
+
+
+def test_a_worker_does_not_hold_what_its_dead_parent_held(tmp_path):
+    code = """if True:
+        import os, sys, time
+        from pathlib import Path
+        from reproduce.lease import held
+        held(Path(sys.argv[1])).__enter__()
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+        else:
+            Path(sys.argv[1], "child").write_text(str(child))
+        os._exit(9)"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=60)
+    try:
+        with held(tmp_path):
+            pass
+    finally:
+        os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)

@@ -1,9 +1,11 @@
 """Native variants: their printed digits come out, their recipes are theirs, and one of them runs end to end."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from autotsnet.meta import on_meta
@@ -77,6 +79,23 @@ def test_the_rate_falls_to_a_tenth_at_each_milestone():
     config = Config(dict(epochs=50, batch=10, warmup=5 / 50, milestones=(25 / 50, 45 / 50)))
     steps, (warmup, fall) = schedule(config, videos=200)
     assert (steps, warmup["end"], fall["milestones"]) == (1000, 100, [500, 900])
+
+
+def test_pyslowfasts_cosine_begins_with_the_warm_up():
+    config = Config.fromfile(str(CONFIGS / "native" / "slowfast_8x8_r50.py"))
+    steps, schedulers = schedule(config, videos=64 * 10)
+    assert steps == 1960
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedulers = [s.pop("type")(optimiser, **s) for s in schedulers]
+    rates = []
+    for _ in range(steps):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        for s in schedulers:
+            s.step()
+    cosine = [0.05 * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
+    assert rates[340:] == pytest.approx(cosine[340:], rel=1e-6)
+    assert max(rates) == pytest.approx(0.0928, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["kinetics-native", "ssv2-native"])

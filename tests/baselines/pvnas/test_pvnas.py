@@ -104,7 +104,7 @@ def toy(search: GradientSearch, rates: DiverseRates, seed: int) -> tuple[float, 
         choices, gates = search.draw()
         noise = torch.randn(len(limit), generator=generator) * rate / rates.weights
         now = (limit + torch.exp(-trained / pace))[rows, choices] + noise
-        search.learn((gates * now).sum(), alpha_rate)
+        search.learn([(gates * now).sum()], alpha_rate)
         diversities.append(search.diversity())
     return float(limit[rows, search.alpha.argmax(1)].mean()), diversities
 
@@ -125,7 +125,7 @@ def test_the_cost_term_brings_the_expected_cost_to_the_target():
     search = GradientSearch(macs, 6, target=24.0)
     for _ in range(300):
         _, gates = search.draw()
-        search.learn((gates * 0).sum(), 0.05)
+        search.learn([(gates * 0).sum()], 0.05)
     assert search.expected_macs().item() == pytest.approx(24, rel=0.02)
 
 
@@ -133,7 +133,7 @@ def test_resumes_as_if_never_interrupted():
     def run(search, steps):
         for _ in range(steps):
             choices, gates = search.draw()
-            search.learn((gates * torch.tensor(choices)).sum(), 0.05)
+            search.learn([(gates * torch.tensor(choices)).sum()], 0.05)
 
     straight, first, second = (GradientSearch(torch.ones(3, 6), 0, 3.0, seed=s) for s in (1, 1, 2))
     run(straight, 20)
