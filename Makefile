@@ -7,9 +7,10 @@ RESULTS ?= results
 EMBEDDED ?= quick
 GPUS ?= 0
 ENGINE ?= local
+JOBS ?= 0
 TIERS ?= instant,inference
 REASON ?=
-export SEEDS EMBEDDED GPUS ENGINE TIERS REASON
+export SEEDS EMBEDDED GPUS ENGINE JOBS TIERS REASON
 export OMP_WAIT_POLICY ?= PASSIVE  # spinning OpenMP threads and decoding workers slow each other down tenfold
 
 .DEFAULT_GOAL := help

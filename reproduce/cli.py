@@ -82,6 +82,10 @@ def run(
     seeds: Annotated[str, typer.Option(envvar="SEEDS", help="Comma-separated seeds.")] = "0",
     variant: Annotated[int, typer.Option(help="Only this of an entry's architectures; -1: all of them.")] = -1,
     gpus: GpusOption = 0,
+    jobs: Annotated[
+        int,
+        typer.Option(envvar="JOBS", min=0, help="Runs at a time without a GPU; 0: as many as there is room for."),
+    ] = 1,
     engine: Annotated[str, typer.Option(envvar="ENGINE", help="local, or ray: the cluster of RAY_ADDRESS.")] = "local",
     runs: RunsOption = Path("runs"),
     results: ResultsOption = Path("results"),
@@ -92,7 +96,7 @@ def run(
     Example: python -m reproduce run kinetics --entries x3d,tsm --seeds 0,1,2 --gpus 8
     """
     from reproduce import tables
-    from reproduce.engine import cluster, local
+    from reproduce.engine import cluster, local, parallel
     from reproduce.suites import suite
 
     if engine not in ("local", "ray"):
@@ -112,7 +116,8 @@ def run(
     if engine == "ray":
         cluster.run_jobs(todo, cache, runs, results, gpus)
     else:
-        local.run_jobs(todo, cache, runs, results)
+        on_one = int(os.environ.get("WORLD_SIZE", 1)) == 1
+        parallel.run_jobs(todo, cache, runs, results, (jobs or parallel.fitting()) if on_one else 1)
     if RANK == 0:
         typer.echo(tables.render(s, results))
 

@@ -140,7 +140,8 @@ def execute(
     runs: Path,
     results: Path,
     search: Search | None = None,
-) -> RunRecord:
+    timed: bool = True,
+) -> RunRecord | None:
     """Do what is missing of a run and return its record, also copied to ``results/records/<suite>/``.
 
     Of several ranks, all call it: they train and test together; rank 0 does the rest while the others wait.
@@ -154,6 +155,7 @@ def execute(
         runs: folder of run folders.
         results: folder of records and tables.
         search: what finding the architecture took.
+        timed: False: leave throughput and record for later, and return None.
 
     Raises:
         OutputError: a folder cannot be written.
@@ -164,10 +166,12 @@ def execute(
     folder = spec.folder(runs)
     done = agreed((folder / "record.json").exists())  # then it is only read
     with held(folder) if get_rank() == 0 and not done else nullcontext():
-        return _execute(suite, entry, spec, train, test, folder, results, search)
+        return _execute(suite, entry, spec, train, test, folder, results, search, timed)
 
 
-def _execute(suite, entry, spec, train, test, folder: Path, results: Path, search: Search | None) -> RunRecord:
+def _execute(
+    suite, entry, spec, train, test, folder: Path, results: Path, search: Search | None, timed: bool
+) -> RunRecord | None:
     alone = get_rank() == 0
     if alone and not (folder / "spec.json").exists():
         write_json(folder / "spec.json", asdict(spec))
@@ -177,9 +181,11 @@ def _execute(suite, entry, spec, train, test, folder: Path, results: Path, searc
         ("throughput.json", lambda: alone and _measure(suite, spec, folder)),
         ("record.json", lambda: alone and _record(suite, entry, spec, train, test, folder, search)),
     )
-    for artefact, stage in stages:
+    for artefact, stage in stages if timed else stages[:2]:
         if not agreed((folder / artefact).exists()):
             stage()
+    if not timed:
+        return None
     record = agreed(RunRecord.load(folder / "record.json") if alone else None)
     target = results / "records" / suite.name
     for name, source in ((f"{spec.id}.parquet", "predictions.parquet"), (f"{spec.id}.json", "record.json")):
@@ -208,17 +214,18 @@ class Job:
         what += ["--engine", "local"]
         return ["run", self.suite, *what, "--cache", str(cache), "--runs", str(runs), "--results", str(results)]
 
-    def run(self, cache: Path, runs: Path, results: Path, number: str = "") -> RunRecord:
+    def run(self, cache: Path, runs: Path, results: Path, number: str = "", timed: bool = True) -> RunRecord | None:
         """Search where an architecture is to be found, then train, test and measure; or find it done.
 
-        The run is announced under ``number`` once its data is found to be in order.
+        The run is announced under ``number`` once its data is found to be in order. Not ``timed``, it is left without
+        its throughput, hence without a record, until it is run again.
         """
         suite = suite_named(self.suite)
         root = suite.data_root(cache)
         train, test = suite.manifest("train", root), suite.manifest("val", root)
         if number and get_rank() == 0:
             print(f"[{number}] {self}", file=sys.stderr)
-        return run(suite, suite.entry(self.entry), self.seed, self.variant, train, test, runs, results)
+        return run(suite, suite.entry(self.entry), self.seed, self.variant, train, test, runs, results, timed)
 
 
 def run(
@@ -230,12 +237,13 @@ def run(
     test: Manifest,
     runs: Path,
     results: Path,
-) -> RunRecord:
+    timed: bool = True,
+) -> RunRecord | None:
     """Search where an architecture is to be found, then as ``execute``."""
     entry, search = resolved(suite, entry, seed, variant, train, runs)
     suite = suite.of(entry)
     spec = RunSpec.of(suite, entry, seed, train, test, variant)
-    return execute(suite, entry, spec, train, test, runs, results, search)
+    return execute(suite, entry, spec, train, test, runs, results, search, timed)
 
 
 def jobs(suite: Suite, entries: list[str], seeds: list[int], variant: int | None = None) -> list[Job]:
