@@ -100,8 +100,9 @@ def find(suite: Suite, config: Config, seed: int, manifest: Manifest, folder: Pa
 
 
 def _trajectory(journal: pd.DataFrame) -> pd.DataFrame:
-    """In the words of the picture that all searches share."""
-    return journal.assign(stage="blocks", log_likelihood=-journal.held_out_loss, samples=1)
+    """In the words of the picture that all searches share, without the warm-up."""
+    judged = journal[journal.held_out_loss.notna()]
+    return judged.assign(stage="blocks", log_likelihood=-judged.held_out_loss, samples=1)
 
 
 def load(path: Path) -> tuple[str, ...]:
