@@ -116,10 +116,12 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def ready(suite: Suite) -> list[Entry]:
-    """The entries of a suite that need no search; random architectures are drawn, the first one."""
+def ready(suite: Suite, only: Sequence[str] = ()) -> list[Entry]:
+    """The entries of a suite that need no search, or those of some names; random architectures are drawn, the first."""
     out = []
     for entry in suite.entries:
+        if only and entry.name not in only:
+            continue
         if entry.search is None:
             out.append(entry)
         elif entry.variants > 1:
@@ -188,8 +190,8 @@ def teach(suite: Suite, entry: Entry, cache: Path, configs: Path) -> None:
 
 def teach_missing(cache: Path, only: Sequence[str] = (), configs: Path = CONFIGS) -> None:
     """Train the tiny checkpoints that are not there."""
-    for entry in ready(GATE):
-        if (not only or entry.name in only) and not checkpoint(entry, configs).exists():
+    for entry in ready(GATE, only):
+        if not checkpoint(entry, configs).exists():
             teach(GATE, entry, cache, configs)
 
 
@@ -310,8 +312,8 @@ def training(suite: Suite, entry: Entry, cache: Path, runs: Path, results: Path)
     }
 
 
-def _regular(suite: Suite) -> list[Entry]:
-    return [e for e in suite.entries if not e.optional]
+def _regular(suite: Suite, only: Sequence[str]) -> list[Entry]:
+    return [e for e in suite.entries if e.name in only or not (only or e.optional)]
 
 
 def measure(
@@ -326,22 +328,16 @@ def measure(
     if unknown:
         raise ValueError(f"unknown tier {unknown[0]!r}; known: {', '.join(TIERS)}")
 
-    known: set[str] = set()
-
-    def wanted(entries: Sequence[Entry]) -> list[Entry]:
-        known.update(e.name for e in entries)
-        return [e for e in entries if not only or e.name in only]
-
     todo = []
     if {"instant", "inference", "speed"} & set(tiers):
-        todo += [(GATE, "gate", e) for e in wanted(ready(GATE))]
+        todo += [(GATE, "gate", e) for e in ready(GATE, only)]
     if "instant" in tiers:
-        todo += [(SUITES[QUICK[-1]], QUICK[-1], e) for e in wanted(ready(SUITES[QUICK[-1]]))]
+        todo += [(SUITES[QUICK[-1]], QUICK[-1], e) for e in ready(SUITES[QUICK[-1]], only)]
     if "training" in tiers:
-        todo += [(SUITES[name], f"{name} trained", e) for name in QUICK for e in wanted(_regular(SUITES[name]))]
-    unknown = sorted(set(only) - known)
+        todo += [(SUITES[name], f"{name} trained", e) for name in QUICK for e in _regular(SUITES[name], only)]
+    unknown = sorted(set(only) - {e.name for _, _, e in todo})
     if unknown:
-        raise ValueError(f"nothing to check of {unknown[0]!r}; there is of: {', '.join(sorted(known))}")
+        raise ValueError(f"these tiers check nothing of {unknown[0]!r}; without --only they say what they check")
     with Progress("gate", len(todo)) as progress:
         for suite, case, entry in todo:
             out: dict[str, Measured] = {}

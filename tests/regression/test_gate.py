@@ -69,8 +69,8 @@ def test_twenty_clean_repeats_pass(cache):
 def test_a_wrong_stride_is_caught(cache, monkeypatch):
     original = torch.nn.Conv3d.__init__
 
-    def planted(self, in_channels, *args, stride=1, **kwargs):
-        original(self, in_channels, *args, stride=2 if in_channels == 3 else stride, **kwargs)
+    def planted(self, in_channels, out_channels, kernel_size, stride=1, *args, **kwargs):
+        original(self, in_channels, out_channels, kernel_size, 2 if in_channels == 3 else stride, *args, **kwargs)
 
     monkeypatch.setattr(torch.nn.Conv3d, "__init__", planted)
     _solution.cache_clear()
@@ -257,7 +257,7 @@ def test_the_command_line_fails_with_the_table(cache, monkeypatch):
     assert bad.exit_code != 0
     assert "| parameters " in str(bad.exception)
     nobody = run(cli.app, ["check", "--tiers", "instant", "--only", "x3dd", "--cache", str(cache)])
-    assert "nothing to check of 'x3dd'; there is of: " in str(nobody.exception)
+    assert "these tiers check nothing of 'x3dd'; without --only" in str(nobody.exception)
     groundless = run(cli.app, ["accept", "--tiers", "inference", "--cache", str(cache)])
     assert "moves for a reason; give one" in str(groundless.exception)
     unknown = run(cli.app, ["check", "--tiers", "later", "--cache", str(cache)])

@@ -8,7 +8,7 @@ import pytest
 
 from reproduce.data import decode as decoding
 from reproduce.data.datasets import TestVideos, TrainClips, skipped_videos
-from reproduce.data.decode import DECODERS, DecodeError, decode
+from reproduce.data.decode import DECODERS, DEFAULT, DecodeError, decode
 from reproduce.data.manifest import DataError, Manifest, Video
 from reproduce.protocol import Crops, Protocol, Sampling
 
@@ -229,7 +229,7 @@ def test_decoders_agree_on_rotation(real_clips):
 def test_a_damaged_real_clip_fails_cleanly_or_gives_frames(real_clips):
     manifest = Manifest("real clips", "val", real_clips, ("x",), (Video("one", "corrupted.mp4", 0),))
     item = TestVideos(manifest, PROTOCOLS["ssv2"])[0]
-    assert "corrupted.mp4: decord cannot decode it" in item["error"]
+    assert f"corrupted.mp4: {DEFAULT} cannot decode it" in item["error"]
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
