@@ -3,7 +3,7 @@ import torch
 from pytorchvideo.models.resnet import create_resnet
 from pytorchvideo.models.slowfast import create_slowfast
 from pytorchvideo.models.x3d import create_x3d
-from torch import nn
+from torch import library, nn
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from baselines.slowfast import slowfast
@@ -105,7 +105,7 @@ class Rotation(nn.Module):
         return self.operator(clips.flatten(2).transpose(1, 2), self.weight)
 
 
-@torch.library.custom_op("test_macs::rotate", mutates_args=())
+@library.custom_op("test_macs::rotate", mutates_args=())
 def rotate(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return x @ weight
 
