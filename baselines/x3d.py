@@ -22,11 +22,11 @@ SE_RATIO = 1 / 16  # of the inner channels, rounded to 8, in every other block
 
 
 def make_stage(in_chs: int, out_chs: int, inner_chs: int, blocks: int, stride: int) -> nn.Sequential:
-    """A stage: ``blocks`` residual blocks, the first of which strides in space."""
+    """A stage: ``blocks`` residual blocks, the first of which strides in space; Swish in one pass over memory."""
     shortcut = None
     if stride != 1 or in_chs != out_chs:
         shortcut = ConvModule(in_chs, out_chs, 1, stride=(1, stride, stride), bias=False, act_cfg=None, **_NORM)
-    return nn.Sequential(
+    stage = nn.Sequential(
         *(
             BlockX3D(
                 in_chs if i == 0 else out_chs,
@@ -39,6 +39,9 @@ def make_stage(in_chs: int, out_chs: int, inner_chs: int, blocks: int, stride: i
             for i in range(blocks)
         )
     )
+    for block in stage:
+        block.swish = nn.SiLU()  # mmcv's Swish multiplies by a sigmoid, and keeps both for the backward pass
+    return stage
 
 
 class X3D(nn.Module):

@@ -3,10 +3,13 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from autotsnet.models.families import uniform_architecture
 from autotsnet.registry import FAMILIES, MODELS, family
 from reproduce.engine.classifier import VideoClassifier
+from reproduce.engine.folding import folded
 from reproduce.export import export
 from reproduce.measure.macs import count
 
@@ -101,6 +104,40 @@ class TestFamily:
             with torch.no_grad():
                 outputs.append(model(clips, mode="tensor"))
         torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-4)
+
+    def test_folding_its_batch_norms_changes_nothing_but_speed(self, name):
+        net = build(name)
+        norms = [m for m in net.modules() if isinstance(m, _BatchNorm)]
+        for norm in norms:  # of a new network they change nothing
+            for tensor in (norm.running_mean, norm.bias):
+                nn.init.normal_(tensor)
+            for tensor in (norm.running_var, norm.weight):
+                nn.init.uniform_(tensor, 0.5, 2)
+        net.eval()
+        clips = torch.randn(2, 3, FRAMES, CROP, CROP)
+        without = folded(net, clips[:1])
+        assert not any(isinstance(m, _BatchNorm) for m in without.modules())
+        assert norms == [m for m in net.modules() if isinstance(m, _BatchNorm)]
+        with torch.no_grad():
+            torch.testing.assert_close(without(clips), net(clips), atol=1e-5, rtol=1e-4)
+
+
+class Shortcut(nn.Sequential):
+    """What comes before its batch norm is used beside it, too."""
+
+    def forward(self, x):
+        conv, norm = self
+        x = conv(x)
+        return (norm(x) + x).mean((2, 3, 4))
+
+
+def test_a_network_that_cannot_be_folded_stays_as_it_is():
+    conv, norm = nn.Conv3d(3, 3, 1), nn.BatchNorm3d(3)
+    nn.init.normal_(norm.running_mean)
+    net = Shortcut(conv, norm).eval()
+    assert folded(net, torch.randn(1, 3, 2, 4, 4)) is net
+    twice = nn.Sequential(conv, conv, norm, nn.Flatten()).eval()
+    assert type(folded(twice, torch.randn(1, 3, 2, 4, 4))[2]) is nn.BatchNorm3d
 
 
 DEEP = {"assemblenet", "auto_tsnet_uniform", "tsm_mobilenetv2"}  # many layers, or as auto_tsnet

@@ -31,6 +31,7 @@ from reproduce.data.decode import DEFAULT
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VIEWS, VideoClassifier
 from reproduce.engine.distributed import agreed, distribute
+from reproduce.engine.folding import folded
 from reproduce.engine.runner import (
     LAST,
     Bf16OptimWrapper,
@@ -402,6 +403,14 @@ def trained(spec: RunSpec, folder: Path) -> VideoClassifier:
     return model.eval()
 
 
+def for_test(spec: RunSpec, folder: Path, protocol: Protocol) -> VideoClassifier:
+    """The model of a finished training as it is tested: batch norms folded into convolutions."""
+    model, side = trained(spec, folder), protocol.crops.test_size
+    clip = torch.randn(1, 3, protocol.sampling.frames, side, side, generator=torch.Generator().manual_seed(0))
+    model.net = folded(model.net, clip)
+    return model
+
+
 def videos_at_once(config: Config, protocol: Protocol) -> int:
     """In a test: as many views as clips in a training step, no more than ``VIEWS``, one video at least."""
     return max(1, min(config.batch, VIEWS) // protocol.views)
@@ -421,7 +430,7 @@ def _test(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> None
         config,
         folder / "test",
         f"{spec.id}-test",
-        model=trained(spec, folder),
+        model=for_test(spec, folder, suite.protocol),
         test_dataloader=loader,
         test_cfg=dict(type=TestLoop),
         test_evaluator=Evaluator([metric]),

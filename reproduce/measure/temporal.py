@@ -21,7 +21,7 @@ from reproduce.data import synthetic
 from reproduce.data.datasets import TestVideos
 from reproduce.data.manifest import DataError, Manifest
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.local import trained, videos_at_once
+from reproduce.engine.local import for_test, videos_at_once
 from reproduce.files import write_json
 from reproduce.progress import Progress
 from reproduce.protocol import Protocol
@@ -146,7 +146,7 @@ def temporal(folder: Path, cache: Path, results: Path) -> dict:
         )
     protocol = s.protocol or s.of(s.entry(spec.entry)).protocol
     batch = videos_at_once(Config.fromstring(spec.recipe, ".py"), protocol)  # as in its test: sums are rounded alike
-    tables = reordered(trained(spec, folder), manifest, protocol, f"{spec.id} temporal", batch)
+    tables = reordered(for_test(spec, folder, protocol), manifest, protocol, f"{spec.id} temporal", batch)
     found = dict(suite=s.name, dataset=s.dataset, run=spec.hash, id=spec.id, test_manifest=manifest.hash)
     found |= diagnose(tables, manifest.classes, partners(s))
     write_json(results / "temporal" / s.name / f"{spec.id}.json", found)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 import statistics
 import sys
@@ -35,12 +36,15 @@ from mmaction.utils import register_all_modules
 from mmengine.dataset import Compose
 from torch import nn
 
+from baselines.checkpoints import MAPS
+from baselines.x3d import x3d
 from reproduce.data.datasets import TestVideos, TrainClips
 from reproduce.data.decode import DECODERS, decode
 from reproduce.data.manifest import Manifest, Video
 from reproduce.data.scan import scan
 from reproduce.data.synthetic.video import render
 from reproduce.engine.classifier import VideoClassifier
+from reproduce.engine.folding import folded
 from reproduce.files import write_json
 from reproduce.protocol import Crops, Protocol, Sampling
 from reproduce.records import provenance
@@ -130,20 +134,12 @@ def pipelines(paths: list[Path], rounds: int) -> dict:
     return {name: ratios(each, rounds) for name, each in sides.items()}
 
 
-class Plain(nn.Module):
-    """mmaction2's recognizer as a network from clips to logits."""
-
-    def __init__(self, recognizer: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.head = recognizer.backbone, recognizer.cls_head
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """B 3 T H W -> B N."""
-        return self.head(self.backbone(x))
-
-
 def thirty_views(path: Path, rounds: int, depth: float, decoder: str) -> dict:
-    """One video from its file to the logits of its 30 views: mmaction2's pipeline and X3D, ours with equal weights."""
+    """One video from its file to the logits of its 30 views: mmaction2's pipeline and X3D, ours with equal weights.
+
+    Ours as in a test of ours: an x3d in a ``VideoClassifier``, batch norms folded. mmaction2's network gets views whose
+    memory is in channels-last order, as its pipeline happens to leave them.
+    """
     recognizer = dict(
         type="Recognizer3D",
         backbone=dict(type="X3D", gamma_w=1, gamma_b=2.25, gamma_d=depth),
@@ -153,20 +149,30 @@ def thirty_views(path: Path, rounds: int, depth: float, decoder: str) -> dict:
         ),
     )
     torch.manual_seed(0)
-    theirs, copy = MODELS.build(recognizer), MODELS.build(recognizer)
-    copy.load_state_dict(theirs.state_dict())
-    ours = VideoClassifier(Plain(copy), mean=114.75, std=57.375)
-    for model in (theirs, ours):
-        model.eval()  # mmaction2's backbones do not return themselves
+    theirs = MODELS.build(recognizer)
     pipeline, videos = Compose(TEST), TestVideos(manifest([path]), PROTOCOL, decoder)
     seen = {}
 
-    @torch.inference_mode()
-    def reference():
+    def read() -> torch.Tensor:
         item = pipeline(dict(filename=str(path), label=0, start_index=0, modality="RGB"))
         batch = theirs.data_preprocessor(dict(inputs=[item["inputs"]], data_samples=[item["data_samples"]]))
-        views = batch["inputs"].flatten(0, 1)
-        seen["theirs"] = theirs.cls_head(theirs.backbone(views))
+        return batch["inputs"].flatten(0, 1)
+
+    few = read()[:2]
+    for norm in theirs.modules():
+        if isinstance(norm, nn.BatchNorm3d):  # as after a training: of a new network they change nothing, or are 0
+            nn.init.ones_(norm.weight)
+            norm.momentum = 1
+    with torch.no_grad():
+        theirs.backbone(few)
+    theirs.eval()
+    net = x3d(num_classes=400, blocks=tuple(math.ceil(depth * blocks) for blocks in (1, 2, 5, 3)))
+    net.load_state_dict(MAPS["mmaction2"]["x3d"].ours(theirs.state_dict()))
+    ours = VideoClassifier(folded(net.eval(), few[:1]), mean=114.75, std=57.375).eval()
+
+    @torch.inference_mode()
+    def reference():
+        seen["theirs"] = theirs.cls_head(theirs.backbone(read()))
 
     @torch.inference_mode()
     def mine():

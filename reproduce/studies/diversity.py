@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from reproduce.data.decode import DEFAULT
 from reproduce.engine import searching
 from reproduce.files import write_json
 from reproduce.plots import draw_curves
@@ -55,7 +56,7 @@ def main() -> None:
             "mean_diversity": {name: [float(c.mean()) for c in runs] for name, runs in curves.items()},
             "final_diversity": {name: [float(c[-1]) for c in runs] for name, runs in curves.items()},
             "found": found,
-            "provenance": provenance(base.pretty_text, "decord").model_dump(),
+            "provenance": provenance(base.pretty_text, DEFAULT).model_dump(),
         },
     )
     label = "share of blocks in which two drawn networks differ"

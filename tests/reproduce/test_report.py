@@ -61,7 +61,9 @@ def test_everything_found_is_drawn_and_shown(results):
     sections = {s["name"]: s for s in report.sections(results)}
     assert list(sections) == list(SHOWN)
     for row in sections[SUITE]["rows"]:
-        assert re.search(r"records/ssv2-quick/: [\w-]+-s0\.json.*\ncommit: \w{12}\b.*\n(.*\n)+seeds: 0", row["provenance"])
+        assert re.search(
+            r"records/ssv2-quick/: [\w-]+-s0\.json.*\ncommit: \w{12}\b.*\n(.*\n)+seeds: 0", row["provenance"]
+        )
     assert {row["provenance"] for row in sections["kinetics"]["rows"]} == {
         "no record: nothing in this row was trained here"
     }
