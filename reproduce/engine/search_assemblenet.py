@@ -35,7 +35,7 @@ from reproduce.suites import Suite
 load = Graph.load
 STRATEGIES = {"evolution": GraphEvolution, "random": RandomGraphs}
 ONE_DEVICE = True
-DRAWS = 20  # of random graphs until one can be brought to the budget
+DRAWS = 20  # graphs of the same kind, random or pruned, until one can be brought to the budget
 
 
 def identity(suite: Suite, config: Config) -> list:
@@ -76,7 +76,7 @@ def _connections(suite, config, seed, manifest, folder, name) -> tuple[Graph, pd
         suite, config, dense(ASSEMBLENET_50), seed, manifest, config.epochs, folder / "train", name
     )
     whole = learned(model.net)
-    graph = pruned(whole, config.options.keep)
+    graph = _pruned(suite, config, whole)
     rows = [
         dict(node=i, input=j, weight=w, kept=j in graph.nodes[i].inputs)
         for i, node in enumerate(whole.nodes)
@@ -84,6 +84,14 @@ def _connections(suite, config, seed, manifest, folder, name) -> tuple[Graph, pd
     ]
     cost = dict(steps=steps, architectures=1, clips=steps * config.batch, wall_s=hook.seconds_total)
     return graph, pd.DataFrame(rows), cost
+
+
+def _pruned(suite: Suite, config: Config, whole: Graph) -> Graph:
+    """The strongest connections: the share nearest to ``keep`` that some width brings to the budget."""
+    keep, connections = config.options.keep, sum(len(node.inputs) for node in whole.nodes)
+    tried = [keep + d / connections for n in range(DRAWS // 2) for d in ((n, -n) if n else (0,))]
+    graphs = [pruned(whole, share) for share in tried]
+    return next((graph for graph in graphs if _solution(suite, config, graph).matched), graphs[0])
 
 
 def _evolution(suite, config, seed, manifest, folder, name) -> tuple[Graph, pd.DataFrame, dict]:
