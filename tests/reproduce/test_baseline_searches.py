@@ -1,6 +1,8 @@
 """Searches of the baselines' spaces: what they leave, and that an interrupted one ends the same."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ import torch
 from baselines.assemblenet import ASSEMBLENET_50, assemblenet
 from baselines.assemblenet.connections import dense, learned, pruned
 from baselines.pvnas import CANDIDATES
-from reproduce.engine import searching
+from reproduce.engine import search_assemblenet, searching
 from reproduce.engine.runner import RunHook
 from reproduce.suites import suite
 
@@ -129,6 +131,24 @@ def test_connections_are_learned_and_the_strongest_kept():
     assert read == set(range(len(small.nodes) - 1))
     for i, node in enumerate(small.nodes):
         assert node.weights == tuple(weights[i, j] for j in node.inputs if len(node.inputs) > 1)
+
+
+def test_as_many_connections_are_kept_as_the_budget_allows(tiny, monkeypatch):
+    s, _ = tiny
+    config = searching.search_config(s.entry("assemblenet_searched"))
+    whole = replace(dense(ASSEMBLENET_50), name="whole")
+    whole = replace(whole, nodes=tuple(replace(n, weights=(0.5,) * len(n.inputs)) for n in whole.nodes))
+
+    def kept(graph):
+        return sum(len(node.inputs) for node in graph.nodes)
+
+    nominal, found = kept(pruned(whole, config.options.keep)), []
+    for matched in (lambda n: True, lambda n: n > nominal + 1, lambda n: n < nominal - 1, lambda n: False):
+        monkeypatch.setattr(
+            search_assemblenet, "_solution", lambda s, c, g, m=matched: SimpleNamespace(matched=m(kept(g)))
+        )
+        found.append(kept(search_assemblenet._pruned(s, config, whole)) - nominal)
+    assert found == [0, 2, -2, 0]
 
 
 def test_pvnas_architectures_are_names_of_candidates(tiny, tmp_path):
