@@ -3,7 +3,8 @@
     python -m reproduce.studies.diversity --out results/studies/diversity.json
 
 The same search twice per seed on one suite: with rates in opposite phase, and with a constant rate of the distribution
-of equal mean. Diversity is the expected share of blocks in which two networks drawn at that step differ.
+of equal mean. Diversity is the expected share of blocks in which two networks drawn at that step differ; its mean is that of
+the steps after the warm-up, in which nothing is learnt of architectures.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def main() -> None:
     s = suite(options.suite)
     train = s.manifest("train", s.data_root(options.cache))
     base = searching.search_config(s.entry("pvnas"))
+    warmup = base.options.warmup
     curves: dict[str, list[np.ndarray]] = {name: [] for name in SCHEDULES}
     found: dict[str, list[list[str]]] = {name: [] for name in SCHEDULES}
     for seed in range(options.seeds):
@@ -53,7 +55,7 @@ def main() -> None:
         {
             "suite": s.name,
             "train_manifest": train.hash,
-            "mean_diversity": {name: [float(c.mean()) for c in runs] for name, runs in curves.items()},
+            "mean_diversity": {name: [float(c[warmup:].mean()) for c in runs] for name, runs in curves.items()},
             "final_diversity": {name: [float(c[-1]) for c in runs] for name, runs in curves.items()},
             "found": found,
             "provenance": provenance(base.pretty_text, DEFAULT).model_dump(),
@@ -62,7 +64,9 @@ def main() -> None:
     label = "share of blocks in which two drawn networks differ"
     draw_curves(curves, options.out.with_suffix(".png"), "step of the search", label)
     for name, runs in curves.items():
-        print(f"{name}: mean diversity {np.mean(runs):.3f}, at the end {np.mean([c[-1] for c in runs]):.3f}")
+        print(
+            f"{name}: mean diversity {np.mean([c[warmup:] for c in runs]):.3f}, at the end {np.mean([c[-1] for c in runs]):.3f}"
+        )
 
 
 if __name__ == "__main__":
