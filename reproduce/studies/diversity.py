@@ -3,8 +3,8 @@
     python -m reproduce.studies.diversity --out results/studies/diversity.json
 
 The same search twice per seed on one suite: with rates in opposite phase, and with a constant rate of the distribution
-of equal mean. Diversity is the expected share of blocks in which two networks drawn at that step differ; its mean is that of
-the steps after the warm-up, in which nothing is learnt of architectures.
+of equal mean. Diversity is the expected share of blocks in which two networks drawn at that step differ; its mean is
+that of the steps after the warm-up, in which nothing is learnt of architectures.
 """
 
 from __future__ import annotations
@@ -64,9 +64,8 @@ def main() -> None:
     label = "share of blocks in which two drawn networks differ"
     draw_curves(curves, options.out.with_suffix(".png"), "step of the search", label)
     for name, runs in curves.items():
-        print(
-            f"{name}: mean diversity {np.mean([c[warmup:] for c in runs]):.3f}, at the end {np.mean([c[-1] for c in runs]):.3f}"
-        )
+        mean, last = np.mean([c[warmup:] for c in runs]), np.mean([c[-1] for c in runs])
+        print(f"{name}: mean diversity {mean:.3f}, at the end {last:.3f}")
 
 
 if __name__ == "__main__":
