@@ -80,7 +80,7 @@ def _side_by_side(todo: list[Job], cache: Path, runs: Path, results: Path, proce
     threads = max(1, cores() // processes)
     print(f"{len(todo)} runs, {processes} at a time, threads of each: {threads}; timed afterwards", file=sys.stderr)
     spawn = multiprocessing.get_context("spawn")
-    arguments = (todo, cache, runs, results, threads, os.getpid())
+    arguments = (longest_first(todo), cache, runs, results, threads, os.getpid())
     workers = [spawn.Process(target=_work, args=arguments) for _ in range(processes)]
     stopped = []
 
@@ -100,6 +100,16 @@ def _side_by_side(todo: list[Job], cache: Path, runs: Path, results: Path, proce
         signal.signal(signal.SIGTERM, previous)
     if stopped:
         raise PreemptedError("stopped by SIGTERM; issue the command again to go on")
+
+
+def longest_first(todo: list[Job]) -> list[Job]:
+    """Those with a search of their own before the others: no worker is left with one at the end."""
+
+    def quick(job: Job) -> bool:
+        entry = suite(job.suite).entry(job.entry)
+        return entry.search is None or entry.variants > 1
+
+    return sorted(todo, key=quick)
 
 
 def _work(todo: list[Job], cache: Path, runs: Path, results: Path, threads: int, parent: int) -> None:

@@ -50,6 +50,13 @@ def test_as_many_as_there_is_room_for(monkeypatch):
     assert parallel.fitting() == 1
 
 
+def test_what_is_searched_for_comes_first():
+    todo = local.jobs(suite("kinetics-quick"), ["x3d", "auto_tsnet_random", "auto_tsnet", "tsm"], [0])
+    ordered = parallel.longest_first(todo)
+    assert ordered[0].entry == "auto_tsnet"
+    assert ordered[1:] == [job for job in todo if job.entry != "auto_tsnet"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, os.EX_TEMPFAIL), (signal.SIGKILL, -signal.SIGKILL)])
 def test_workers_save_and_end_with_the_command(tmp_path, how, code):
