@@ -193,7 +193,8 @@ def temporal_files(results: Path, suite: str) -> list[Path]:
 def class_names(suite: Suite) -> list[str]:
     """By label; those of the data set's official list."""
     if suite.size:
-        return synthetic.classes(f"synthetic-{suite.layout}", suite.size)
+        names = synthetic.classes(f"synthetic-{suite.layout}", suite.size)
+        return sorted(names) if suite.layout == "kinetics" else names
     return list({"kinetics": kinetics, "ssv2": ssv2}[suite.layout].CLASSES)
 
 

@@ -1,6 +1,6 @@
 """Charts: nothing covers anything, every axis has its unit, and what is drawn is what was measured."""
 
-from functools import cache
+import functools
 from itertools import combinations
 
 import numpy as np
@@ -116,7 +116,13 @@ def test_confusion_is_in_percent_of_a_class_and_failed_videos_are_taken_for_none
     assert charts.confusion(table, 3).tolist() == [[50, 0, 25], [0, 100, 0], [0, 0, 0]]
 
 
-@cache
+@pytest.mark.parametrize("name", ["kinetics-tiny", "ssv2-tiny"])
+def test_classes_are_named_by_their_label(cache, name):
+    suite = SUITES[name]
+    assert tuple(class_names(suite)) == suite.manifest("val", suite.data_root(cache)).classes
+
+
+@functools.cache
 def diagnosed(name: str, seed: int) -> dict:
     """A diagnosis of made-up predictions: the better the order, the more are right."""
     suite, rng = SUITES[name], np.random.default_rng(seed)

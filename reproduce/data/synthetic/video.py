@@ -57,7 +57,9 @@ class VideoSpec:
 
 
 def classes(name: str, size: str = "quick") -> list[str]:
-    """Class names in the order of their label; for synthetic-ssv2 the templates without brackets.
+    """Class names in the order of their scenes; for synthetic-ssv2 the templates without brackets, by label.
+
+    Labels of Kinetics' layout are by alphabet, see ``reproduce.data.kinetics``.
 
     Raises:
         ValueError: unknown `name` or `size`.
