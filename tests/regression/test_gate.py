@@ -13,7 +13,7 @@ import typer.testing
 from reproduce import cli, gate
 from reproduce.data import datasets
 from reproduce.gate import Measured, Row
-from reproduce.records import RunRecord
+from reproduce.records import RunRecord, load_all
 from reproduce.suites import CONFIGS, SUITES, Suite, _solution
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -230,6 +230,9 @@ def test_a_missing_checkpoint_is_taught_and_never_accepted_as_missing(cache, con
     assert wrong(rows(cache, ("inference",), configs)) >= {"logits"}
 
 
+OUTSIDE = "outside its interval"
+
+
 def test_accuracies_of_the_quick_suites_must_lie_in_their_intervals(tmp_path):
     folder = tmp_path / "records" / "ssv2-quick"
     shutil.copytree(RESULTS / "records" / "ssv2-quick", folder)
@@ -241,11 +244,32 @@ def test_accuracies_of_the_quick_suites_must_lie_in_their_intervals(tmp_path):
     file = json.loads((CONFIGS / "quick" / f"{ENTRY}.json").read_text())
     expected = file["ssv2-quick trained"]["top-1 %"]
     assert value() == expected["expected"]
-    for points, verdict in ((3, ""), (-3, ""), (8, "outside its interval"), (-8, "outside its interval")):
+    low, high = (round(bound - expected["expected"]) for bound in expected["tolerance"])
+    for points, verdict in ((high - 1, ""), (low + 1, ""), (high + 1, OUTSIDE), (low - 1, OUTSIDE)):
         record = RunRecord.load(RESULTS / "records" / "ssv2-quick" / f"{ENTRY}-s0.json")
         result = record.result.model_copy(update=dict(top1=record.result.top1 + 4 * points))  # of 400 videos
         record.model_copy(update=dict(result=result)).save(folder / f"{ENTRY}-s0.json")
         assert gate.judge(Measured(value()), expected, "here") == verdict
+
+
+def test_the_spread_of_runs_is_learnt_from_their_repetitions():
+    record, rng = load_all(RESULTS / "records" / "ssv2-quick")[0], np.random.default_rng(0)
+
+    def records(seeds, sd):
+        for entry in "abcdef":
+            for seed in range(seeds):
+                top1 = round(4 * (60 + "abcdef".index(entry) + sd * rng.standard_normal()))
+                result = record.result.model_copy(update=dict(top1=top1, n=400))
+                yield record.model_copy(update=dict(entry=entry, variant=0, seed=seed, result=result))
+
+    assert gate.spread(list(records(1, 3))) == 0
+    found = [gate.spread(list(records(3, 3))) for _ in range(200)]
+    assert np.median(found) == pytest.approx(2.18 * 3 * 2**0.5, rel=0.1)
+    outside = 0
+    for tolerated in found:
+        first, second = 3 * rng.standard_normal(2)
+        outside += abs(first - second) > tolerated
+    assert outside / len(found) < 0.12
 
 
 def test_the_command_line_fails_with_the_table(cache, monkeypatch):
