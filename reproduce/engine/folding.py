@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 
 import torch
@@ -14,21 +13,18 @@ TOLERANCE = 1e-4  # of logits, absolute and relative; rounding alone makes 1e-6
 
 
 @torch.no_grad()
-def folded(net: nn.Module, clips: Tensor) -> nn.Module:
-    """A copy whose convolutions do the work of the batch norms that they feed.
+def fold(net: nn.Module, clips: Tensor) -> None:
+    """Let convolutions do the work of the batch norms that they feed, in place.
 
     Which feeds which is seen while the network runs, not guessed from the order of its modules (mmcv's ``fuse_conv_bn``
-    does, for 2D convolutions) nor traced (which not every network stands). Layers that are called more than once stay.
+    does, for 2D convolutions) nor traced (which not every network stands). Layers that are called more than once stay,
+    and all of them where the logits for ``clips`` would be others: of a network that uses elsewhere what comes between
+    convolution and batch norm.
 
     Args:
         net: in eval mode.
         clips: B 3 T H W, any that it takes.
-
-    Returns:
-        The copy; ``net`` itself where the copy's logits for ``clips`` are others, as those of a network that uses what
-        comes between convolution and batch norm elsewhere too.
     """
-    copied = copy.deepcopy(net)
     calls: Counter[nn.Module] = Counter()
     fed: dict[nn.Module, nn.Module] = {}
 
@@ -38,21 +34,27 @@ def folded(net: nn.Module, clips: Tensor) -> nn.Module:
 
     def taken(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         calls[norm] += 1
-        conv, version = getattr(inputs[0], "made_by", (None, None))
-        if version == inputs[0]._version:  # nothing happened to it in between
-            fed[norm] = conv
+        for x in inputs:
+            conv, version = getattr(x, "made_by", (None, None))
+            if version == x._version:  # nothing happened to it in between
+                fed[norm] = conv
 
-    hooks = [m.register_forward_hook(made) for m in copied.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
-    norms = {name: m for name, m in copied.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+    hooks = [m.register_forward_hook(made) for m in net.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
+    norms = {name: m for name, m in net.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
     hooks += [m.register_forward_pre_hook(taken) for m in norms.values()]
-    logits = copied(clips)
+    logits = net(clips)
     for hook in hooks:
         hook.remove()
+    before = []
     for name, norm in norms.items():
         conv = fed.get(norm)
         if calls[norm] == calls[conv] == 1:
+            parent, _, child = name.rpartition(".")
+            before.append((conv, conv.weight, conv.bias, net.get_submodule(parent), child, norm))
             statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
-            parent, _, child = name.rpartition(".")
-            setattr(copied.get_submodule(parent), child, nn.Identity())
-    return copied if torch.allclose(copied(clips), logits, rtol=TOLERANCE, atol=TOLERANCE) else net
+            setattr(net.get_submodule(parent), child, nn.Identity())
+    if not torch.allclose(net(clips), logits, rtol=TOLERANCE, atol=TOLERANCE):
+        for conv, weight, bias, parent, child, norm in reversed(before):
+            conv.weight, conv.bias = weight, bias
+            setattr(parent, child, norm)

@@ -44,7 +44,7 @@ from reproduce.data.manifest import Manifest, Video
 from reproduce.data.scan import scan
 from reproduce.data.synthetic.video import render
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.folding import folded
+from reproduce.engine.folding import fold
 from reproduce.files import write_json
 from reproduce.protocol import Crops, Protocol, Sampling
 from reproduce.records import provenance
@@ -168,7 +168,8 @@ def thirty_views(path: Path, rounds: int, depth: float, decoder: str) -> dict:
     theirs.eval()
     net = x3d(num_classes=400, blocks=tuple(math.ceil(depth * blocks) for blocks in (1, 2, 5, 3)))
     net.load_state_dict(MAPS["mmaction2"]["x3d"].ours(theirs.state_dict()))
-    ours = VideoClassifier(folded(net.eval(), few[:1]), mean=114.75, std=57.375).eval()
+    fold(net.eval(), few[:1])
+    ours = VideoClassifier(net, mean=114.75, std=57.375).eval()
 
     @torch.inference_mode()
     def reference():
