@@ -73,6 +73,12 @@ def on_ranks(gpus: int, runs: Path) -> bool:
     return True
 
 
+def leave_ranks() -> None:
+    """Undo `on_ranks`, without an import where it was never called."""
+    if "reproduce.engine.distributed" in sys.modules:
+        sys.modules["reproduce.engine.distributed"].leave()
+
+
 @app.command()
 def run(
     suite_name: Annotated[str, typer.Argument(metavar="SUITE", help="kinetics, ssv2, or <layout>-<tiny|quick|full>.")],
@@ -524,6 +530,10 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``")
     try:
         app()
+    except SystemExit as end:
+        if not end.code:
+            leave_ranks()
+        raise
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("TRACEBACK"):
             raise

@@ -35,6 +35,16 @@ def start() -> None:
     torch.distributed.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(hours=2))
 
 
+def leave() -> None:
+    """Leave the process group at an orderly end; nothing without one.
+
+    Gloo's threads hold tensors of Python, and abort a process whose interpreter ends before they let go
+    (pytorch/pytorch#179291). Not for a rank that failed: NCCL would wait for the others.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def check_gpus(wanted: int) -> None:
     """Raise a ValueError if this machine has fewer GPUs than are wanted."""
     if wanted > torch.cuda.device_count():

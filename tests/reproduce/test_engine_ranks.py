@@ -77,7 +77,7 @@ from pathlib import Path
 sys.path.insert(0, "tests/reproduce")
 import test_engine_ranks as t
 from mmengine.dist import get_rank
-from reproduce.engine.distributed import start
+from reproduce.engine.distributed import leave, start
 from reproduce.suites import SUITES
 start()
 suite, root = SUITES["kinetics-tiny"], Path(sys.argv[1])
@@ -86,6 +86,7 @@ for name in sys.argv[2:]:
     losses = t.run_noting_losses(suite, Path(name), train, test)
     if get_rank() == 0:
         Path(name, "losses.json").write_text(json.dumps(losses))
+leave()
 """
 
 

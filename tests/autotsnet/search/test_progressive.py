@@ -173,7 +173,7 @@ RANK = """
 import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from reproduce.engine.distributed import start
+from reproduce.engine.distributed import leave, start
 from reproduce.engine import search_auto_tsnet, searching
 from reproduce.suites import SUITES
 start()
@@ -183,6 +183,7 @@ config.batch = 8
 config.options.chunks = int(sys.argv[3])
 train = suite.manifest("train", Path(sys.argv[1]))
 searching.search(suite, config, 0, train, Path(sys.argv[2]))
+leave()
 """
 
 
