@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autotsnet.models.families import uniform_architecture
 from autotsnet.registry import FAMILIES, MODELS, family
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.folding import fold
+from reproduce.engine.inference import accelerate, fold
 from reproduce.export import export
 from reproduce.measure.macs import count
 
@@ -105,7 +105,7 @@ class TestFamily:
                 outputs.append(model(clips, mode="tensor"))
         torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-4)
 
-    def test_folding_its_batch_norms_changes_nothing_but_speed(self, name):
+    def test_accelerating_it_changes_nothing_but_speed(self, name):
         net = build(name)
         norms = [m for m in net.modules() if isinstance(m, _BatchNorm)]
         for norm in norms:  # of a new network they change nothing
@@ -117,7 +117,7 @@ class TestFamily:
         clips = torch.randn(2, 3, FRAMES, CROP, CROP)
         with torch.no_grad():
             logits = net(clips)
-            fold(net, clips[:1])
+            accelerate(net, clips[:1])
             assert not any(isinstance(m, _BatchNorm) for m in net.modules())
             torch.testing.assert_close(net(clips), logits, atol=1e-5, rtol=1e-4)
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from autotsnet.registry import MODELS
 
 VIEWS = 32  # views in flight at test: 30 views of a video of 16 × 224² are 0.3 GB of pixels, and far more activations
+PIXELS = 2**20  # the same on a CPU, 16 × 256² of them: activations that stay in the caches, and in the process
 
 
 @MODELS.register_module()
@@ -50,6 +51,11 @@ class VideoClassifier(BaseModel):
             x = x.contiguous()
         return (x.float() - self.mean) / self.std
 
+    @staticmethod
+    def views_at_once(clips: Tensor) -> int:
+        """How many views of B V T H W 3 pass the network together where nothing is learnt from them."""
+        return VIEWS if clips.is_cuda else max(1, min(VIEWS, PIXELS // clips.shape[2:5].numel()))
+
     def forward(
         self, clips: Tensor, label: Tensor | None = None, mode: str = "tensor", architecture=None, **info
     ) -> object:
@@ -62,10 +68,9 @@ class VideoClassifier(BaseModel):
             architecture: which subnet, where the network is a supernet.
             info: whatever else the data set says of each video; returned by ``predict``.
         """
-        # by no more than VIEWS at a time where nothing is learnt from them: at test
-        pixels = clips.flatten(0, 1).split(VIEWS if mode == "predict" else len(clips) * clips.shape[1])
+        parts = clips.flatten(0, 1).split(self.views_at_once(clips) if mode == "predict" else clips.shape[:2].numel())
         fixed = () if architecture is None else (architecture,)
-        logits = torch.cat([self.net(self.prepare(part[:, None]), *fixed) for part in pixels])
+        logits = torch.cat([self.net(self.prepare(part[:, None]), *fixed) for part in parts])
         if logits.dim() != 2 or logits.shape[0] != clips.shape[0] * clips.shape[1]:
             expected = f"({clips.shape[0] * clips.shape[1]}, classes)"
             raise ValueError(

@@ -31,7 +31,7 @@ from reproduce.data.decode import DEFAULT
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VIEWS, VideoClassifier
 from reproduce.engine.distributed import agreed, distribute
-from reproduce.engine.folding import fold
+from reproduce.engine.inference import accelerate
 from reproduce.engine.runner import (
     LAST,
     Bf16OptimWrapper,
@@ -404,10 +404,10 @@ def trained(spec: RunSpec, folder: Path) -> VideoClassifier:
 
 
 def for_test(spec: RunSpec, folder: Path, protocol: Protocol) -> VideoClassifier:
-    """The model of a finished training as it is tested: batch norms folded into convolutions."""
+    """The model of a finished training as it is tested."""
     model, side = trained(spec, folder), protocol.crops.test_size
     clip = torch.randn(1, 3, protocol.sampling.frames, side, side, generator=torch.Generator().manual_seed(0))
-    fold(model.net, clip)
+    accelerate(model.net, clip)
     return model
 
 

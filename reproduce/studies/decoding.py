@@ -44,7 +44,7 @@ from reproduce.data.manifest import Manifest, Video
 from reproduce.data.scan import scan
 from reproduce.data.synthetic.video import render
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.folding import fold
+from reproduce.engine.inference import accelerate
 from reproduce.files import write_json
 from reproduce.protocol import Crops, Protocol, Sampling
 from reproduce.records import provenance
@@ -137,8 +137,8 @@ def pipelines(paths: list[Path], rounds: int) -> dict:
 def thirty_views(path: Path, rounds: int, depth: float, decoder: str) -> dict:
     """One video from its file to the logits of its 30 views: mmaction2's pipeline and X3D, ours with equal weights.
 
-    Ours as in a test of ours: an x3d in a ``VideoClassifier``, batch norms folded. mmaction2's network gets views whose
-    memory is in channels-last order, as its pipeline happens to leave them.
+    Ours as in a test of ours: an x3d in a ``VideoClassifier``, accelerated, few views at a time. mmaction2's network
+    gets its views together, their memory in channels-last order, as its pipeline happens to leave them.
     """
     recognizer = dict(
         type="Recognizer3D",
@@ -168,7 +168,9 @@ def thirty_views(path: Path, rounds: int, depth: float, decoder: str) -> dict:
     theirs.eval()
     net = x3d(num_classes=400, blocks=tuple(math.ceil(depth * blocks) for blocks in (1, 2, 5, 3)))
     net.load_state_dict(MAPS["mmaction2"]["x3d"].ours(theirs.state_dict()))
-    fold(net.eval(), few[:1])
+    accelerate(net.eval(), few[:1])
+    parts = []
+    net.register_forward_hook(lambda *call: parts.append(call[-1]))
     ours = VideoClassifier(net, mean=114.75, std=57.375).eval()
 
     @torch.inference_mode()
@@ -177,10 +179,11 @@ def thirty_views(path: Path, rounds: int, depth: float, decoder: str) -> dict:
 
     @torch.inference_mode()
     def mine():
-        seen["ours"] = ours(videos[0]["clips"][None])
+        parts.clear()
+        ours(videos[0]["clips"][None], torch.zeros(1), mode="predict")
 
     out = ratios({"ours": mine, "mmaction2": reference}, rounds)
-    return out | dict(largest_difference_of_logits=(seen["ours"] - seen["theirs"][ORDER]).abs().max().item())
+    return out | dict(largest_difference_of_logits=(torch.cat(parts) - seen["theirs"][ORDER]).abs().max().item())
 
 
 def scanning(paths: list[Path], rounds: int) -> dict:

@@ -194,6 +194,10 @@ def test_views_pass_the_network_few_at_a_time(monkeypatch):
     clips = torch.randint(256, (2, 30, 4, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     few = model(clips, torch.zeros(2), mode="predict")
     assert sizes == [32, 28]
+    monkeypatch.setattr(classifier, "PIXELS", 3 * 4 * 8 * 8)
+    model(clips, torch.zeros(2), mode="predict")
+    assert sizes[2:] == [3] * 20
+    monkeypatch.setattr(classifier, "PIXELS", 2**30)
     monkeypatch.setattr(classifier, "VIEWS", 1000)
     for a, b in zip(few, model(clips, torch.zeros(2), mode="predict"), strict=True):
         torch.testing.assert_close(a["scores"], b["scores"])

@@ -1,8 +1,9 @@
-"""Batch norm folded into the convolutions before it: the network of a test says the same, a third sooner on a CPU."""
+"""A network as it is tested: it says the same as in training, in half the time on a CPU."""
 
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,32 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 TOLERANCE = 1e-4  # of logits, absolute and relative; rounding alone makes 1e-6
+
+
+def _onednn(conv: nn.Conv2d | nn.Conv3d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution that goes to oneDNN on a CPU whatever the batch.
+
+    With fewer than 16 clips and one thread torch takes its own kernels where a filter has no spatial extent: X3D-M's
+    temporal stem and pointwise convolutions are several times slower with them.
+    """
+    plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str) and x.dtype == torch.float32
+    if x.device.type == "cpu" and plain and not torch.is_autocast_enabled("cpu"):
+        return torch.mkldnn_convolution(x, weight, bias, conv.padding, conv.stride, conv.dilation, conv.groups)
+    return type(conv)._conv_forward(conv, x, weight, bias)
+
+
+def accelerate(net: nn.Module, clips: Tensor) -> None:
+    """Make a network faster that will only be tested, in place: batch norms folded, convolutions by oneDNN on a CPU.
+
+    Args:
+        net: in eval mode.
+        clips: B 3 T H W, any that it takes.
+    """
+    fold(net, clips)
+    if torch.backends.mkldnn.is_available():
+        for m in net.modules():
+            if isinstance(m, nn.Conv2d | nn.Conv3d):
+                m._conv_forward = partial(_onednn, m)
 
 
 @torch.no_grad()
