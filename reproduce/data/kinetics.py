@@ -21,6 +21,7 @@ PUBLISHED = {  # videos of train and val
 }
 SPLITS = {"train": ("train",), "val": ("val", "validate", "validation")}
 SUFFIXES = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".3gp"}
+YOUTUBE = re.compile(r"(.{11})_(\d+)_(\d+)")  # of a file: id, start and end
 HEADER = {"label", "youtube_id", "time_start", "time_end"}
 README = "see README, 'Kinetics-400'"
 
@@ -131,9 +132,15 @@ def _folders(root: Path, split: str) -> list[Path]:
 
 
 def _listed(root: Path, annotation: Path, rows: list[tuple[str, int]], folders: list[Path]) -> tuple[Video, ...]:
-    """Videos of a list of paths, which are absolute, or relative to a folder of videos or to the root."""
+    """Videos of a list of paths, which are absolute, or relative to a folder of videos or to the root.
+
+    Where a path leads nowhere, the video with that YouTube id and times is taken, whatever its suffix and folder.
+    """
     index = {_plain(c): i for i, c in enumerate(CLASSES)}
+    files = {name: root / path for name, path in _files(root, folders).items() if YOUTUBE.fullmatch(name)}
     base = next((f for f in (*folders, root) if any((f / path).exists() for path, _ in rows[:1000])), None)
+    if base is None and any(_identity(Path(path)) in files for path, _ in rows[:1000]):
+        base = folders[0]
     if base is None:
         raise DataError(
             f"{annotation}: {rows[0][0]} and those after it lie neither below {root} nor below its folder of videos; "
@@ -150,8 +157,10 @@ def _listed(root: Path, annotation: Path, rows: list[tuple[str, int]], folders: 
                 f"{where}: label {label} for a video of {folder!r}, which is class {index[_plain(folder)]} of the "
                 "official, alphabetical order; write the list anew in that order"
             )
-        file = base / path
-        videos.append(Video(_identity(file), str(file.relative_to(root) if file.is_relative_to(root) else file), label))
+        name, file = _identity(Path(path)), base / path
+        if file != files.get(name, file) and not file.exists():
+            file = files[name]
+        videos.append(Video(name, str(file.relative_to(root) if file.is_relative_to(root) else file), label))
     return tuple(videos)
 
 
@@ -169,7 +178,7 @@ def _files(root: Path, folders: list[Path]) -> dict[str, str]:
 
 def _identity(path: Path) -> str:
     """``<youtube_id>_<start>_<end>`` with six digits, whatever the file has; other names as they are."""
-    match = re.fullmatch(r"(.{11})_(\d+)_(\d+)", path.stem)
+    match = YOUTUBE.fullmatch(path.stem)
     return f"{match[1]}_{int(match[2]):06d}_{int(match[3]):06d}" if match else path.stem
 
 

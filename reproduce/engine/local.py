@@ -41,6 +41,7 @@ from reproduce.engine.runner import (
     StreamLoop,
     build_runner,
     ignore_sigterm,
+    preemptible,
     resume_from,
 )
 from reproduce.engine.searching import check_searchable, resolved, search_config
@@ -269,10 +270,15 @@ def check_searches(todo: list[Job], cache: Path, runs: Path, ranks: int) -> None
 
 
 def run_jobs(todo: list[Job], cache: Path, runs: Path, results: Path) -> None:
-    """One run after the other."""
-    check_searches(todo, cache, runs, get_world_size())
-    for i, job in enumerate(todo, 1):
-        job.run(cache, runs, results, f"{i}/{len(todo)}")
+    """One run after the other.
+
+    Raises:
+        PreemptedError: SIGTERM; the same command goes on.
+    """
+    with preemptible():
+        check_searches(todo, cache, runs, get_world_size())
+        for i, job in enumerate(todo, 1):
+            job.run(cache, runs, results, f"{i}/{len(todo)}")
 
 
 def schedule(config: Config, videos: int) -> tuple[int, list[dict]]:
@@ -425,6 +431,7 @@ def _test(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> None
         batch_sampler=metric.batches(videos_at_once(config, suite.protocol)),
         num_workers=config.workers,
         prefetch_factor=1 if config.workers else None,  # 30 views of 16 × 224² are 72 MB of shared memory a video
+        worker_init_fn=ignore_sigterm,
     )
     runner = build_runner(
         config,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import all_reduce, barrier
+from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import EMAHook, Hook, IterTimerHook, LoggerHook, ParamSchedulerHook, RuntimeInfoHook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
@@ -58,7 +58,7 @@ def load_checkpoint(filename: str, map_location="cpu") -> dict:
 
 
 class PreemptedError(RuntimeError):
-    """SIGTERM ended a training; its state is saved."""
+    """SIGTERM ended a run; what is done is saved."""
 
     exit_code = os.EX_TEMPFAIL  # the same command goes on, so a scheduler may requeue it
 
@@ -66,6 +66,27 @@ class PreemptedError(RuntimeError):
 def ignore_sigterm(worker: int = 0) -> None:
     """For processes that decode: a scheduler's SIGTERM goes to them too, but the training wants its last batch."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def preemptible() -> Iterator[None]:
+    """SIGTERM raises PreemptedError: outside of training nothing is lost by stopping at once.
+
+    In the main thread only, which signals reach; not in a rank, which could not leave a collective: its launcher
+    knows what to do.
+    """
+    if threading.current_thread() is not threading.main_thread() or get_world_size() > 1:
+        yield
+        return
+
+    def stop(*_) -> None:
+        raise PreemptedError("stopped by SIGTERM; issue the command again to go on")
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class Runner(MMRunner):

@@ -156,9 +156,11 @@ def test_sigterm_saves_the_step_and_the_repeated_command_ends_alike(tiny, done, 
     pd.testing.assert_frame_equal(predictions(spec, done[0]), predictions(spec, tmp_path / "runs"), check_exact=True)
 
 
-def test_an_interrupted_test_goes_on_with_the_missing_parts(tiny, done, tmp_path, monkeypatch):
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_test_goes_on_with_the_missing_parts(tiny, done, tmp_path, monkeypatch, sign):
     from reproduce.data.datasets import TestVideos
     from reproduce.engine.local import Predictions
+    from reproduce.engine.runner import PreemptedError, preemptible
 
     suite, train, test = tiny
     spec, original, seen = spec_of(tiny), TestVideos.__getitem__, []
@@ -168,16 +170,17 @@ def test_an_interrupted_test_goes_on_with_the_missing_parts(tiny, done, tmp_path
         (folder / name).unlink()
 
     def read(self, n):
-        if len(seen) == 5:
-            seen.append(n)
-            raise KeyboardInterrupt
         seen.append(n)
+        if len(seen) == 6:
+            os.kill(os.getpid(), sign)
         return original(self, n)
 
     monkeypatch.setattr(TestVideos, "__getitem__", read)
     monkeypatch.setattr(Predictions, "PART", 2)
-    with pytest.raises(KeyboardInterrupt):
+    handler, raised = signal.getsignal(signal.SIGTERM), KeyboardInterrupt if sign == signal.SIGINT else PreemptedError
+    with pytest.raises(raised), preemptible():
         execute(suite, suite.entry("tsm"), spec, train, test, tmp_path / "runs", tmp_path / "results")
+    assert signal.getsignal(signal.SIGTERM) == handler
     assert len(list((folder / "test").glob("part-*"))) == 2
     execute(suite, suite.entry("tsm"), spec, train, test, tmp_path / "runs", tmp_path / "results")
     assert seen == [0, 1, 2, 3, 4, 5, 4, 5, 6, 7], "the third part, of which one video was missing, and the fourth"

@@ -10,6 +10,7 @@ from reproduce.data import decode as decoding
 from reproduce.data.datasets import TestVideos, TrainClips, skipped_videos
 from reproduce.data.decode import DECODERS, DEFAULT, DecodeError, decode
 from reproduce.data.manifest import DataError, Manifest, Video
+from reproduce.data.synthetic.writer import encode
 from reproduce.protocol import Crops, Protocol, Sampling
 
 PROTOCOLS = {
@@ -203,6 +204,29 @@ def test_training_gives_up_when_nothing_can_be_read(tmp_path):
     with pytest.raises(DataError, match="class 'y' has no training video"):
         TrainClips(Manifest("gone", "train", tmp_path, ("x", "y"), videos), PROTOCOLS["ssv2"], seed=0)
     TrainClips(Manifest("gone", "train", tmp_path, ("x", "y"), videos, partial=True), PROTOCOLS["ssv2"], seed=0)
+
+
+def test_the_label_follows_a_flip(tmp_path):
+    """Bright on the right; class 0 turns into 1 and 1 into 0, 2 into itself, and 3 is not to be flipped."""
+    encode(np.broadcast_to(np.linspace(0, 255, 96, dtype=np.uint8)[:, None], (8, 80, 96, 3)), 12, tmp_path / "v.mp4")
+    videos = tuple(Video(f"v{label}", "v.mp4", label) for label in range(4))
+    manifest = Manifest("sides", "train", tmp_path, tuple("abcd"), videos, partners=(1, 0, 2, -1))
+    protocol = Protocol(Sampling("segment", 4), Crops(64, 72, (72, 80), flip=0.5))
+    train, seen = TrainClips(manifest, protocol, seed=0), set()
+    for n in range(80):
+        item = train[n]
+        label = train._epoch[1][n % 4]
+        clip = item["clips"].float()
+        seen.add((label, bool(clip[..., :32, :].mean() > clip[..., 32:, :].mean()), item["label"]))
+    assert seen == {
+        (0, False, 0),
+        (0, True, 1),
+        (1, False, 1),
+        (1, True, 0),
+        (2, False, 2),
+        (2, True, 2),
+        (3, False, 3),
+    }
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

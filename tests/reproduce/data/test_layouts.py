@@ -160,7 +160,7 @@ def test_wrong_lists_are_named(kinetics_copy, tmp_path):
         with pytest.raises(DataError, match=message):
             kinetics.load(root, "train")
     path.write_text("\n".join(lines))
-    (root / "videos_train").rename(root / "elsewhere")
+    (root / "videos_train").rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="lie neither below"):
         kinetics.load(root, "train")
     path.write_text("")
@@ -228,6 +228,19 @@ def test_half_a_data_set_is_refused_unless_allowed(kinetics_copy, tmp_path, monk
     shutil.rmtree(root / "val")
     with pytest.raises(DataError, match="20 of 20 videos have no file"):
         suite.manifest("val", root)
+
+
+@pytest.mark.parametrize("layout", ["official", "flat", "mmaction2", "pyslowfast"])
+def test_files_may_have_other_suffixes_and_folders(kinetics_copy, tmp_path, layout):
+    root = kinetics_copy(tmp_path / "k400", layout)
+    before = kinetics.load(root, "val")
+    for n, path in enumerate(sorted((root / v.path) for v in before.videos)):
+        other = path.parent if layout == "flat" else path.parent.with_name(path.parent.name.replace("_", "-"))
+        other.mkdir(exist_ok=True)
+        path.rename(other / path.with_suffix((".webm", ".mkv", ".MP4")[n % 3]).name)
+    after = kinetics.load(root, "val")
+    assert [(v.id, v.label) for v in after.videos] == [(v.id, v.label) for v in before.videos]
+    assert all((root / v.path).is_file() for v in after.videos)
 
 
 @pytest.mark.parametrize("layout", ["official", "pyslowfast"])

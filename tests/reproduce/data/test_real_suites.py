@@ -10,7 +10,7 @@ from reproduce.data.manifest import DataError
 from reproduce.engine.local import jobs, run_jobs
 from reproduce.records import RunRecord
 from reproduce.suites import SUITES
-from reproduce.tables import title
+from reproduce.tables import table, title
 
 
 def small(name: str):
@@ -52,6 +52,9 @@ def test_from_a_copy_to_a_record(kinetics_copy, ssv2_copy, tmp_path, monkeypatch
     assert set(predictions.label) == {v.label for v in val}
     assert predictions.scores.map(len).unique().tolist() == [suite.classes]
     assert "a **partial copy** of the data set" in title(suite, [record])
+    (row,) = table(suite, [record]).to_dict("records")
+    assert row["n"] == ("20 (1 failed, counted wrong)" if rotten else "20")
+    assert ("; trained without 1 missing and 1 undecodable videos" in title(suite, [record])) == rotten
     if rotten:
         assert caplog.text.count("skipped in training") == 1
         assert caplog.text.count("1 of 40 videos have no file") == 1
