@@ -244,7 +244,7 @@ def compare(
 
 def _compare_records(first: list[Path], second: list[Path], common: bool) -> str:
     from reproduce.records import RunRecord
-    from reproduce.statistics import outcomes, paired_difference
+    from reproduce.statistics import outcomes, paired_difference, per_architecture
 
     loaded = {path: RunRecord.load(path) for path in [*first, *second]}
     for paths in (first, second):
@@ -252,7 +252,10 @@ def _compare_records(first: list[Path], second: list[Path], common: bool) -> str
         if len(models) > 1 or len(set(paths)) < len(paths):
             raise ValueError(f"{' '.join(map(str, paths))}: name different runs of one model in one suite")
     right = outcomes([(loaded[path], path.parent) for path in [*first, *second]], common)
-    difference = paired_difference(right[: len(first)], right[len(first) :])
+    a, b = right[: len(first)], right[len(first) :]
+    difference = paired_difference(
+        *(per_architecture(x, [loaded[p] for p in paths]) for x, paths in ((a, first), (b, second)))
+    )
     return f"{difference}, p = {difference.p:.2g} ({right.shape[1]} videos, {len(first)} against {len(second)} runs)"
 
 

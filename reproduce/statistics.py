@@ -68,6 +68,17 @@ def outcomes(runs: Sequence[tuple[RunRecord, Path]], common: bool = False) -> np
     return np.stack([ranks(table.loc[ids]) == 0 for table in tables]).astype(float)
 
 
+def per_architecture(right: np.ndarray, records: Sequence[RunRecord]) -> np.ndarray:
+    """Runs × videos -> architectures × videos, of runs of several architectures; else as it is.
+
+    Seeds of one architecture are no independent draws of architectures: their mean is one.
+    """
+    variants = np.array([record.variant for record in records])
+    if len(set(variants)) == 1:
+        return right
+    return np.stack([right[variants == v].mean(0) for v in sorted(set(variants))])
+
+
 def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Difference:
     """Difference of mean accuracies, over videos in common and over runs: a bootstrap in two levels.
 
@@ -82,7 +93,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: in
     be of use. A model of one run is taken as it is: nothing is said of its other seeds.
 
     Args:
-        a: runs × videos, 1 where right.
+        a: runs × videos, 1 where right, or architectures × videos, the share of its runs that were.
         b: the same for the other model; same videos in the same order.
         seed: of the bootstrap.
         resamples: of the bootstrap.

@@ -12,7 +12,7 @@ import pandas as pd
 
 from reproduce.files import write_atomic
 from reproduce.records import RunRecord, load_all
-from reproduce.statistics import LEVEL, holm, outcomes, paired_difference, wilson
+from reproduce.statistics import LEVEL, holm, outcomes, paired_difference, per_architecture, wilson
 from reproduce.suites import Entry, Suite
 
 NOT_RUN = "not run"
@@ -149,7 +149,8 @@ def differences(pairs: dict[str, tuple[list[RunRecord], list[RunRecord]]], folde
     found = {}
     for name, (first, second) in pairs.items():
         right = outcomes([(r, folder) for r in [*first, *second]])
-        found[name] = paired_difference(right[: len(first)], right[len(first) :])
+        a, b = right[: len(first)], right[len(first) :]
+        found[name] = paired_difference(per_architecture(a, first), per_architecture(b, second))
     cells = {}
     for (name, d), p in zip(found.items(), holm([d.p for d in found.values()]), strict=True):
         sign = "" if p >= LEVEL else " ▲" if d.points > 0 else " ▼"

@@ -3,6 +3,7 @@
 import re
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from scipy.stats import norm
 
 from reproduce.cli import app
 from reproduce.records import RecordError, RunRecord, load_all, predictions, sha256
-from reproduce.statistics import holm, mcnemar, outcomes, paired_difference, wilson
+from reproduce.statistics import holm, mcnemar, outcomes, paired_difference, per_architecture, wilson
 
 RECORDS = Path(__file__).parents[2] / "results" / "records" / "ssv2-quick"
 
@@ -89,6 +90,21 @@ def test_intervals_cover_the_truth_as_often_as_they_say(runs, spread):
         d = paired_difference(a, b, seed=i, resamples=1000)
         covered += d.low <= truth <= d.high
     assert 0.93 <= covered / repeats <= 0.97
+
+
+def test_seeds_of_an_architecture_are_not_taken_for_architectures():
+    """Three random architectures of three seeds each against three searched; architectures differ, seeds hardly."""
+    rng, covered, repeats = np.random.default_rng(3), dict(architectures=0, runs=0), 1000
+    records = [SimpleNamespace(variant=v) for v in (0, 1, 2) for _ in range(3)]
+    for i in range(repeats):
+        difficulty, skill = rng.normal(size=400), 0.5 + 0.3 * rng.normal(size=6)
+        of_runs = np.concatenate([skill[:3], np.repeat(skill[3:], 3)])[:, None] + 0.05 * rng.normal(size=(12, 1))
+        right = (of_runs + difficulty + 0.7 * rng.normal(size=(12, 400)) > 0).astype(float)
+        for name, random in (("architectures", per_architecture(right[3:], records)), ("runs", right[3:])):
+            d = paired_difference(right[:3], random, seed=i, resamples=1000)
+            covered[name] += d.low <= 0 <= d.high
+    assert 0.93 <= covered["architectures"] / repeats <= 0.97
+    assert covered["runs"] / repeats < 0.92, "or there would be no need"
 
 
 @pytest.mark.parametrize("runs", [(1, 1), (3, 3)])
