@@ -156,8 +156,8 @@ def test_sigterm_saves_the_step_and_the_repeated_command_ends_alike(tiny, done, 
     pd.testing.assert_frame_equal(predictions(spec, done[0]), predictions(spec, tmp_path / "runs"), check_exact=True)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_test_goes_on_with_the_missing_parts(tiny, done, tmp_path, monkeypatch, sign):
+@pytest.mark.parametrize("how", ["keyboard", "SIGTERM"])
+def test_an_interrupted_test_goes_on_with_the_missing_parts(tiny, done, tmp_path, monkeypatch, how):
     from reproduce.data.datasets import TestVideos
     from reproduce.engine.local import Predictions
     from reproduce.engine.runner import PreemptedError, preemptible
@@ -171,13 +171,15 @@ def test_an_interrupted_test_goes_on_with_the_missing_parts(tiny, done, tmp_path
 
     def read(self, n):
         seen.append(n)
+        if len(seen) == 6 and how == "keyboard":
+            raise KeyboardInterrupt
         if len(seen) == 6:
-            os.kill(os.getpid(), sign)
+            os.kill(os.getpid(), signal.SIGTERM)
         return original(self, n)
 
     monkeypatch.setattr(TestVideos, "__getitem__", read)
     monkeypatch.setattr(Predictions, "PART", 2)
-    handler, raised = signal.getsignal(signal.SIGTERM), KeyboardInterrupt if sign == signal.SIGINT else PreemptedError
+    handler, raised = signal.getsignal(signal.SIGTERM), KeyboardInterrupt if how == "keyboard" else PreemptedError
     with pytest.raises(raised), preemptible():
         execute(suite, suite.entry("tsm"), spec, train, test, tmp_path / "runs", tmp_path / "results")
     assert signal.getsignal(signal.SIGTERM) == handler

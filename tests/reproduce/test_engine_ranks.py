@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -196,6 +197,31 @@ def test_a_killed_rank_and_a_terminated_launcher_leave_a_run_that_the_same_comma
     assert re.search(r"^\| x3d .* \| 8 ", table, re.M), table
     records = [json.loads(p.read_text()) for p in (tmp_path / "results" / "records" / "kinetics-tiny").glob("*.json")]
     assert [r["training"]["devices"] for r in records] == [2, 2]
+
+
+MACHINES = f"""
+import os
+from reproduce.engine import torchrun
+torchrun.PORT = int(os.environ["FREE_PORT"])
+{CPU_RANKS}
+"""
+
+
+@pytest.mark.slow
+def test_the_machines_of_a_slurm_step_are_one_run(cache, tmp_path):
+    """Two launchers, as srun starts one on each machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    step = dict(SLURM_STEP_NUM_NODES="2", SLURM_JOB_ID="7", SLURM_LAUNCH_NODE_IPADDR="127.0.0.1", FREE_PORT=str(port))
+    line = command(tmp_path, cache, "--entries", "tsm", prefix=("-c", MACHINES))
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    machines = [subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT | step, **pipes) for _ in range(2)]
+    said = [machine.communicate() for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    assert sum("| tsm " in table for table, _ in said) == 1, "rank 0 speaks"
+    (record,) = (tmp_path / "results" / "records" / "kinetics-tiny").glob("*.json")
+    assert json.loads(record.read_text())["training"]["devices"] == 2
 
 
 @pytest.mark.parametrize(
