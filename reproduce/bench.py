@@ -26,7 +26,17 @@ from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import videos_at_once
 from reproduce.files import write_atomic, write_json
 from reproduce.measure.macs import MacCount, count
-from reproduce.measure.throughput import MODES, Mode, device_state, matmul_rate, peak_memory, sweep, time_passes
+from reproduce.measure.throughput import (
+    MODES,
+    MOST_WINDOWS,
+    WINDOW,
+    Mode,
+    matmul_rate,
+    peak_memory,
+    state_under,
+    sweep,
+    time_passes,
+)
 from reproduce.natives import NATIVES
 from reproduce.progress import Progress
 from reproduce.records import device_name, provenance
@@ -39,7 +49,7 @@ LIMIT = {"cpu": 3.0, "cuda": 5.0}  # seconds per pass, beyond which a sweep does
 SCHEMA = 1
 NOTES = """\
 - ms: one clip at a time. clips/s: at the batch that gives most of them; ±: interquartile range / median of {repeats} or
-  more passes after a warm-up until times are stable.
+  more passes after a warm-up until times are stable; ~: they were not within {warm_up} passes.
 - % of matmul: the network's GMACs/s over those of the fastest square matrix product of the same run, device and
   precision ({rates}). MiB: what a pass at that batch takes beyond weights and clips.
 - pytorchvideo and mmaction2: their own eager networks, with the same arithmetic, in the same run.
@@ -103,6 +113,7 @@ def measure(subject: Subject, mode: Mode, cost: MacCount, device: torch.device, 
         clips = mode.clips(best, frames, crop, device)
         with mode.autocast(device):
             memory = peak_memory(lambda: net(clips), device)
+            state = state_under(lambda: net(clips), device)
     except (torch.OutOfMemoryError, RuntimeError) as error:  # of a mode that a device or an installation lacks
         return row | dict(error=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
     rate = best / timings[best].median
@@ -113,10 +124,12 @@ def measure(subject: Subject, mode: Mode, cost: MacCount, device: torch.device, 
         clips_per_s=rate,
         spread=timings[best].spread,
         repeats=timings[best].repeats,
+        stable=timings[1].stable and timings[best].stable,
         sweep={str(batch): batch / t.median for batch, t in timings.items()},
         gmacs_per_s=rate * cost.gmacs,
         share_of_matmul=rate * cost.gmacs / rates[mode.precision],
         peak_mib=None if math.isnan(memory) else memory,
+        state=state,
     )
 
 
@@ -218,7 +231,7 @@ def bench(
             if (*key, cost.gmacs, cost.params) not in done:
                 rates = rates or {precision: matmul_rate(device, precision) for precision in ("fp32", "bf16")}
                 row = measure(subject, mode, cost, device, rates)
-                row |= dict(state=device_state(device), commit=made["commit"], time=provenance("", "").time)
+                row |= dict(commit=made["commit"], time=provenance("", "").time)
                 data["rows"] = [r for r in data["rows"] if _key(r)[:3] != key] + [row]
                 write_json(path, data)
             progress.step(note=f"{subject.name} {subject.source} {mode}")
@@ -256,7 +269,9 @@ def rendered(data: dict) -> str:
             "params M": f"{row['params'] / 1e6:.2f}",
             "ms": f"{row['latency_ms']:.4g}" if "error" not in row else row["error"],
             "batch": str(row.get("batch", "–")),
-            "clips/s": f"{row['clips_per_s']:.4g} ±{100 * row['spread']:.0f} %" if "error" not in row else "–",
+            "clips/s": f"{'' if row['stable'] else '~'}{row['clips_per_s']:.4g} ±{100 * row['spread']:.0f} %"
+            if "error" not in row
+            else "–",
             "GMACs/s": f"{row['gmacs_per_s']:.4g}" if "error" not in row else "–",
             "% of matmul": f"{100 * row['share_of_matmul']:.1f}" if "error" not in row else "–",
             "MiB": f"{row['peak_mib']:.0f}" if row.get("peak_mib") is not None else "–",
@@ -275,7 +290,8 @@ def rendered(data: dict) -> str:
             both = f"{min(seen):.4g}" + (f" to {max(seen):.4g}" if max(seen) > min(seen) else "")
             rates.append(f"{precision}{', TF32' if data['tf32'] and precision == 'fp32' else ''} {both} GMACs/s")
     repeats = min((row["repeats"] for row in data["rows"] if "error" not in row), default=0)
-    parts.append(NOTES.format(rates="; ".join(rates), repeats=repeats))
-    if data["rows"] and data["rows"][0]["state"]:
-        parts.append(f"After the first row: {data['rows'][0]['state']}. After the last: {data['rows'][-1]['state']}.")
+    parts.append(NOTES.format(rates="; ".join(rates), repeats=repeats, warm_up=WINDOW * MOST_WINDOWS))
+    states = [row["state"] for row in data["rows"] if row.get("state")]
+    if states:
+        parts.append(f"During passes of the first row: {states[0]}. Of the last: {states[-1]}.")
     return "\n\n".join(parts)

@@ -129,7 +129,7 @@ def _side_by_side(
         of = {e.name: [r for r in records if r.entry == e.name] for e in (mine, *others)}
         found = tables.differences({e.name: (of[mine.name], of[e.name]) for e in others}, folder)
         chosen = replace(suite, entries=(mine, *others))
-        frame = tables.table(chosen, records)
+        frame = tables.table(chosen, records, folder, against_random=False)
     if suite.published is None:
         frame = frame.drop(columns=["literature top-1 %", "literature source"])
     column = f"{mine.name} − it, points [95 %]"
@@ -137,7 +137,7 @@ def _side_by_side(
     notes = [
         f"{mine.name} − it: its top-1 minus that of the line's model, on the same videos; interval bootstrapped over "
         f"videos. ▲ {mine.name} is better, ▼ it is worse: holds at 5 % after Holm's correction over the lines.",
-        "Residual: of GMACs against the budget. Intervals of accuracies: Wilson, over videos.",
+        f"Residual: of GMACs against the budget. {tables.INTERVALS}",
     ]
     if common:
         notes.append(f"On the {records[0].result.n} test videos in common.")

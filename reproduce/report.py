@@ -23,7 +23,6 @@ from reproduce.files import write_atomic
 from reproduce.measure.throughput import Mode
 from reproduce.natives import NATIVES, printed
 from reproduce.records import RunRecord, load_all, predictions
-from reproduce.statistics import wilson
 from reproduce.suites import SUITES, Suite
 from reproduce.suites import suite as suite_named
 
@@ -145,9 +144,10 @@ def _draw(suite: Suite, records: list[RunRecord], results: Path, runs: Path) -> 
     """All pictures of a suite, as PNG and SVG."""
     runs_of = tables.runs_of(suite, records)
     runs_of = {name: mine for name, mine in runs_of.items() if mine}
+    folder = results / "records" / suite.name
     literature, heading = _literature(suite)
-    cost = [*_measured_costs(runs_of), *literature]
-    speeds = _measured_speeds(runs_of) | ({} if suite.gmacs else _native_speeds(suite, results))
+    cost = [*_measured_costs(runs_of, folder), *literature]
+    speeds = _measured_speeds(runs_of, folder) | ({} if suite.gmacs else _native_speeds(suite, results))
     diagnosed = {path.stem: json.loads(path.read_text()) for path in temporal_files(results, suite.name)}
     for path in (results / "pictures" / f"{suite.name}-{{}}.{s}" for s in ("png", "svg")):
 
@@ -172,7 +172,6 @@ def _draw(suite: Suite, records: list[RunRecord], results: Path, runs: Path) -> 
                 title=f"{suite.dataset}: accuracy and measured speed",
             )
         if runs_of:
-            folder = results / "records" / suite.name
             confused = {n: pd.concat([predictions(r, folder) for r in mine]) for n, mine in runs_of.items()}
             charts.draw_confusion(confused, class_names(suite), at("confusion"), f"{suite.dataset}: what is confused")
         if diagnosed:
@@ -198,19 +197,13 @@ def class_names(suite: Suite) -> list[str]:
     return list({"kinetics": kinetics, "ssv2": ssv2}[suite.layout].CLASSES)
 
 
-def _accuracy(records: list[RunRecord]) -> tuple[float, tuple[float, float]]:
-    """Mean top-1 over runs and its interval, in percent, as in the table."""
-    n, mean = records[0].result.n, sum(r.result.top1 for r in records) / len(records)
-    return 100 * mean / n, wilson(mean, n)
-
-
-def _measured_costs(runs_of: dict[str, list[RunRecord]]) -> Iterator[Point]:
+def _measured_costs(runs_of: dict[str, list[RunRecord]], folder: Path) -> Iterator[Point]:
     for name, records in runs_of.items():
         gmacs = sum(r.model.gmacs for r in records) / len(records)
-        yield Point(name, family_of(name), gmacs, *_accuracy(records))
+        yield Point(name, family_of(name), gmacs, *tables.accuracy(records, folder))
 
 
-def _measured_speeds(runs_of: dict[str, list[RunRecord]]) -> dict[str, list[Point]]:
+def _measured_speeds(runs_of: dict[str, list[RunRecord]], folder: Path) -> dict[str, list[Point]]:
     """Points by device; of several runs on one, the median run's speed."""
     panels: dict[str, list[Point]] = {}
     for name, records in runs_of.items():
@@ -218,7 +211,9 @@ def _measured_speeds(runs_of: dict[str, list[RunRecord]]) -> dict[str, list[Poin
             there = sorted((r.throughput for r in records if r.throughput.device == device), key=_clips_per_s)
             speed = there[len(there) // 2]
             heading = f"{device}, {speed.precision}, batch {speed.batch}"
-            point = Point(name, family_of(name), speed.clips_per_s, *_accuracy(records), spread=speed.spread)
+            point = Point(
+                name, family_of(name), speed.clips_per_s, *tables.accuracy(records, folder), spread=speed.spread
+            )
             panels.setdefault(heading, []).append(point)
     return dict(sorted(panels.items()))
 

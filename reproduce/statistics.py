@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
+from scipy.stats import t as student
 
 from reproduce.records import RecordError, RunRecord, predictions, ranks
 
@@ -31,18 +32,43 @@ class Difference:
         return f"{self.points:+.1f} points [{self.low:+.1f}, {self.high:+.1f}]"
 
 
-def wilson(correct: float, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of an accuracy, in percent."""
-    interval = binomtest(round(correct), n).proportion_ci(1 - LEVEL, "wilson")
-    return 100 * interval.low, 100 * interval.high
+def wilson(correct: float, n: float) -> tuple[float, float]:
+    """95 % Wilson score interval of an accuracy, in percent; of several runs' mean, neither need be whole."""
+    p, z2 = correct / n, norm.ppf(1 - LEVEL / 2) ** 2
+    half = np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n**2)))
+    low, high = ((p + z2 / (2 * n) + side * half) / (1 + z2 / n) for side in (-1, 1))
+    return float(100 * max(0.0, low)), float(100 * min(1.0, high))
 
 
-def outcomes(runs: Sequence[tuple[RunRecord, Path]], common: bool = False) -> np.ndarray:
+def accuracy_interval(right: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a mean accuracy over videos and over runs, in percent.
+
+    Of one run it is Wilson's. Of several, Wilson's for as many videos as would give the mean over runs its variance
+    over videos; the runs' own variance comes in by Student's t, at right angles to it (as in ``paired_difference``).
+
+    Args:
+        right: runs × videos, 1 where right, or architectures × videos, the share of its runs that were.
+    """
+    runs, n = right.shape
+    per_video = right.mean(0)
+    mean = per_video.mean()
+    if per_video.var() > 0:
+        n = mean * (1 - mean) / per_video.var() * n
+    low, high = wilson(mean * n, n)
+    if runs > 1:
+        mean = 100 * mean
+        spread = 100 * student.ppf(1 - LEVEL / 2, runs - 1) * np.sqrt(_variance_of_runs(right) / runs)
+        low, high = mean - np.hypot(mean - low, spread), mean + np.hypot(high - mean, spread)
+    return float(max(0.0, low)), float(min(100.0, high))
+
+
+def outcomes(runs: Sequence[tuple[RunRecord, Path]], common: bool = False, k: int = 1) -> np.ndarray:
     """Runs × videos in the order of ids, 1 where the run was right.
 
     Args:
         runs: records, each with the folder of its predictions.
         common: of runs tested on different videos of one data set, take those that all have.
+        k: right is what has the label among its first k.
 
     Raises:
         RecordError: predictions are not the record's, or the runs' videos differ and ``common`` is not set.
@@ -65,7 +91,7 @@ def outcomes(runs: Sequence[tuple[RunRecord, Path]], common: bool = False) -> np
         raise RecordError(f"predictions of test manifest {manifests[0]} list different videos; run `verify`")
     if ids.empty:
         raise RecordError(f"records of test manifests {' and '.join(manifests)} have no video in common")
-    return np.stack([ranks(table.loc[ids]) == 0 for table in tables]).astype(float)
+    return np.stack([ranks(table.loc[ids]) < k for table in tables]).astype(float)
 
 
 def per_architecture(right: np.ndarray, records: Sequence[RunRecord]) -> np.ndarray:

@@ -12,10 +12,14 @@ import pandas as pd
 
 from reproduce.files import write_atomic
 from reproduce.records import RunRecord, load_all
-from reproduce.statistics import LEVEL, holm, outcomes, paired_difference, per_architecture, wilson
+from reproduce.statistics import LEVEL, accuracy_interval, holm, outcomes, paired_difference, per_architecture
 from reproduce.suites import Entry, Suite
 
 NOT_RUN = "not run"
+INTERVALS = (
+    "Intervals of accuracies: over videos (Wilson) and, of several runs, over runs (Student's t: wide where few runs "
+    "differ much)."
+)
 PUBLISHED = Path(__file__).with_name("published.csv")
 
 
@@ -61,13 +65,24 @@ def literature(suite: Suite, entry: Entry) -> tuple[str, str]:
     return f"{row.top1:.1f} ({setting})", row.source
 
 
-def _accuracy(correct: list[int], n: int) -> str:
-    mean = sum(correct) / len(correct)
-    low, high = wilson(mean, n)
-    return f"{100 * mean / n:.1f} [{low:.1f}, {high:.1f}]"
+def accuracy(records: list[RunRecord], folder: Path, k: int = 1) -> tuple[float, tuple[float, float]]:
+    """Mean top-k of a model's runs and its interval over videos and runs, in percent.
+
+    Args:
+        records: of one model.
+        folder: of their predictions.
+        k: 1 or 5.
+    """
+    right = per_architecture(outcomes([(r, folder) for r in records], k=k), records)
+    return float(100 * right.sum() / right.size), accuracy_interval(right)
 
 
-def _row(suite: Suite, entry: Entry, records: list[RunRecord], several: bool) -> dict[str, object]:
+def _accuracy(records: list[RunRecord], folder: Path, k: int) -> str:
+    mean, (low, high) = accuracy(records, folder, k)
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _row(suite: Suite, entry: Entry, records: list[RunRecord], folder: Path, several: bool) -> dict[str, object]:
     as_run = suite.of(entry)
     protocol, sampling, crops = as_run.protocol, as_run.protocol.sampling, as_run.protocol.crops
     value, source = literature(suite, entry)
@@ -102,8 +117,8 @@ def _row(suite: Suite, entry: Entry, records: list[RunRecord], several: bool) ->
         architectures = len({r.variant for r in records})
         failed = max(len(r.result.failed) for r in records)
         row |= {
-            "top-1 % [95 %]": _accuracy([r.result.top1 for r in records], n),
-            "top-5 % [95 %]": _accuracy([r.result.top5 for r in records], n),
+            "top-1 % [95 %]": _accuracy(records, folder, 1),
+            "top-5 % [95 %]": _accuracy(records, folder, 5),
             "n": f"{n}" + (f" ({failed} failed, counted wrong)" if failed else ""),
             "seeds": f"{len({r.seed for r in records})}"
             + (f" × {architectures} architectures" if architectures > 1 else ""),
@@ -172,13 +187,14 @@ def runs_of(suite: Suite, records: list[RunRecord]) -> dict[str, list[RunRecord]
     return {e.name: [r for r in mine if r.entry == e.name and r.variant < e.variants] for e in suite.entries}
 
 
-def table(suite: Suite, records: list[RunRecord], folder: Path | None = None) -> pd.DataFrame:
+def table(suite: Suite, records: list[RunRecord], folder: Path, against_random: bool = True) -> pd.DataFrame:
     """One row per entry; of the optional ones of an embedded suite, only what was run. Of records, only this suite's.
 
     Args:
         suite: whose entries are the rows.
         records: what was run of them.
-        folder: of the records' predictions; None leaves the paired differences out.
+        folder: of the records' predictions.
+        against_random: with the paired differences from random architectures.
 
     Raises:
         ValueError: records disagree on videos, or were made under another budget or protocol than the suite's.
@@ -201,8 +217,8 @@ def table(suite: Suite, records: list[RunRecord], folder: Path | None = None) ->
     if suite.size:
         runs = {name: of for name, of in runs.items() if of or not suite.entry(name).optional}
     several = len({r.throughput.device for r in records}) > 1
-    frame = pd.DataFrame([_row(suite, suite.entry(name), of, several) for name, of in runs.items()])
-    if folder and any(e.variants > 1 for e in suite.entries):
+    frame = pd.DataFrame([_row(suite, suite.entry(name), of, folder, several) for name, of in runs.items()])
+    if against_random and any(e.variants > 1 for e in suite.entries):
         place = frame.columns.get_loc("top-5 % [95 %]")
         frame.insert(place, "− random, points [95 %]", list(_against_random(suite, runs, folder).values()))
     return frame
@@ -247,7 +263,7 @@ def render(suite: Suite, results: Path) -> str:
 def _notes(suite: Suite) -> str:
     notes = [
         "GMACs: multiply-accumulates of convolutions, linear layers and attention products at the test crop; "
-        "GFLOPs = 2 × GMACs. Residual: against the budget. Intervals: Wilson, over videos. "
+        f"GFLOPs = 2 × GMACs. Residual: against the budget. {INTERVALS} "
         "clips/s: forward passes of one view, fp32, spread = interquartile range / median.",
         "− random: top-1 minus that of random architectures, of the space that a model was searched in, else of "
         "Auto-TSNet's; interval bootstrapped over videos in common, the spread over runs by Student's t; a model of "

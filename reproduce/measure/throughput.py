@@ -69,7 +69,7 @@ class Mode:
         return net
 
 
-WAYS = ((True, False), (False, False), (True, True))
+WAYS = ((True, False), (False, False), (True, True), (False, True))
 MODES = tuple(Mode(precision, order, compiled) for precision in ("fp32", "bf16") for order, compiled in WAYS)
 
 
@@ -80,12 +80,13 @@ class Timing:
     median: float
     spread: float  # interquartile range / median
     repeats: int
+    stable: bool = True  # the warm-up ended because times were stable, not because it had lasted long enough
 
     @classmethod
-    def of(cls, seconds: list[float]) -> Timing:
+    def of(cls, seconds: list[float], stable: bool = True) -> Timing:
         """Of single times."""
         low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75))
-        return cls(float(median), float((high - low) / median), len(seconds))
+        return cls(float(median), float((high - low) / median), len(seconds), stable)
 
 
 def time_passes(step: Callable[[], object], device: torch.device, repeats: int = REPEATS) -> Timing:
@@ -100,13 +101,14 @@ def time_passes(step: Callable[[], object], device: torch.device, repeats: int =
 
     with torch.inference_mode():
         once()  # memory is taken, kernels are chosen, graphs are compiled
-        before = np.inf
+        before, stable = np.inf, False
         for _ in range(MOST_WINDOWS):
             now = np.median([once() for _ in range(WINDOW)])
-            if abs(now / before - 1) < STABLE:
+            stable = abs(now / before - 1) < STABLE
+            if stable:
                 break
             before = now
-        return Timing.of([once() for _ in range(repeats)])
+        return Timing.of([once() for _ in range(repeats)], bool(stable))
 
 
 def forward_throughput(net: nn.Module, frames: int, crop: int, *, batch: int = 16) -> Throughput:
@@ -216,15 +218,26 @@ def _resident(field: str) -> float:
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith(f"{field}:"))) / 2**10
 
 
-def device_state(device: torch.device) -> str:
-    """Clocks and throttling as the driver tells them; empty where it tells nothing."""
+def state_under(step: Callable[[], object], device: torch.device) -> str:
+    """Clocks and throttling while passes run, as the driver tells them; empty where it tells nothing.
+
+    An idle device has other clocks: passes go on until the driver has answered.
+    """
     if device.type != "cuda":
         return ""
     fields = "clocks.sm,clocks.max.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     command.append(f"--id=GPU-{torch.cuda.get_device_properties(device).uuid}")
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
+        query = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    except OSError:
         return ""
-    return f"SM clock, its maximum, memory clock, °C, power, throttle reasons: {answer}"
+    end = time.monotonic() + 20
+    with query, torch.inference_mode():
+        while query.poll() is None:
+            step()
+            torch.cuda.synchronize(device)
+            if time.monotonic() > end:
+                query.kill()
+        answer = query.stdout.read().strip()
+    return f"SM clock, its maximum, memory clock, °C, power, throttle reasons: {answer}" if not query.returncode else ""

@@ -1,9 +1,13 @@
 """Timing: warm-up, sweep and rates as described; a bench that goes on where it stopped; what the tables show."""
 
+import itertools
 import json
+import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +16,7 @@ from torch import nn
 from reproduce import bench, natives, tables
 from reproduce.bench import Subject
 from reproduce.measure import throughput
-from reproduce.measure.throughput import MODES, Mode, Timing, matmul_rate, peak_memory, sweep, time_passes
+from reproduce.measure.throughput import MODES, Mode, Timing, matmul_rate, peak_memory, state_under, sweep, time_passes
 from reproduce.suites import SUITES
 from reproduce.verify import VerifyError, verify
 
@@ -47,6 +51,30 @@ def test_the_warm_up_ends_when_times_are_stable(monkeypatch):
 
     assert time_passes(step, CPU) == Timing(1.0, 0.0, 20)
     assert next(durations) == 99.0
+    durations = (1.1**n for n in itertools.count())
+    assert not time_passes(step, CPU).stable
+
+
+def test_clocks_are_read_while_passes_run(monkeypatch, tmp_path):
+    device, passes = SimpleNamespace(type="cuda"), []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="1-2"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\nsleep 0.2\necho 1980 MHz $3\n")
+    driver.chmod(0o755)
+
+    def step():
+        passes.append(time.sleep(0.01))
+
+    assert state_under(step, device).endswith("throttle reasons: 1980 MHz --id=GPU-1-2")
+    assert len(passes) > 5
+    driver.write_text("#!/bin/sh\necho no driver\nexit 9\n")
+    assert state_under(step, device) == ""
+    driver.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert state_under(step, device) == ""
+    assert state_under(step, CPU) == ""
 
 
 @pytest.mark.parametrize(
@@ -120,6 +148,7 @@ def test_a_bench_goes_on_where_it_stopped(monkeypatch, tmp_path):
     assert first["share_of_matmul"] == pytest.approx(first["clips_per_s"] * first["gmacs"] / 10.0)
     assert first["clips_per_s"] == max(first["sweep"].values())
     assert first["repeats"] >= 20
+    assert first["stable"] in (True, False)
 
     text = bench.bench(tmp_path, ["tiny"] * 3)
     rows = json.loads(path.read_text())["rows"]

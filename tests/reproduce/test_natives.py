@@ -127,6 +127,7 @@ def test_a_native_recipe_runs_end_to_end(tiny, tmp_path):
     assert (record.data.crop, record.data.clips, record.data.crops) == (48, 10, 3)
     assert record.model.budget == record.model.gmacs
     assert record.training.epochs == 2
-    row = tables.table(replace(suite, published=None), [record]).iloc[0]
+    folder = tmp_path / "results" / "records" / "kinetics-native"
+    row = tables.table(replace(suite, published=None), [record], folder).iloc[0]
     assert (row["frames×crop"], row["views"]) == ("4×48²", "10×3")
     assert row["native protocol"] == "dense, stride 12; trained at 32²"

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer.testing
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 from reproduce.cli import app
 from reproduce.records import RecordError, RunRecord, load_all, predictions, sha256
-from reproduce.statistics import holm, mcnemar, outcomes, paired_difference, per_architecture, wilson
+from reproduce.statistics import accuracy_interval, holm, mcnemar, outcomes, paired_difference, per_architecture, wilson
 
 RECORDS = Path(__file__).parents[2] / "results" / "records" / "ssv2-quick"
 
@@ -21,6 +21,9 @@ RECORDS = Path(__file__).parents[2] / "results" / "records" / "ssv2-quick"
 def test_wilson_against_the_textbook():
     low, high = wilson(8, 10)  # Brown, Cai, DasGupta 2001: 0.4902, 0.9433
     assert (low, high) == (pytest.approx(49.02, abs=0.01), pytest.approx(94.33, abs=0.01))
+    for correct, n in ((0, 7), (7, 7), (131, 400)):
+        expected = binomtest(correct, n).proportion_ci(method="wilson")
+        assert wilson(correct, n) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-9)
 
 
 def test_mcnemar_against_the_binomial():
@@ -77,6 +80,27 @@ def world(rng: np.random.Generator, runs: tuple[int, int], spread: float, videos
         over_videos = np.sqrt(1 + 0.5**2 + 0.7**2)
         truth.append(norm.cdf((skill + run[0]) / over_videos if n == 1 else skill / np.hypot(over_videos, spread)))
     return *outcome, 100 * (truth[0] - truth[1])
+
+
+def test_an_interval_of_one_run_is_wilsons():
+    right = (np.arange(400) < 131).astype(float)[None]
+    assert accuracy_interval(right) == pytest.approx(wilson(131, 400))
+    assert accuracy_interval(np.ones((3, 400))) == pytest.approx(wilson(400, 400))
+    assert accuracy_interval(np.zeros((3, 400)))[0] == 0
+
+
+@pytest.mark.parametrize(("runs", "spread"), [(1, 0.1), (3, 0.0), (3, 0.1), (3, 0.3), (5, 0.1)])
+def test_intervals_of_one_accuracy_cover_the_truth_as_often_as_they_say(runs, spread):
+    """The truth of one run is its own, of several that of all runs there could be."""
+    rng, covered, repeats = np.random.default_rng(2), 0, 2000
+    over_videos = np.sqrt(1 + 0.7**2)
+    for _ in range(repeats):
+        run = spread * rng.normal(size=(runs, 1))
+        right = (0.5 + run + rng.normal(size=400) + 0.7 * rng.normal(size=(runs, 400)) > 0).astype(float)
+        truth = (0.5 + run[0, 0]) / over_videos if runs == 1 else 0.5 / np.hypot(over_videos, spread)
+        low, high = accuracy_interval(right)
+        covered += low <= 100 * norm.cdf(truth) <= high
+    assert 0.93 <= covered / repeats <= 0.97
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 def test_without_records_costs_are_there_and_the_rest_is_not_run(name, tmp_path):
     text = tables.render(SUITES[name], tmp_path)
     assert SUITES[name].dataset in text.splitlines()[0]
-    frame = tables.table(SUITES[name], [])
+    frame = tables.table(SUITES[name], [], tmp_path)
     assert set(frame["top-1 % [95 %]"]) == {"not run"}
     entries = [e for e in SUITES[name].entries if not (SUITES[name].size and e.optional)]
     assert [model.split()[0] for model in frame.model] == [e.name for e in entries]
