@@ -369,7 +369,7 @@ def check(
     from reproduce import gate
 
     rows = gate.compare(gate.measure(tiers.split(","), cache, runs, results, only=[n for n in only.split(",") if n]))
-    typer.echo(gate.check(rows))
+    typer.echo(gate.check(rows, gate.CHANGES))
 
 
 @app.command()
@@ -392,7 +392,7 @@ def accept(
     if "inference" in tiers.split(","):
         gate.teach_missing(cache, names)
     rows = gate.compare(gate.measure(tiers.split(","), cache, runs, results, only=names))
-    lines = gate.accept(rows, reason, results / "CHANGES.md")
+    lines = gate.accept(rows, reason, gate.CHANGES)
     typer.echo("\n".join(lines) or "nothing to accept: everything is as expected")
 
 

@@ -6,9 +6,11 @@ per entry of the tiny suite. Tiers, by what they cost:
 - ``instant``: GMACs, parameters, the losses of the first steps on real clips;
 - ``inference``: what the committed checkpoint says of the tiny test videos: logits, accuracy;
 - ``speed``: forward passes as ratios to a reference network timed in the same run, by a Mann-Whitney test;
-- ``training``: accuracies of the quick suites within their recorded intervals; hours, unless the records are there.
+- ``training``: accuracies of the quick suites within their recorded intervals. Records that are there are taken; with
+  another folder of results (``RESULTS=fresh``) all is trained anew, in hours.
 
-``accept`` is the one way to move an expectation; it leaves a line in ``results/CHANGES.md``.
+``accept`` is the one way to move an expectation; it leaves a line in ``results/CHANGES.md``, with the file's hash: a
+file that was edited otherwise fails ``check`` and ``verify``.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ from reproduce.records import Model, RunRecord, git_commit, load_all, score
 from reproduce.statistics import wilson
 from reproduce.suites import CONFIGS, SUITES, Entry, Suite
 
+CHANGES = CONFIGS.parent / "results" / "CHANGES.md"
 TIERS = ("instant", "inference", "speed", "training")
 GATE = replace(SUITES["ssv2-tiny"], gmacs=0.0022)  # about the least that all families reach: small checkpoints
 QUICK = ("kinetics-quick", "ssv2-quick")
@@ -336,10 +339,6 @@ def training(suite: Suite, entry: Entry, cache: Path, runs: Path, results: Path)
     }
 
 
-def _regular(suite: Suite, only: Sequence[str]) -> list[Entry]:
-    return [e for e in suite.entries if e.name in only or not (only or e.optional)]
-
-
 def measure(
     tiers: Sequence[str], cache: Path, runs: Path, results: Path, configs: Path = CONFIGS, only: Sequence[str] = ()
 ) -> Iterator[tuple[Path, str, dict[str, Measured]]]:
@@ -358,7 +357,8 @@ def measure(
     if "instant" in tiers:
         todo += [(SUITES[QUICK[-1]], QUICK[-1], e) for e in ready(SUITES[QUICK[-1]], only)]
     if "training" in tiers:
-        todo += [(SUITES[name], f"{name} trained", e) for name in QUICK for e in _regular(SUITES[name], only)]
+        todo += [(SUITES[name], f"{name} trained", e) for name in QUICK for e in SUITES[name].entries]
+    todo = [(suite, case, e) for suite, case, e in todo if not only or e.name in only]
     unknown = sorted(set(only) - {e.name for _, _, e in todo})
     if unknown:
         raise ValueError(f"these tiers check nothing of {unknown[0]!r}; without --only they say what they check")
@@ -453,11 +453,41 @@ def _short(value: object) -> str:
     return value if isinstance(value, str) else f"{value:.8g}"
 
 
-def check(rows: Sequence[Row]) -> str:
+def edited(paths: Sequence[Path], changes: Path) -> list[str]:
+    """A line for each file of expectations that is not as ``accept`` left it last.
+
+    Args:
+        paths: the files.
+        changes: where ``accept`` noted their hashes.
+    """
+    text, out = changes.read_text() if changes.exists() else "", []
+    for path in paths:
+        known, now = re.findall(rf"`{_name(path)}` = (\w+)", text), _digest(path)
+        if now not in known[-1:]:
+            was = f"left it as {known[-1]}" if known else "never wrote it"
+            out.append(
+                f"{path}: its content is {now}, `accept` {was}; restore it, or: make accept-results REASON='why'"
+            )
+    return out
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def check(rows: Sequence[Row], changes: Path) -> str:
     """One line when everything is as expected.
 
+    Args:
+        rows: what was measured.
+        changes: see ``edited``.
+
     Raises:
-        GateError: something is not; the message is the table of it.
+        GateError: something is not; the message is the table of it. Or expectations were edited by hand.
     """
     wrong = [row for row in rows if row.verdict]
     if wrong:
@@ -465,6 +495,9 @@ def check(rows: Sequence[Row]) -> str:
             f"{len(wrong)} of {len(rows)} checks fail\n\n{table(wrong)}\n\n"
             "Where this is meant: make accept-results REASON='why' (with the same TIERS)"
         )
+    by_hand = edited(sorted({row.path for row in rows}), changes)
+    if by_hand:
+        raise GateError("\n".join(by_hand))
     elsewhere = sum(row.measured.ratios and row.expected["platform"] != platform() for row in rows)
     known = f"{len(rows) - elsewhere} checks are as expected"
     return known + (f"; {elsewhere} timings are expected on another platform only" if elsewhere else "")
@@ -479,7 +512,7 @@ def needs_reason(reason: str) -> None:
 def accept(rows: Sequence[Row], reason: str, changes: Path) -> list[str]:
     """Make what was measured the expectation wherever it is not as expected; the lines added to ``changes``.
 
-    A tolerance that a file states stays; an interval is that of the new value.
+    A tolerance that a file states stays, as does one that was edited; an interval is that of the new value.
 
     Raises:
         ValueError: no reason is given.
@@ -490,7 +523,9 @@ def accept(rows: Sequence[Row], reason: str, changes: Path) -> list[str]:
     if unfit:
         raise GateError(str(unfit.measured.value))
     lines = []
-    for path in sorted({row.path for row in rows if row.verdict}):
+    paths = {row.path for row in rows}
+    by_hand = {path for path in paths if path.exists() and edited([path], changes)}
+    for path in sorted({row.path for row in rows if row.verdict} | by_hand):
         file, moved = json.loads(path.read_text()) if path.exists() else {}, []
         for row in (r for r in rows if r.path == path and r.verdict):
             m, old = row.measured, row.expected
@@ -502,10 +537,9 @@ def accept(rows: Sequence[Row], reason: str, changes: Path) -> list[str]:
             before = "none" if old is None else _short(old["expected"])
             moved.append(f"{row.case} {row.quantity} {before} → {_short(m.value)}")
         write_json(path, file)
-        lines.append(
-            f"- {date.today().isoformat()}, {git_commit()[:8]}, `{path.parent.name}/{path.name}`, {reason.strip()}: "
-            + "; ".join(moved)
-        )
+        what = "; ".join(moved) or "as it stands"
+        made = f"{date.today().isoformat()}, {git_commit()[:8]}, `{_name(path)}` = {_digest(path)}"
+        lines.append(f"- {made}, {reason.strip()}: {what}")
     if lines:
         header = "" if changes.exists() else "# Changes of expectations\n\nWritten by `make accept-results` only.\n\n"
         text = (changes.read_text() if changes.exists() else header) + "\n".join(lines) + "\n"

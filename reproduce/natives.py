@@ -251,10 +251,15 @@ def overview(results: Path, classes: int) -> str:
 
 def render(results: Path) -> str:
     """Make the table, write it as Markdown and CSV to ``results/tables``, and return the Markdown."""
-    frame = pd.DataFrame([row(native) for native in NATIVES])
-    table = frame.to_markdown(index=False, disable_numparse=True)
-    markdown = f"## Native variants: size and cost beside the printed digits\n\n{table}\n\n{NOTES}"
-    tables = results / "tables"
-    write_atomic(tables / "natives.md", lambda p: p.write_text(markdown))
+    frame, tables = pd.DataFrame([row(native) for native in NATIVES]), results / "tables"
     write_atomic(tables / "natives.csv", lambda p: frame.to_csv(p, index=False))
+    markdown = rendered(results)
+    write_atomic(tables / "natives.md", lambda p: p.write_text(markdown))
     return markdown
+
+
+def rendered(results: Path) -> str:
+    """``natives.csv`` as Markdown."""
+    frame = pd.read_csv(results / "tables" / "natives.csv", dtype=str, keep_default_na=False)
+    table = frame.to_markdown(index=False, disable_numparse=True)
+    return f"## Native variants: size and cost beside the printed digits\n\n{table}\n\n{NOTES}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from math import isclose
 from pathlib import Path
 
 import pandas as pd
 
-from reproduce import report, tables
-from reproduce.records import RecordError, RunRecord, predictions, score
-from reproduce.suites import SUITES, run_id, suite
+from reproduce import natives, report, tables
+from reproduce.measure.temporal import diagnose, partners
+from reproduce.records import RecordError, RunRecord, predictions, ranks, score
+from reproduce.suites import CONFIGS, SUITES, run_id, suite
 
 
 class VerifyError(ValueError):
@@ -32,6 +34,8 @@ def verify(results: Path) -> str:
         raise VerifyError(f"{results} has no records/; name the folder of results")
     found = [line for folder in sorted({p.parent for p in paths}) for line in _records(folder)]
     found += [line for path in sorted(results.glob("throughput/*.json")) for line in _throughput(path)]
+    found += _natives(results) if (results / "tables" / "natives.md").exists() else []
+    found += _expectations(results / "CHANGES.md") if (results / "CHANGES.md").exists() else []
     # A table of unreadable records cannot be rendered; the records are the news then.
     found = found or [line for path in sorted(results.glob("temporal/*/*.json")) for line in _temporal(path, results)]
     found = found or [line for name in _suites(results) for line in _table(name, results)]
@@ -92,13 +96,41 @@ def _disagreements(record: RunRecord, path: Path, table: pd.DataFrame) -> Iterat
 def _throughput(path: Path) -> Iterator[str]:
     from reproduce import bench  # the peers' packages take seconds to import
 
-    table = path.with_suffix(".md")
-    if not table.exists() or table.read_text() != bench.rendered(json.loads(path.read_text())):
+    data, table = json.loads(path.read_text()), path.with_suffix(".md")
+    for row in data["rows"]:
+        if "error" in row:
+            continue
+        gmacs_per_s = row["clips_per_s"] * row["gmacs"]
+        for what, is_ in (
+            ("clips_per_s", max(row["sweep"].values())),
+            ("clips_per_s", row["sweep"][str(row["batch"])]),
+            ("latency_ms", 1000 / row["sweep"]["1"]),
+            ("gmacs_per_s", gmacs_per_s),
+            ("share_of_matmul", gmacs_per_s / row["matmul_gmacs_per_s"]),
+        ):
+            if not isclose(row[what], is_):
+                yield (
+                    f"{path}: {row['variant']} of {row['source']}, {row['mode']}: {what} is {row[what]}, "
+                    f"recomputed it is {is_}"
+                )
+    if not table.exists() or table.read_text() != bench.rendered(data):
         yield f"{table} is not what {path.name} says; render it: make bench"
 
 
+def _natives(results: Path) -> Iterator[str]:
+    table = results / "tables" / "natives.md"
+    if not table.with_suffix(".csv").exists() or table.read_text() != natives.rendered(results):
+        yield f"{table} is not what natives.csv says; render it: make table-natives"
+
+
+def _expectations(changes: Path) -> list[str]:
+    from reproduce import gate  # its trainer takes seconds to import
+
+    return gate.edited(sorted(CONFIGS.glob("*/*.json")), changes)
+
+
 def _temporal(path: Path, results: Path) -> Iterator[str]:
-    """A diagnosis against the record of its run and against itself."""
+    """A diagnosis against the record of its run and its own predictions."""
     beside = results / "records" / path.parent.name / path.name
     if not beside.exists():
         yield f"{path}: belongs to no record; remove it, or restore {beside}"
@@ -107,16 +139,32 @@ def _temporal(path: Path, results: Path) -> Iterator[str]:
     if found["run"] != record.run:
         yield f"{path}: run {found['run']} is not the record's {record.run}; diagnose the run of the record"
         return
-    pairs = [("n", found["n"], record.result.n), ("top1.natural", found["top1"]["natural"], record.result.top1)]
-    pairs += [(f"top1.{o}", top1, sum(row[o] for row in found["classes"])) for o, top1 in found["top1"].items()]
-    if found["to_partner"] is not None:
-        pairs.append(("to_partner", found["to_partner"], sum(row["to_partner"] for row in found["classes"])))
-    points = 100 * (found["top1"]["natural"] - found["top1"]["shuffled"]) / found["n"]
-    pairs.append(("order_matters.points", round(found["order_matters"]["points"], 9), round(points, 9)))
-    pairs.append(("n of all classes", sum(row["n"] for row in found["classes"]), found["n"]))
-    for what, said, is_ in pairs:
-        if said != is_:
+    try:
+        table = pd.read_parquet(path.with_suffix(".parquet"))
+    except (OSError, ValueError) as error:
+        yield f"{path.with_suffix('.parquet')} cannot be read: {error}; diagnose the run of the record"
+        return
+    tested = predictions(record, beside.parent).sort_values("id", ignore_index=True)
+    same = table.id.equals(tested.id) and ((table.natural == table.label) == (ranks(tested) == 0)).all()
+    if not same or not table.label.equals(tested.label):
+        yield f"{path.with_suffix('.parquet')}: labels, or what is right in natural order, are not the record's"
+        return
+    mine = suite(record.suite)
+    again = _flat(diagnose(table, report.class_names(mine), partners(mine)))
+    known = _flat({key: found[key] for key in ("n", "top1", "order_matters", "to_partner", "classes")})
+    for what in sorted(known.keys() | again.keys()):
+        said, is_ = known.get(what), again.get(what)
+        near = isinstance(said, float) and isinstance(is_, float) and isclose(said, is_, rel_tol=1e-6)
+        if said != is_ and not near:
             yield f"{path}: {what} is {said}, recomputed it is {is_}"
+
+
+def _flat(data: object, name: str = "") -> dict[str, object]:
+    """Leaves of nested data by their path: ``classes.0.n``."""
+    if not isinstance(data, dict | list):
+        return {name: data}
+    items = data.items() if isinstance(data, dict) else enumerate(data)
+    return {k: v for key, part in items for k, v in _flat(part, f"{name}.{key}" if name else str(key)).items()}
 
 
 def _table(name: str, results: Path) -> Iterator[str]:

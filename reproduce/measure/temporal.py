@@ -7,7 +7,7 @@ which tells temporal classes by what shuffling costs. Nothing is trained anew: t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from reproduce.data.datasets import TestVideos
 from reproduce.data.manifest import DataError, Manifest
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import for_test, videos_at_once
-from reproduce.files import write_json
+from reproduce.files import write_atomic, write_json
 from reproduce.progress import Progress
 from reproduce.protocol import Protocol
 from reproduce.records import ranks
@@ -68,11 +68,26 @@ def reordered(
     return {name: pd.DataFrame(r).astype({"label": int}) for name, r in rows.items()}
 
 
-def diagnose(tables: dict[str, pd.DataFrame], classes: tuple[str, ...], partners: tuple[int, ...] | None) -> dict:
-    """What the orders do to the accuracy, as plain data.
+def predicted(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row per video, in the order of ids: ``id``, ``label`` and, by order, the class it is taken for.
+
+    -1: for none, as it could not be read or no class scores above all others.
 
     Args:
         tables: see ``reordered``.
+    """
+    out = tables["natural"][["id", "label"]].copy()
+    for name, table in tables.items():
+        taken = np.stack(table.scores.to_list()).argmax(1)
+        out[name] = np.where(ranks(table.assign(label=taken)) == 0, taken, -1)
+    return out.sort_values("id", ignore_index=True)
+
+
+def diagnose(table: pd.DataFrame, classes: Sequence[str], partners: tuple[int, ...] | None) -> dict:
+    """What the orders do to the accuracy, as plain data.
+
+    Args:
+        table: see ``predicted``.
         classes: names, by label.
         partners: label -> label of the class that is this one played backwards, where the data set has such.
 
@@ -81,15 +96,15 @@ def diagnose(tables: dict[str, pd.DataFrame], classes: tuple[str, ...], partners
         ``to_partner``, videos classified as their partner when reversed; ``classes``, the same per class with the
         class that most of its reversed videos are taken for, first the classes for which order matters most.
     """
-    right = {name: (ranks(table) == 0).astype(float) for name, table in tables.items()}
-    label = tables["natural"].label.to_numpy()
-    backwards = np.stack(tables["reversed"].scores.to_list()).argmax(1)
+    label = table.label.to_numpy()
+    right = {name: (table[name].to_numpy() == label).astype(float) for name in ORDERS}
+    backwards = table.reversed.to_numpy()
     rows = []
     for c, name in enumerate(classes):
         mine = label == c
         if not mine.any():
             continue
-        taken = np.bincount(backwards[mine], minlength=len(classes))
+        taken = np.bincount(backwards[mine & (backwards >= 0)], minlength=len(classes))
         row = {"class": name, "n": int(mine.sum())} | {o: int(r[mine].sum()) for o, r in right.items()}
         row |= {"reversed_taken_for": classes[taken.argmax()], "reversed_taken": int(taken.max())}
         if partners:
@@ -126,7 +141,7 @@ def is_run(folder: Path) -> bool:
 
 
 def temporal(folder: Path, cache: Path, results: Path) -> dict:
-    """Diagnose a tested run; writes ``temporal/<suite>/<run>.json`` into the results.
+    """Diagnose a tested run; writes ``temporal/<suite>/<run>.json`` into the results, its predictions beside it.
 
     Args:
         folder: see ``is_run``.
@@ -148,8 +163,10 @@ def temporal(folder: Path, cache: Path, results: Path) -> dict:
     batch = videos_at_once(Config.fromstring(spec.recipe, ".py"), protocol)  # as in its test: sums are rounded alike
     tables = reordered(for_test(spec, folder, protocol), manifest, protocol, f"{spec.id} temporal", batch)
     found = dict(suite=s.name, dataset=s.dataset, run=spec.hash, id=spec.id, test_manifest=manifest.hash)
-    found |= diagnose(tables, manifest.classes, partners(s))
-    write_json(results / "temporal" / s.name / f"{spec.id}.json", found)
+    table, path = predicted(tables), results / "temporal" / s.name / f"{spec.id}.json"
+    found |= diagnose(table, manifest.classes, partners(s))
+    write_atomic(path.with_suffix(".parquet"), lambda p: table.to_parquet(p, index=False))
+    write_json(path, found)
     return found
 
 

@@ -1,6 +1,7 @@
 """The gate: planted regressions are caught, clean repeats pass, expectations move in one way only."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -197,25 +198,37 @@ def configs(tmp_path) -> Path:
 
 
 def test_accepting_is_the_one_way_to_move_an_expectation(cache, configs, tmp_path):
-    path = configs / "tiny" / f"{ENTRY}.json"
+    path, changes = configs / "tiny" / f"{ENTRY}.json", tmp_path / "CHANGES.md"
     file = json.loads(path.read_text())
     right = file["gate"]["GMACs"]["expected"]
     file["gate"]["GMACs"] = {"expected": 0.5, "tolerance": 0.001}
     path.write_text(json.dumps(file))
     found = rows(cache, ("instant",), configs)
     with pytest.raises(gate.GateError) as error:
-        gate.check(found)
+        gate.check(found, changes)
     assert str(error.value).startswith("1 of 6 checks fail")
     assert "| x3d     | gate   | GMACs      | 0.5   | 0.0021" in str(error.value)
     with pytest.raises(ValueError, match="moves for a reason; give one"):
-        gate.accept(found, " ", tmp_path / "CHANGES.md")
-    lines = gate.accept(found, "a wider stem", tmp_path / "CHANGES.md")
-    assert len(lines) == 1
-    assert "`tiny/x3d.json`, a wider stem: gate GMACs 0.5 → 0.0021" in lines[0]
-    assert (tmp_path / "CHANGES.md").read_text().endswith(lines[0] + "\n")
+        gate.accept(found, " ", changes)
+    untouched, moved = gate.accept(found, "a wider stem", changes)
+    assert re.search(r"`tiny/x3d\.json` = \w{12}, a wider stem: gate GMACs 0\.5 → 0\.0021", moved)
+    assert re.search(r"`quick/x3d\.json` = \w{12}, a wider stem: as it stands", untouched), "no line of it was there"
+    assert changes.read_text().endswith(f"{untouched}\n{moved}\n")
     assert json.loads(path.read_text())["gate"]["GMACs"] == {"expected": right, "tolerance": 0.001}, "tolerance stays"
-    assert gate.check(rows(cache, ("instant",), configs)) == "6 checks are as expected"
-    assert gate.accept(rows(cache, ("instant",), configs), "again", tmp_path / "CHANGES.md") == []
+    found = rows(cache, ("instant",), configs)
+    assert gate.check(found, changes) == "6 checks are as expected"
+    file = json.loads(path.read_text())
+    file["gate"]["GMACs"]["tolerance"] = 1.0
+    path.write_text(json.dumps(file))
+    with pytest.raises(gate.GateError, match=r"^\S+/tiny/x3d\.json: its content is \w{12}, `accept` left it as \w{12}"):
+        gate.check(found, changes)
+    assert len(gate.accept(found, "wider", changes)) == 1
+    assert json.loads(path.read_text())["gate"]["GMACs"]["tolerance"] == 1.0
+    assert gate.accept(found, "again", changes) == []
+
+
+def test_the_committed_expectations_are_the_accepted_ones():
+    assert gate.edited(sorted(CONFIGS.glob("*/*.json")), gate.CHANGES) == []
 
 
 def test_a_missing_checkpoint_is_taught_and_never_accepted_as_missing(cache, configs, tmp_path, monkeypatch):

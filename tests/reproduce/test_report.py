@@ -7,10 +7,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from reproduce import report
-from reproduce.records import load_all
+from reproduce.files import write_json
+from reproduce.measure.temporal import ORDERS, diagnose, partners, predicted
+from reproduce.records import load_all, predictions
 from reproduce.suites import SUITES
 from reproduce.verify import VerifyError, verify
 
@@ -28,20 +31,12 @@ def results(tmp_path_factory) -> Path:
     for name in SHOWN:
         shutil.copy(RESULTS / "tables" / f"{name}.md", folder / "results" / "tables")
     record = next(r for r in load_all(RESULTS / "records" / SUITE) if r.entry == "tsm")
-    classes = report.class_names(SUITES[SUITE])
-    share, rest = divmod(record.result.top1, len(classes))
-    rows = [
-        dict({"class": c, "n": 50}, natural=share + (i < rest), shuffled=1, reversed=2, frozen=3)
-        for i, c in enumerate(classes)
-    ]
-    top1 = {o: sum(row[o] for row in rows) for o in ("natural", "shuffled", "reversed", "frozen")}
-    found = dict(n=record.result.n, run=record.run, top1=top1, classes=rows, to_partner=None)
-    found["order_matters"] = dict(
-        points=100 * (top1["natural"] - top1["shuffled"]) / found["n"], low=0.0, high=99.0, p=0.5
-    )
-    temporal = folder / "results" / "temporal" / SUITE
-    temporal.mkdir(parents=True)
-    (temporal / "tsm-s0.json").write_text(json.dumps(found))
+    table = predictions(record, RESULTS / "records" / SUITE)
+    table = predicted(dict.fromkeys(ORDERS, table)).assign(shuffled=0, frozen=-1)  # played backwards, all stays
+    found = diagnose(table, report.class_names(SUITES[SUITE]), partners(SUITES[SUITE]))
+    path = folder / "results" / "temporal" / SUITE / "tsm-s0.json"
+    write_json(path, found | dict(run=record.run))
+    table.to_parquet(path.with_suffix(".parquet"))
     search = folder / "runs" / SUITE / "search-fpnas-s0-1a2b3c4d"
     search.mkdir(parents=True)
     shutil.copy(RESULTS / "pictures" / f"{SUITE}-gmacs.png", search / "search.png")
@@ -105,11 +100,21 @@ def test_verify_reads_diagnoses_and_the_page(results, tmp_path):
     for changes, reason in (
         (dict(run="12345678"), r"run 12345678 is not the record's \w+; diagnose the run"),
         (dict(n=7), "n is 7, recomputed it is 400"),
-        (dict(top1=found["top1"] | dict(frozen=25)), "top1.frozen is 25, recomputed it is 24"),
+        (dict(top1=found["top1"] | dict(frozen=25)), "top1.frozen is 25, recomputed it is 0"),
+        (dict(order_matters=found["order_matters"] | dict(p=1e-9)), r"order_matters\.p is 1e-09, recomputed it is"),
+        (dict(classes=found["classes"][1:]), r"(classes\.\S+ is .*\n.*)+classes\.7\.to_partner is None, recomputed"),
     ):
         path.write_text(json.dumps(found | changes))
         with pytest.raises(VerifyError, match=rf"^{path}: {reason}"):
             verify(copy)
+    path.write_text(json.dumps(found))
+    table = pd.read_parquet(path.with_suffix(".parquet"))
+    table.assign(natural=(table.natural + 1) % 8).to_parquet(path.with_suffix(".parquet"))
+    with pytest.raises(VerifyError, match=r"tsm-s0\.parquet: labels, or what is right in natural order, are not the"):
+        verify(copy)
+    path.with_suffix(".parquet").unlink()
+    with pytest.raises(VerifyError, match=r"tsm-s0\.parquet cannot be read: .*No such file .*; diagnose the run"):
+        verify(copy)
     path.rename(path.with_name("tsm-s7.json"))
     with pytest.raises(VerifyError, match=r"tsm-s7\.json: belongs to no record"):
         verify(copy)

@@ -14,7 +14,7 @@ from reproduce.data.datasets import TestVideos
 from reproduce.data.manifest import DataError
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import execute
-from reproduce.measure.temporal import ORDERS, diagnose, is_run, partners, reordered, temporal
+from reproduce.measure.temporal import ORDERS, diagnose, is_run, partners, predicted, reordered, temporal
 from reproduce.suites import SUITES, RunSpec
 
 SUITE = SUITES["ssv2-tiny"]
@@ -49,7 +49,7 @@ def test_reversal_sends_a_model_that_uses_time_to_the_partner_class(manifests):
         optimiser.zero_grad()
         model(clips[:, :1], labels, mode="loss")["loss"].backward()
         optimiser.step()
-    found = diagnose(reordered(model.eval(), test, SUITE.protocol), test.classes, partners(SUITE))
+    found = diagnose(predicted(reordered(model.eval(), test, SUITE.protocol)), test.classes, partners(SUITE))
     n = found["n"]
     assert n == 8
     assert found["top1"]["natural"] >= 7
@@ -92,8 +92,14 @@ def test_classes_are_ranked_by_what_order_is_worth():
         name: pd.DataFrame(dict(id=range(60), label=labels, error="", scores=list(scores[taken[name]])))
         for name in ORDERS
     }
-    found = diagnose(tables, ("a", "b", "c"), None)
-    assert found["top1"] == dict(natural=60, shuffled=40, reversed=40, frozen=20)
+    tables["frozen"].loc[0, "error"] = "gone"
+    tables["frozen"].at[1, "scores"] = np.full(3, np.nan)
+    tables["frozen"].at[2, "scores"] = np.ones(3)
+    table = predicted({name: t.sample(frac=1, random_state=0) for name, t in tables.items()})
+    assert table.id.tolist() == list(range(60))
+    assert table.frozen[:4].tolist() == [-1, -1, -1, 0]
+    found = diagnose(table, ("a", "b", "c"), None)
+    assert found["top1"] == dict(natural=60, shuffled=40, reversed=40, frozen=17)
     assert found["order_matters"]["points"] == pytest.approx(100 / 3)
     assert found["order_matters"]["p"] < 1e-5
     assert [row["class"] for row in found["classes"]] == ["b", "a", "c"]
