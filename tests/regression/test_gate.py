@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from reproduce import cli, gate
 from reproduce.data import datasets
 from reproduce.gate import Measured, Row
 from reproduce.records import RunRecord, load_all
-from reproduce.suites import CONFIGS, SUITES, Suite, _solution
+from reproduce.studies import regressions
+from reproduce.suites import CONFIGS, SUITES
 
 RESULTS = Path(__file__).parents[2] / "results"
 ENTRY = "x3d"  # the quickest
@@ -67,55 +69,51 @@ def test_twenty_clean_repeats_pass(cache):
         assert len(found) == 9
 
 
-def test_a_wrong_stride_is_caught(cache, monkeypatch):
-    original = torch.nn.Conv3d.__init__
-
-    def planted(self, in_channels, out_channels, kernel_size, stride=1, *args, **kwargs):
-        original(self, in_channels, out_channels, kernel_size, 2 if in_channels == 3 else stride, *args, **kwargs)
-
-    monkeypatch.setattr(torch.nn.Conv3d, "__init__", planted)
-    _solution.cache_clear()
-    found = rows(cache)
-    _solution.cache_clear()
-    assert {"GMACs", "parameters", "losses of 20 steps", "checkpoint"} <= wrong(found)
-    assert "does not fit x3d" in next(row.measured.value for row in found if row.quantity == "checkpoint")
-
-
-def test_batch_norm_in_training_mode_at_test_is_caught(cache, monkeypatch):
-    original = torch.nn.functional.batch_norm
-
-    def planted(x, mean, var, weight=None, bias=None, training=False, *args):
-        return original(x, mean, var, weight, bias, True, *args)
-
-    monkeypatch.setattr(torch.nn.functional, "batch_norm", planted)
-    assert "logits" in wrong(rows(cache, ("inference",)))
-
-
 @pytest.mark.parametrize(
-    ("dataset", "tier", "quantity"),
-    [("TrainClips", "instant", "losses of 20 steps"), ("TestVideos", "inference", "videos and labels")],
+    ("planted", "quantities"),
+    [
+        ("wrong stride", {"GMACs", "parameters", "losses of 20 steps", "checkpoint"}),
+        ("batch norm in training mode at test", {"logits"}),
+        ("shuffled training labels of a class", {"losses of 20 steps"}),
+        ("shuffled test labels of a class", {"videos and labels"}),
+        ("dropped video", {"videos and labels", "logits"}),
+    ],
 )
-def test_shuffled_labels_of_one_class_are_caught(cache, monkeypatch, dataset, tier, quantity):
-    kind, rng = getattr(datasets, dataset), np.random.default_rng(0)
-    original = kind.__getitem__
-
-    def planted(self, n):
-        item = original(self, n)
-        return item | {"label": int(rng.integers(4)) if item["label"] == 1 else item["label"]}
-
-    monkeypatch.setattr(kind, "__getitem__", planted)
-    assert quantity in wrong(rows(cache, (tier,)))
+def test_a_planted_regression_is_caught(cache, planted, quantities):
+    with regressions.PLANTED[planted]():
+        assert set(regressions.noticed(ENTRY, cache)) >= quantities
 
 
-def test_one_dropped_video_is_caught(cache, monkeypatch):
-    original = Suite.manifest
+def test_every_planted_regression_was_caught_in_every_family_and_clean_repeats_passed():
+    """As the study recorded it."""
+    found = json.loads((RESULTS / "studies" / "regressions.json").read_text())
+    assert found["missed"] == []
+    assert set(found["planted"]) == set(regressions.PLANTED)
+    families = {e.name for e in gate.ready(gate.GATE)}
+    assert all(set(of) == families for of in found["planted"].values())
+    assert found["repeats"] >= 20
+    assert found["false_alarms"] == dict.fromkeys(found["false_alarms"], 0)
 
-    def planted(self, split, root):
-        manifest = original(self, split, root)
-        return manifest.subset(manifest.videos[1:]) if split == "val" else manifest
 
-    monkeypatch.setattr(Suite, "manifest", planted)
-    assert {"videos and labels", "logits"} <= wrong(rows(cache, ("inference",)))
+def test_the_study_counts_what_is_missed(cache, monkeypatch):
+    monkeypatch.setattr(regressions, "PLANTED", {"dropped video": regressions.dropped_video, "nothing": nullcontext})
+    found = regressions.regressions(cache, 1, [ENTRY])
+    assert found["planted"]["dropped video"][ENTRY] == ["logits", "videos and labels"]
+    assert (found["missed"], found["false_alarms"]) == ([f"nothing: {ENTRY}"], {ENTRY: 0})
+    monkeypatch.setattr(gate, "cost", _crash)
+    assert regressions.noticed(ENTRY, cache) == ["RuntimeError: no such layer"]
+
+
+def _crash(suite, entry):
+    raise RuntimeError("no such layer")
+
+
+def test_a_network_is_really_slower():
+    with regressions.slower(1.0):
+        slow = gate._model(gate.GATE, gate.GATE.entry(ENTRY)).net.eval()
+    clips = torch.zeros(1, 3, 8, 32, 32)
+    same = gate.time_ratios(slow, gate._model(gate.GATE, gate.GATE.entry(ENTRY)).net.eval(), clips)
+    assert np.median(same) > 1.5
 
 
 class Clock:
