@@ -45,7 +45,7 @@ from reproduce.suites import Suite
 PROBED = ("x3d_s", "slow_4x16_r50", "tsm_mobilenetv2_8f", "mvit_b_16x4", "auto_tsnet_uniform_s")
 """In every mode on a CPU too, where that takes minutes each; the others there in fp32, channels-last."""
 LARGEST = {"cpu": 16, "cuda": 256}  # batch of the sweeps
-LIMIT = {"cpu": 3.0, "cuda": 5.0}  # seconds per pass, beyond which a sweep does not go
+LIMIT = {"cpu": 1.0, "cuda": 5.0}  # seconds per pass, beyond which a sweep does not go
 SCHEMA = 1
 NOTES = """\
 - ms: one clip at a time. clips/s: at the batch that gives most of them; ±: interquartile range / median of {repeats} or

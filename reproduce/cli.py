@@ -172,16 +172,21 @@ def search(
 @app.command()
 def table(
     suite_names: Annotated[list[str], typer.Argument(metavar="SUITE...", help="Suites, one table each.")],
+    against: Annotated[str, typer.Option(help="Entry to set the others against; the table is only printed.")] = "",
     results: ResultsOption = Path("results"),
 ) -> None:
     """Print tables from the records. Works without data and without records: costs and literature are always there.
 
     Example: python -m reproduce table ssv2 ssv2-quick
+    Example: python -m reproduce table kinetics-quick --against tsm
     """
     from reproduce import natives, tables
     from reproduce.suites import suite
 
     for s in [suite(name) for name in suite_names]:
+        if against:
+            typer.echo(tables.rendered(s, results, against)[".md"])
+            continue
         typer.echo(tables.render(s, results))
         if s.published and s.gmacs:
             typer.echo(natives.overview(results, s.classes))

@@ -129,7 +129,7 @@ def _side_by_side(
         of = {e.name: [r for r in records if r.entry == e.name] for e in (mine, *others)}
         found = tables.differences({e.name: (of[mine.name], of[e.name]) for e in others}, folder)
         chosen = replace(suite, entries=(mine, *others))
-        frame = tables.table(chosen, records, folder, against_random=False)
+        frame = tables.table(chosen, records, folder, against=None)
     if suite.published is None:
         frame = frame.drop(columns=["literature top-1 %", "literature source"])
     column = f"{mine.name} − it, points [95 %]"

@@ -94,11 +94,21 @@ def draw_trajectory(journal: pd.DataFrame, path: Path, budgets: Mapping[str, flo
     save(trajectory_figure, path, journal, budgets)
 
 
-def draw_curves(curves: Mapping[str, Sequence[np.ndarray]], path: Path, x: str, y: str) -> None:
-    """Draw a quantity over steps, from 0: a colour and a dash for each kind of run, a line for each run of it.
+def draw_connections(journal: pd.DataFrame, path: Path) -> None:
+    """Draw the learned weights of a graph's connections: by node, kept ones filled, pruned ones hollow.
 
     Args:
-        curves: values by step, of each run, by the name of its kind; at most four kinds.
+        journal: a row per connection: ``node``, ``input`` (a node, too), ``weight`` (0 to 1) and ``kept``.
+        path: ``.png``, ``.svg`` or ``.pdf``; written atomically.
+    """
+    save(connections_figure, path, journal)
+
+
+def draw_curves(curves: Mapping[str, Sequence[np.ndarray]], path: Path, x: str, y: str) -> None:
+    """Draw a quantity over steps: a colour and a dash for each kind of run, a line for each run of it.
+
+    Args:
+        curves: values by step, of each run, by the name of its kind; at most four kinds. Drawn from 0 if all are above.
         path: ``.png``, ``.svg`` or ``.pdf``; written atomically.
         x: label of the steps.
         y: label of the quantity, with its unit.
@@ -627,11 +637,31 @@ def curves_figure(curves: Mapping[str, Sequence[np.ndarray]], x: str, y: str) ->
     for (name, runs), (colour, dash) in zip(curves.items(), styles, strict=False):
         for i, run in enumerate(runs):
             axes.plot(run, color=colour, ls=dash, lw=1.8, label=name if i == 0 else None)
-    axes.set_ylim(0)
+    if all(np.nanmin(run) >= 0 for runs in curves.values() for run in runs):
+        axes.set_ylim(0)
     axes.margins(x=0)
     axes.set_xlabel(x, size=13)
     axes.set_ylabel(y, size=13)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", lw=0.6)
     axes.legend(frameon=False, fontsize=13, handlelength=3)
+    return figure
+
+
+def connections_figure(journal: pd.DataFrame) -> Figure:
+    """The figure that ``draw_connections`` writes."""
+    figure = Figure(figsize=(WIDTH, HEIGHT), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for kept, colour, face in ((True, "#0072B2", "#0072B2"), (False, "#D55E00", "white")):
+        rows = journal[journal.kept == kept]
+        name = f"{'kept' if kept else 'pruned'} ({len(rows)} of {len(journal)})"
+        axes.plot(rows.node, rows.weight, "o" if kept else "s", color=colour, mfc=face, ms=8, mew=1.6, label=name)
+    axes.set_xticks(sorted(journal.node.unique()))
+    axes.set_xlabel("node of the graph; a mark for each of its inputs", size=13)
+    axes.set_ylabel("learned weight of the connection (sigmoid, 0 to 1)", size=13)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", lw=0.6)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncol=2, frameon=False, fontsize=13)
     return figure

@@ -6,7 +6,6 @@ and the pictures. Nothing in it depends on when or where it is made.
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import shutil
@@ -272,22 +271,16 @@ def _native_gmacs(suite: Suite, published: tuple[str, str]) -> float | None:
 
 
 def _pictures(results: Path, suite: str) -> list[Path]:
-    """Pictures of a suite, of each one file: the SVG, or the PNG where there is no other."""
+    """Pictures of a suite."""
     paths = [results / "pictures" / f"{suite}-{kind}.svg" for kind in KINDS]
-    paths += sorted((results / "pictures").glob(f"{suite}-search-*.png"))
-    paths = [p.with_suffix(".svg") if p.with_suffix(".svg").exists() else p for p in paths]
-    return [p for p in paths if p.exists()]
+    return [p for p in paths if p.exists()] + sorted((results / "pictures").glob(f"{suite}-search-*.svg"))
 
 
 def _picture(path: Path) -> dict[str, str]:
     """A picture as HTML; an SVG's ids are made its own, since all share one page."""
-    if path.suffix == ".png":
-        html = f'<img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
-    else:
-        html = path.read_text()
-        html = html[html.index("<svg") :]
-        html = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{path.stem}-", html)
-    return {"name": path.stem, "html": html}
+    html = path.read_text()
+    html = html[html.index("<svg") :]
+    return {"name": path.stem, "html": re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{path.stem}-", html)}
 
 
 def _json(data: object) -> str:

@@ -16,6 +16,7 @@ from reproduce.statistics import LEVEL, accuracy_interval, holm, outcomes, paire
 from reproduce.suites import Entry, Suite
 
 NOT_RUN = "not run"
+RANDOM = "random architectures, of the space that a model was searched in, else of Auto-TSNet's"
 INTERVALS = (
     "Intervals of accuracies: over videos (Wilson) and, of several runs, over runs (Student's t: wide where few runs "
     "differ much)."
@@ -142,10 +143,15 @@ def _search_cost(entry: Entry, records: list[RunRecord]) -> str:
     return f"{minutes:.1f} device-min, {judged:.0f} architectures, {clips / 1000:.0f}k clips"
 
 
-def _against_random(suite: Suite, runs: dict[str, list[RunRecord]], folder: Path) -> dict[str, str]:
-    """Per entry, its top-1 minus that of its control, see ``Suite.control``; by name."""
+def _against(suite: Suite, runs: dict[str, list[RunRecord]], folder: Path, baseline: str) -> list[str]:
+    """Per entry, its top-1 minus that of the baseline or, without one, of its own control, see ``Suite.control``."""
     controls = {name: suite.control(suite.entry(name)) for name in runs}
-    first = next(e for e in suite.entries if e.variants > 1)
+    first = next((e for e in suite.entries if e.variants > 1), None)
+    if baseline:
+        first = suite.entry(baseline)
+        if not runs.get(baseline):
+            raise ValueError(f"{baseline} has no records in suite {suite.name!r} to set the others against")
+        controls = {name: None if name == baseline else first for name in runs}
     pairs, cells = {}, {}
     for name, control in controls.items():
         if runs[name] and control and runs.get(control.name):
@@ -153,7 +159,7 @@ def _against_random(suite: Suite, runs: dict[str, list[RunRecord]], folder: Path
         cells[name] = "–" if runs[name] and control is None else NOT_RUN
     for name, cell in differences(pairs, folder).items():
         cells[name] = cell if controls[name] == first else f"{cell} against {controls[name].name}"
-    return cells
+    return list(cells.values())
 
 
 def differences(pairs: dict[str, tuple[list[RunRecord], list[RunRecord]]], folder: Path) -> dict[str, str]:
@@ -187,17 +193,18 @@ def runs_of(suite: Suite, records: list[RunRecord]) -> dict[str, list[RunRecord]
     return {e.name: [r for r in mine if r.entry == e.name and r.variant < e.variants] for e in suite.entries}
 
 
-def table(suite: Suite, records: list[RunRecord], folder: Path, against_random: bool = True) -> pd.DataFrame:
+def table(suite: Suite, records: list[RunRecord], folder: Path, against: str | None = "") -> pd.DataFrame:
     """One row per entry; of the optional ones of an embedded suite, only what was run. Of records, only this suite's.
 
     Args:
         suite: whose entries are the rows.
         records: what was run of them.
         folder: of the records' predictions.
-        against_random: with the paired differences from random architectures.
+        against: the entry that all others are set against; empty: random architectures; None: nothing.
 
     Raises:
-        ValueError: records disagree on videos, or were made under another budget or protocol than the suite's.
+        ValueError: records disagree on videos, or were made under another budget or protocol than the suite's; or
+            ``against`` is no entry, or has no records.
     """
     runs = runs_of(suite, records)
     suite, records = with_own(suite, records), [r for mine in runs.values() for r in mine]
@@ -218,9 +225,9 @@ def table(suite: Suite, records: list[RunRecord], folder: Path, against_random: 
         runs = {name: of for name, of in runs.items() if of or not suite.entry(name).optional}
     several = len({r.throughput.device for r in records}) > 1
     frame = pd.DataFrame([_row(suite, suite.entry(name), of, folder, several) for name, of in runs.items()])
-    if against_random and any(e.variants > 1 for e in suite.entries):
+    if against or (against is not None and any(e.variants > 1 for e in suite.entries)):
         place = frame.columns.get_loc("top-5 % [95 %]")
-        frame.insert(place, "− random, points [95 %]", list(_against_random(suite, runs, folder).values()))
+        frame.insert(place, f"− {against or 'random'}, points [95 %]", _against(suite, runs, folder, against))
     return frame
 
 
@@ -239,16 +246,15 @@ def title(suite: Suite, records: list[RunRecord]) -> str:
     return text
 
 
-def rendered(suite: Suite, results: Path) -> dict[str, str]:
-    """A suite's table as it should stand in ``results/tables``: Markdown and CSV, by suffix."""
+def rendered(suite: Suite, results: Path, against: str = "") -> dict[str, str]:
+    """A suite's table as it should stand in ``results/tables``: Markdown and CSV, by suffix; see ``table``."""
     folder = results / "records" / suite.name
     records = load_all(folder)
-    frame = table(suite, records, folder)
+    frame = table(suite, records, folder, against)
     if suite.published is None:  # a literature value has no place beside embedded videos
         frame = frame.drop(columns=["literature top-1 %", "literature source"])
-    markdown = (
-        f"## {title(suite, records)}\n\n{frame.to_markdown(index=False, disable_numparse=True)}\n\n{_notes(suite)}\n"
-    )
+    parts = f"## {title(suite, records)}", frame.to_markdown(index=False, disable_numparse=True), _notes(suite, against)
+    markdown = "\n\n".join(parts) + "\n"
     return {".md": markdown, ".csv": frame.to_csv(index=False)}
 
 
@@ -260,15 +266,15 @@ def render(suite: Suite, results: Path) -> str:
     return texts[".md"]
 
 
-def _notes(suite: Suite) -> str:
+def _notes(suite: Suite, against: str) -> str:
     notes = [
         "GMACs: multiply-accumulates of convolutions, linear layers and attention products at the test crop; "
         f"GFLOPs = 2 × GMACs. Residual: against the budget. {INTERVALS} "
         "clips/s: forward passes of one view, fp32, spread = interquartile range / median.",
-        "− random: top-1 minus that of random architectures, of the space that a model was searched in, else of "
-        "Auto-TSNet's; interval bootstrapped over videos in common, the spread over runs by Student's t; a model of "
-        "one run has no spread over runs in it. ▲ better, ▼ worse: holds at 5 % after Holm's correction over the table."
-        if suite.gmacs
+        f"− {against or 'random'}: top-1 minus that of {against or RANDOM}; interval bootstrapped over videos in "
+        "common, the spread over runs by Student's t; a model of one run has no spread over runs in it. ▲ better, ▼ "
+        "worse: holds at 5 % after Holm's correction over the table."
+        if suite.gmacs or against
         else "Each model is trained and tested as its authors do, as far as its recipe in configs/native says: rows "
         "differ in far more than the model.",
     ]

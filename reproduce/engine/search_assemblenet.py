@@ -13,6 +13,7 @@ import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from mmengine.config import Config
@@ -29,6 +30,7 @@ from reproduce.engine.local import optimiser, passes, schedule
 from reproduce.engine.runner import DivergedError, RunHook, StreamLoop, build_runner, resume_from
 from reproduce.engine.searching import halves, stream
 from reproduce.files import write_atomic, write_json
+from reproduce.plots import draw_connections, draw_curves
 from reproduce.records import Search
 from reproduce.suites import Suite
 
@@ -59,6 +61,17 @@ def find(suite: Suite, config: Config, seed: int, manifest: Manifest, folder: Pa
     write_json(folder / "architecture.json", graph.to_dict())
     record = Search(strategy=config.strategy, space="AssembleNet graphs", seed=seed, devices=1, **cost)
     write_json(folder / "search.json", record.model_dump())
+
+
+def picture(suite: Suite, config: Config, folder: Path, path: Path) -> None:
+    """Draw what became of the connections, or of the population, from what a search left."""
+    journal = pd.read_parquet(folder / "journal.parquet")
+    if config.strategy == "connections":
+        draw_connections(journal, path)
+    else:
+        fitness = journal.log_likelihood.to_numpy()
+        curves = {"best so far": [np.fmax.accumulate(fitness)], "each graph": [fitness]}
+        draw_curves(curves, path, "graph", "log-likelihood of held-out clips (nats per clip)")
 
 
 def draw(suite: Suite, config: Config, seed: int) -> Graph:

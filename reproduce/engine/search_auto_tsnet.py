@@ -1,6 +1,6 @@
 """Search of Auto-TSNet's space: progressive, over one supernet.
 
-Leaves ``supernet.safetensors``, ``journal.parquet``, ``trajectory.parquet``, ``network.png`` and ``search.png``.
+Leaves ``supernet.safetensors``, ``journal.parquet``, ``trajectory.parquet`` and ``network.png``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from mmengine.config import Config
 from mmengine.dist import barrier, get_rank, get_world_size
@@ -113,7 +114,6 @@ def _write(suite: Suite, loop: ProgressiveSearchLoop, hook: RunHook, config: Con
     draw_architecture(
         loop.architecture, folder / "network.png", title=f"Found on {suite.dataset}, seed {seed}", gmacs=float(gmacs)
     )
-    draw_trajectory(journal, folder / "search.png", {s.name: s.share * suite.gmacs for s in loop.stages})
     cost = Search(
         strategy=config.strategy if config.progressive else f"{config.strategy}, joint",
         space=loop.space.name,
@@ -126,6 +126,13 @@ def _write(suite: Suite, loop: ProgressiveSearchLoop, hook: RunHook, config: Con
     )
     write_json(folder / "search.json", cost.model_dump())
     (folder / "train" / LAST).unlink(missing_ok=True)
+
+
+def picture(suite: Suite, config: Config, folder: Path, path: Path) -> None:
+    """Draw the course of a search from what it left."""
+    aims = stages(space_of(suite, config), search_options(config), suite.classes)
+    journal = pd.read_parquet(folder / "journal.parquet")
+    draw_trajectory(journal, path, {stage.name: stage.share * suite.gmacs for stage in aims})
 
 
 def draw(suite: Suite, config: Config, seed: int, tolerance: float = 0.02) -> TwoStreamArchitecture:

@@ -1,4 +1,4 @@
-"""Search of the PV-NAS-style space by gradients. Leaves ``journal.parquet`` and ``search.png``."""
+"""Search of the PV-NAS-style space by gradients. Leaves ``journal.parquet``."""
 
 from __future__ import annotations
 
@@ -82,7 +82,6 @@ def find(suite: Suite, config: Config, seed: int, manifest: Manifest, folder: Pa
     runner.train()
     journal = runner.train_loop.journal()
     write_atomic(folder / "journal.parquet", lambda p: journal.to_parquet(p, index=False))
-    draw_trajectory(_trajectory(journal), folder / "search.png", {"blocks": suite.gmacs})
     found = runner.train_loop.search  # the runner has made its own of the one it was given
     write_json(folder / "architecture.json", dict(ops=found.best(), probabilities=found.probabilities()))
     cost = Search(
@@ -99,10 +98,12 @@ def find(suite: Suite, config: Config, seed: int, manifest: Manifest, folder: Pa
     (folder / "train" / LAST).unlink(missing_ok=True)
 
 
-def _trajectory(journal: pd.DataFrame) -> pd.DataFrame:
-    """In the words of the picture that all searches share, without the warm-up."""
+def picture(suite: Suite, config: Config, folder: Path, path: Path) -> None:
+    """Draw the course of a search from what it left, without the warm-up."""
+    journal = pd.read_parquet(folder / "journal.parquet")
     judged = journal[journal.held_out_loss.notna()]
-    return judged.assign(stage="blocks", log_likelihood=-judged.held_out_loss, samples=1)
+    judged = judged.assign(stage="blocks", log_likelihood=-judged.held_out_loss, samples=1)
+    draw_trajectory(judged, path, {"blocks": suite.gmacs})
 
 
 def load(path: Path) -> tuple[str, ...]:

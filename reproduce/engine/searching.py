@@ -116,7 +116,7 @@ def check_searchable(suite: Suite, config: Config, seed: int, train: Manifest, r
 
 
 def search(suite: Suite, config: Config, seed: int, train: Manifest, runs: Path) -> Found:
-    """Search at a suite's budget, or read what an equal search has left.
+    """Search at a suite's budget, or read what an equal search has left; ``search.png`` and ``.svg`` show its course.
 
     Args:
         suite: gives classes, budget and protocol.
@@ -135,6 +135,9 @@ def search(suite: Suite, config: Config, seed: int, train: Manifest, runs: Path)
     if not agreed((folder / "search.json").exists()):
         with held(folder) if get_rank() == 0 else nullcontext():
             how.find(suite, config, seed, train, folder, folder.name.rpartition("-")[0])
+    for path in (folder / "search.png", folder / "search.svg"):
+        if get_rank() == 0 and not path.exists():
+            how.picture(suite, config, folder, path)
     cost = Search(**json.loads((folder / "search.json").read_text()))
     return Found(how.load(folder / "architecture.json"), cost, folder)
 

@@ -69,6 +69,8 @@ def test_an_interrupted_search_ends_the_same(tiny, tmp_path, monkeypatch, entry,
     journals = [pd.read_parquet(found.folder / "journal.parquet") for found in (whole, parts)]
     pd.testing.assert_frame_equal(*journals)
     assert whole.cost.architectures == architectures
+    shown = (whole.folder / "search.svg").read_text()
+    assert {"connections": "pruned (", "evolution": "best so far", "gradient": "entropy of P"}[strategy] in shown
     assert searching.method(config).load(whole.folder / "architecture.json") == whole.architecture
 
 
@@ -168,3 +170,8 @@ def test_pvnas_architectures_are_names_of_candidates(tiny, tmp_path):
     assert journal.diversity.iloc[-1] < 5 / 6 - 1e-3, "what was learnt is what is written"
     assert journal.gmacs.between(0.3 * s.gmacs, 3 * s.gmacs).all()
     assert (found.folder / "search.png").stat().st_size > 10_000
+    picture = found.folder / "search.svg"
+    before = picture.read_bytes()
+    picture.unlink()
+    searching.search(s, config, 1, train, tmp_path)
+    assert picture.read_bytes() == before, "drawn from what the search left"

@@ -181,3 +181,18 @@ def test_curves_start_at_zero_and_every_kind_is_named_once(tmp_path):
     assert len(axes.lines) == 3
     plots.draw_curves({"one": [np.arange(3.0)]}, tmp_path / "curves.png", "step", "share")
     assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+def test_pruned_connections_are_told_from_kept_ones():
+    frame = pd.DataFrame(dict(node=[4, 4, 5], input=[0, 1, 4], weight=[0.4, 0.6, 0.5], kept=[False, True, True]))
+    (axes,) = (figure := plots.connections_figure(frame)).axes
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines] == [
+        ([4, 5], [0.6, 0.5]),
+        ([4], [0.4]),
+    ]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["kept (2 of 3)", "pruned (1 of 3)"]
+
+
+def test_curves_begin_at_zero_unless_they_are_below():
+    assert plots.curves_figure({"a": [np.array([2.0, 3.0])]}, "x", "y").axes[0].get_ylim()[0] == 0
+    assert plots.curves_figure({"a": [np.array([-2.0, np.nan])]}, "x", "y").axes[0].get_ylim()[0] < -2

@@ -39,7 +39,8 @@ def results(tmp_path_factory) -> Path:
     table.to_parquet(path.with_suffix(".parquet"))
     search = folder / "runs" / SUITE / "search-fpnas-s0-1a2b3c4d"
     search.mkdir(parents=True)
-    shutil.copy(RESULTS / "pictures" / f"{SUITE}-gmacs.png", search / "search.png")
+    for suffix in (".png", ".svg"):
+        shutil.copy(RESULTS / "pictures" / f"{SUITE}-gmacs{suffix}", search / f"search{suffix}")
     with pytest.MonkeyPatch.context() as patch:  # all suites would take twice as long
         patch.setattr(report, "SUITES", {name: s for name, s in SUITES.items() if name in SHOWN})
         report.report(folder / "results", folder / "runs")
@@ -51,8 +52,7 @@ def test_everything_found_is_drawn_and_shown(results):
     assert drawn == {*report.KINDS, "search-fpnas-s0-1a2b3c4d"}
     assert {p.stem for p in (results / "pictures").glob("kinetics*")} == {"kinetics-gmacs", "kinetics-native-gmacs"}
     page = (results / report.PAGE).read_text()
-    assert page.count("<svg") == len(report.KINDS) + 2  # and the literature of two tables of real data
-    assert "data:image/png" in page
+    assert page.count("<svg") == len(report.KINDS) + 3  # and the search, the literature of two tables of real data
     sections = {s["name"]: s for s in report.sections(results)}
     assert list(sections) == list(SHOWN)
     for row in sections[SUITE]["rows"]:

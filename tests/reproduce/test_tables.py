@@ -45,6 +45,21 @@ def test_a_searched_model_is_set_against_random_ones_of_its_own_space():
     assert cells["pvnas_random"] == "–"
 
 
+def test_a_baseline_can_be_named():
+    suite = SUITES["kinetics-quick"]
+    text = tables.rendered(suite, RESULTS, "tsm")[".md"]
+    frame = tables.table(suite, load_all(folder := RESULTS / "records" / suite.name), folder, "tsm")
+    cells = dict(zip(frame.model.str.split().str[0], frame["− tsm, points [95 %]"], strict=True))
+    assert cells["tsm"] == "–"
+    assert cells["auto_tsnet_random"].endswith(" ▲")
+    assert cells["auto_tsnet_random"] in text
+    assert "− tsm: top-1 minus that of tsm; interval" in text
+    with pytest.raises(ValueError, match="no entry 'resnet'"):
+        tables.rendered(suite, RESULTS, "resnet")
+    with pytest.raises(ValueError, match="tsm has no records in suite 'kinetics' to set"):
+        tables.rendered(SUITES["kinetics"], RESULTS, "tsm")
+
+
 def test_every_literature_value_has_its_source():
     for suite in SUITES.values():
         for entry in suite.entries:
