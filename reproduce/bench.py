@@ -48,8 +48,10 @@ LARGEST = {"cpu": 16, "cuda": 256}  # batch of the sweeps
 LIMIT = {"cpu": 1.0, "cuda": 5.0}  # seconds per pass, beyond which a sweep does not go
 SCHEMA = 1
 NOTES = """\
+- On a CPU, some variants are timed in every mode, the others in fp32, channels-last.
 - ms: one clip at a time. clips/s: at the batch that gives most of them; ±: interquartile range / median of {repeats} or
-  more passes after a warm-up until times are stable; ~: they were not within {warm_up} passes.
+  more passes after a warm-up until times are stable; ~: of one of the row's
+  two times they were not within {warm_up} passes.
 - % of matmul: the network's GMACs/s over those of the fastest square matrix product of the same run, device and
   precision ({rates}). MiB: what a pass at that batch takes beyond weights and clips.
 - pytorchvideo and mmaction2: their own eager networks, with the same arithmetic, in the same run.
@@ -112,6 +114,8 @@ def measure(subject: Subject, mode: Mode, cost: MacCount, device: torch.device, 
         best = max(timings, key=lambda batch: batch / timings[batch].median)
         clips = mode.clips(best, frames, crop, device)
         with mode.autocast(device):
+            with torch.inference_mode():
+                net(clips)  # compiled networks are compiled for the last batch of the sweep only
             memory = peak_memory(lambda: net(clips), device)
             state = state_under(lambda: net(clips), device)
     except (torch.OutOfMemoryError, RuntimeError) as error:  # of a mode that a device or an installation lacks
@@ -240,7 +244,7 @@ def bench(
             progress.step(note=f"{subject.name} {subject.source} {mode}")
     order = {(subject.name, subject.source): i for i, subject in enumerate(subjects())}
     modes = {str(mode): i for i, mode in enumerate(MODES)}
-    data["rows"].sort(key=lambda row: (order.get((row["variant"], row["source"]), 0), modes[row["mode"]]))
+    data["rows"].sort(key=lambda row: (order.get((row["variant"], row["source"]), 0), modes.get(row["mode"], 0)))
     write_json(path, data)
     if suite and not any(row["suite"] == suite.name for row in data["levels"]):
         print(f"decoding and testing videos of {suite.name}", file=sys.stderr)

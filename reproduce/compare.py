@@ -135,8 +135,9 @@ def _side_by_side(
     column = f"{mine.name} − it, points [95 %]"
     frame.insert(frame.columns.get_loc("top-5 % [95 %]"), column, ["–", *found.values()])
     notes = [
-        f"{mine.name} − it: its top-1 minus that of the line's model, on the same videos; interval bootstrapped over "
-        f"videos. ▲ {mine.name} is better, ▼ it is worse: holds at 5 % after Holm's correction over the lines.",
+        f"{mine.name} − it: its top-1 minus that of the line's model, on the same videos; interval over videos and, "
+        f"of several seeds, over runs. ▲ {mine.name} is better, ▼ it is worse: holds at 5 % after Holm's correction "
+        "over the lines.",
         f"Residual: of GMACs against the budget. {tables.INTERVALS}",
     ]
     if common:

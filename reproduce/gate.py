@@ -490,14 +490,15 @@ def check(rows: Sequence[Row], changes: Path) -> str:
         GateError: something is not; the message is the table of it. Or expectations were edited by hand.
     """
     wrong = [row for row in rows if row.verdict]
+    found = edited(sorted({row.path for row in rows if row.path.exists()}), changes)
     if wrong:
-        raise GateError(
+        found.insert(
+            0,
             f"{len(wrong)} of {len(rows)} checks fail\n\n{table(wrong)}\n\n"
-            "Where this is meant: make accept-results REASON='why' (with the same TIERS)"
+            "Where this is meant: make accept-results REASON='why' (with the same TIERS)",
         )
-    by_hand = edited(sorted({row.path for row in rows}), changes)
-    if by_hand:
-        raise GateError("\n".join(by_hand))
+    if found:
+        raise GateError("\n".join(found))
     elsewhere = sum(row.measured.ratios and row.expected["platform"] != platform() for row in rows)
     known = f"{len(rows) - elsewhere} checks are as expected"
     return known + (f"; {elsewhere} timings are expected on another platform only" if elsewhere else "")
@@ -526,6 +527,7 @@ def accept(rows: Sequence[Row], reason: str, changes: Path) -> list[str]:
     paths = {row.path for row in rows}
     by_hand = {path for path in paths if path.exists() and edited([path], changes)}
     for path in sorted({row.path for row in rows if row.verdict} | by_hand):
+        was = f"edited by hand to {_digest(path)}" if path in by_hand else ""
         file, moved = json.loads(path.read_text()) if path.exists() else {}, []
         for row in (r for r in rows if r.path == path and r.verdict):
             m, old = row.measured, row.expected
@@ -537,7 +539,7 @@ def accept(rows: Sequence[Row], reason: str, changes: Path) -> list[str]:
             before = "none" if old is None else _short(old["expected"])
             moved.append(f"{row.case} {row.quantity} {before} → {_short(m.value)}")
         write_json(path, file)
-        what = "; ".join(moved) or "as it stands"
+        what = "; ".join([was, *moved] if was else moved)
         made = f"{date.today().isoformat()}, {git_commit()[:8]}, `{_name(path)}` = {_digest(path)}"
         lines.append(f"- {made}, {reason.strip()}: {what}")
     if lines:

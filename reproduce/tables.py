@@ -271,13 +271,18 @@ def _notes(suite: Suite, against: str) -> str:
         "GMACs: multiply-accumulates of convolutions, linear layers and attention products at the test crop; "
         f"GFLOPs = 2 × GMACs. Residual: against the budget. {INTERVALS} "
         "clips/s: forward passes of one view, fp32, spread = interquartile range / median.",
-        f"− {against or 'random'}: top-1 minus that of {against or RANDOM}; interval bootstrapped over videos in "
-        "common, the spread over runs by Student's t; a model of one run has no spread over runs in it. ▲ better, ▼ "
-        "worse: holds at 5 % after Holm's correction over the table."
-        if suite.gmacs or against
-        else "Each model is trained and tested as its authors do, as far as its recipe in configs/native says: rows "
-        "differ in far more than the model.",
     ]
+    if suite.gmacs or against:
+        notes.append(
+            f"− {against or 'random'}: top-1 minus that of {against or RANDOM}; interval bootstrapped over videos in "
+            "common, the spread over runs by Student's t; a model of one run has no spread over runs in it. ▲ better, "
+            "▼ worse: holds at 5 % after Holm's correction over the table."
+        )
+    if not suite.gmacs:
+        notes.append(
+            "Each model is trained and tested as its authors do, as far as its recipe in configs/native says: rows "
+            "differ in far more than the model."
+        )
     if suite.published:
         notes.append(
             "Literature values are the papers' or model zoos' own, at their own settings and budgets; they are not "

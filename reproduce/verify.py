@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import isclose
 from pathlib import Path
 
@@ -33,11 +33,11 @@ def verify(results: Path) -> str:
     if not paths:
         raise VerifyError(f"{results} has no records/; name the folder of results")
     found = [line for folder in sorted({p.parent for p in paths}) for line in _records(folder)]
-    found += [line for path in sorted(results.glob("throughput/*.json")) for line in _throughput(path)]
+    found += [line for path in sorted(results.glob("throughput/*.json")) for line in _whole(_throughput, path)]
     found += _natives(results) if (results / "tables" / "natives.md").exists() else []
-    found += _expectations(results / "CHANGES.md") if (results / "CHANGES.md").exists() else []
+    found += _expectations() if results.resolve() == CONFIGS.parent / "results" else []
     # A table of unreadable records cannot be rendered; the records are the news then.
-    found = found or [line for path in sorted(results.glob("temporal/*/*.json")) for line in _temporal(path, results)]
+    found = found or [line for path in sorted(results.glob("temporal/*/*")) for line in _whole(_temporal, path)]
     found = found or [line for name in _suites(results) for line in _table(name, results)]
     stale = None if found else report.disagreement(results)
     found += [stale] if stale else []
@@ -123,15 +123,28 @@ def _natives(results: Path) -> Iterator[str]:
         yield f"{table} is not what natives.csv says; render it: make table-natives"
 
 
-def _expectations(changes: Path) -> list[str]:
+def _expectations() -> list[str]:
+    """Files beside the recipes that `accept` did not write; of this checkout's own results only."""
     from reproduce import gate  # its trainer takes seconds to import
 
-    return gate.edited(sorted(CONFIGS.glob("*/*.json")), changes)
+    return gate.edited(sorted(CONFIGS.glob("*/*.json")), gate.CHANGES)
 
 
-def _temporal(path: Path, results: Path) -> Iterator[str]:
+def _whole(check: Callable[[Path], Iterator[str]], path: Path) -> Iterator[str]:
+    """What a check says of a file; or that the file is not what the check reads."""
+    try:
+        yield from check(path)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        yield f"{path} is not whole ({type(error).__name__}: {error}); make it anew"
+
+
+def _temporal(path: Path) -> Iterator[str]:
     """A diagnosis against the record of its run and its own predictions."""
-    beside = results / "records" / path.parent.name / path.name
+    if path.suffix != ".json":
+        if not path.with_suffix(".json").exists():
+            yield f"{path}: belongs to no diagnosis; remove it"
+        return
+    beside = path.parents[2] / "records" / path.parent.name / path.name
     if not beside.exists():
         yield f"{path}: belongs to no record; remove it, or restore {beside}"
         return

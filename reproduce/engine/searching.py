@@ -1,11 +1,11 @@
 """The search stage of a run: an architecture, how it was found, and what that cost.
 
 runs/<suite>/search-<strategy>-s<seed>-<hash>/
-    train/last.pth → what the method leaves, architecture.json → search.json
+    train/last.pth → what the method leaves, architecture.json → search.json → search.png, search.svg
 
-How a family is searched is a module of four functions, named by the recipe's ``method``: ``identity`` (what makes two
-searches the same), ``find`` (search and leave the files), ``load`` (read what was found) and ``draw`` (a random
-architecture within the budget: the control).
+How a family is searched is a module of five functions, named by the recipe's ``method``: ``identity`` (what makes two
+searches the same), ``find`` (search and leave the files), ``load`` (read what was found), ``picture`` (draw the
+course of the search) and ``draw`` (a random architecture within the budget: the control).
 """
 
 from __future__ import annotations

@@ -45,9 +45,11 @@ def wrong_stride() -> Iterator[None]:
         original(self, in_channels, out_channels, kernel_size, stride, *args, **kwargs)
 
     _solution.cache_clear()
-    with patch.object(conv, "__init__", planted):
-        yield
-    _solution.cache_clear()
+    try:
+        with patch.object(conv, "__init__", planted):
+            yield
+    finally:
+        _solution.cache_clear()
 
 
 @contextmanager
@@ -173,12 +175,10 @@ def speed(repeats: int, only: list[str]) -> dict:
     todo += [(e, False) for _ in range(repeats) for e in TIMED if e in entries]
     before, slow, clean = {}, {}, {e: [] for e in TIMED if e in entries}
     context = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool,
-        Progress("speed", len(todo)) as progress,
-    ):
+    with Progress("speed", len(todo)) as progress:
         for n, (entry, is_slow) in enumerate(todo):
-            ratios = pool.submit(_ratios, entry, is_slow).result()
+            with ProcessPoolExecutor(1, context) as pool:
+                ratios = pool.submit(_ratios, entry, is_slow).result()
             if n < len(entries):
                 before[entry] = ratios
             else:
@@ -198,13 +198,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--only", default="", help="comma-separated entries")
     parser.add_argument("--cache", type=Path, default=Path(os.environ.get("CACHE", ".cache")))
-    parser.add_argument("--out", type=Path, default=Path("results/studies/regressions.json"))
+    parser.add_argument("--out", type=Path, help="default: results/studies/regressions.json, slower.json")
     options = parser.parse_args()
 
     only = [name for name in options.only.split(",") if name]
     made = provenance("", DEFAULT).model_dump()
     found = speed(options.repeats, only) if options.speed else regressions(options.cache, options.repeats, only)
-    write_json(options.out, found | dict(provenance=made))
+    out = options.out or Path("results/studies") / ("slower.json" if options.speed else "regressions.json")
+    write_json(out, found | dict(provenance=made))
     if options.speed:
         caught = sum(f["caught"] for f in found["slower"].values())
         alarms = sum(f["caught"] for runs in found["clean"].values() for f in runs)

@@ -177,6 +177,27 @@ def test_a_bench_goes_on_where_it_stopped(monkeypatch, tmp_path):
     path.with_suffix(".md").write_text(text.replace("10 GMACs/s", "11 GMACs/s"))
     with pytest.raises(VerifyError, match=r"cores\.md is not what some-cpu-2-ghz-2-cores\.json says"):
         verify(tmp_path)
+    path.with_suffix(".md").write_text(text)
+    data = json.loads(path.read_text())
+    for change, reason in (
+        (dict(gmacs_per_s=2 * data["rows"][0]["gmacs_per_s"]), "tiny of ours, fp32, channels-last: gmacs_per_s is"),
+        (dict(latency_ms=1.0), "tiny of ours, fp32, channels-last: latency_ms is 1.0, recomputed it is"),
+        (dict(sweep={"2": 1.0}), r"is not whole \(KeyError"),
+    ):
+        path.write_text(json.dumps(data | dict(rows=[data["rows"][0] | change, *data["rows"][1:]])))
+        with pytest.raises(VerifyError, match=reason):
+            verify(tmp_path)
+    path.write_text(json.dumps(data))
+    for suffix in (".csv", ".md"):
+        shutil.copy(RESULTS / "tables" / f"natives{suffix}", tmp_path / "tables")
+    verify(tmp_path)
+    table = tmp_path / "tables" / "natives.md"
+    table.write_text(table.read_text().replace("x3d_m", "x3d_n"))
+    with pytest.raises(VerifyError, match=r"natives\.md is not what natives\.csv says"):
+        verify(tmp_path)
+    table.with_suffix(".csv").unlink()
+    with pytest.raises(VerifyError, match=r"natives\.md is not what natives\.csv says"):
+        verify(tmp_path)
 
 
 def test_the_three_levels(cache, tmp_path):

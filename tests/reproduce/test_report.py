@@ -118,11 +118,9 @@ def test_verify_reads_diagnoses_and_the_page(results, tmp_path):
     path.rename(path.with_name("tsm-s7.json"))
     with pytest.raises(VerifyError, match=r"tsm-s7\.json: belongs to no record"):
         verify(copy)
-
-
-def test_the_committed_page_shows_the_committed_tables():
-    assert (RESULTS / report.PAGE).exists()
-    assert report.disagreement(RESULTS) is None
+    path.with_name("tsm-s7.json").rename(path.with_suffix(".parquet"))
+    with pytest.raises(VerifyError, match=r"tsm-s0\.parquet: belongs to no diagnosis; remove it"):
+        verify(copy)
 
 
 def chromium() -> Path:
