@@ -219,6 +219,8 @@ def test_peers_stand_beside_ours():
     ]
     assert chosen[0].size == (4, 160), "at the size of its authors"
     assert chosen[2].size == (8, 256)
+    ours, theirs = bench.subjects(["mvit_b_16x4"])
+    assert theirs.cost().gmacs == pytest.approx(ours.cost().gmacs, rel=1e-3), "cannot be built on the meta device"
     with pytest.raises(ValueError, match="no variant 'x3d_xxl'; known: x3d_xs, "):
         bench.subjects(["x3d_xxl"])
 
