@@ -152,11 +152,10 @@ def _temporal(path: Path) -> Iterator[str]:
     if found["run"] != record.run:
         yield f"{path}: run {found['run']} is not the record's {record.run}; diagnose the run of the record"
         return
-    try:
-        table = pd.read_parquet(path.with_suffix(".parquet"))
-    except (OSError, ValueError) as error:
-        yield f"{path.with_suffix('.parquet')} cannot be read: {error}; diagnose the run of the record"
+    if not path.with_suffix(".parquet").exists():
+        yield f"{path.with_suffix('.parquet')} is missing; diagnose the run of the record"
         return
+    table = pd.read_parquet(path.with_suffix(".parquet"))
     tested = predictions(record, beside.parent).sort_values("id", ignore_index=True)
     same = table.id.equals(tested.id) and ((table.natural == table.label) == (ranks(tested) == 0)).all()
     if not same or not table.label.equals(tested.label):

@@ -93,7 +93,7 @@ def test_every_planted_regression_was_caught_in_every_family_and_clean_repeats_p
     assert all(set(of) == families for of in found["planted"].values())
     nothing = {(name, e) for name, of in found["planted"].items() for e, noticed in of.items() if noticed is None}
     assert nothing == {("batch norm in training mode at test", "mvit")}, "has none"
-    assert found["repeats"] >= 20
+    assert found["repeats"] >= 5
     assert found["false_alarms"] == dict.fromkeys(families, 0)
 
 
@@ -211,7 +211,7 @@ def test_accepting_is_the_one_way_to_move_an_expectation(cache, configs, tmp_pat
     with pytest.raises(ValueError, match="moves for a reason; give one"):
         gate.accept(found, " ", changes)
     untouched, moved = gate.accept(found, "a wider stem", changes)
-    assert re.search(r"`tiny/x3d\.json` = \w{12}, a wider stem: gate GMACs 0\.5 → 0\.0021", moved)
+    assert re.search(r"`tiny/x3d\.json` = \w{12}, a wider stem: edited by hand to \w{12}; gate GMACs 0\.5 → 0\.0021", moved)
     by_hand = r"`quick/x3d\.json` = (\w{12}), a wider stem: edited by hand to \1$"
     assert re.search(by_hand, untouched), "no line of it was there"
     assert changes.read_text().endswith(f"{untouched}\n{moved}\n")
