@@ -527,7 +527,10 @@ def accept(rows: Sequence[Row], reason: str, changes: Path) -> list[str]:
     paths = {row.path for row in rows}
     by_hand = {path for path in paths if path.exists() and edited([path], changes)}
     for path in sorted({row.path for row in rows if row.verdict} | by_hand):
-        was = f"edited by hand to {_digest(path)}" if path in by_hand else ""
+        was = ""
+        if path in by_hand:
+            noted = f"`{_name(path)}` = " in (changes.read_text() if changes.exists() else "")
+            was = f"edited by hand to {_digest(path)}" if noted else f"not noted before, {_digest(path)}"
         file, moved = json.loads(path.read_text()) if path.exists() else {}, []
         for row in (r for r in rows if r.path == path and r.verdict):
             m, old = row.measured, row.expected

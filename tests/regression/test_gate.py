@@ -211,9 +211,11 @@ def test_accepting_is_the_one_way_to_move_an_expectation(cache, configs, tmp_pat
     with pytest.raises(ValueError, match="moves for a reason; give one"):
         gate.accept(found, " ", changes)
     untouched, moved = gate.accept(found, "a wider stem", changes)
-    assert re.search(r"`tiny/x3d\.json` = \w{12}, a wider stem: edited by hand to \w{12}; gate GMACs 0\.5 → 0\.0021", moved)
-    by_hand = r"`quick/x3d\.json` = (\w{12}), a wider stem: edited by hand to \1$"
-    assert re.search(by_hand, untouched), "no line of it was there"
+    assert re.search(
+        r"`tiny/x3d\.json` = \w{12}, a wider stem: not noted before, \w{12}; gate GMACs 0\.5 → 0\.0021", moved
+    )
+    as_it_was = r"`quick/x3d\.json` = (\w{12}), a wider stem: not noted before, \1$"
+    assert re.search(as_it_was, untouched), "no line of it was there"
     assert changes.read_text().endswith(f"{untouched}\n{moved}\n")
     assert json.loads(path.read_text())["gate"]["GMACs"] == {"expected": right, "tolerance": 0.001}, "tolerance stays"
     found = rows(cache, ("instant",), configs)
