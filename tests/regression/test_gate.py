@@ -93,7 +93,7 @@ def test_every_planted_regression_was_caught_in_every_family_and_clean_repeats_p
     assert all(set(of) == families for of in found["planted"].values())
     nothing = {(name, e) for name, of in found["planted"].items() for e, noticed in of.items() if noticed is None}
     assert nothing == {("batch norm in training mode at test", "mvit")}, "has none"
-    assert found["repeats"] >= 5
+    assert found["repeats"] >= 20
     assert found["false_alarms"] == dict.fromkeys(families, 0)
 
 
