@@ -48,11 +48,12 @@ def test_from_a_copy_to_a_record(kinetics_copy, ssv2_copy, tmp_path, monkeypatch
     assert record.data.train_skipped == ([train[7].id] if rotten else [])
     assert record.result.failed == ([val[5].id] if rotten else [])
     assert record.result.n == 20
-    predictions = pd.read_parquet(tmp_path / "results" / "records" / name / "tsm-s0.parquet")
+    folder = tmp_path / "results" / "records" / name
+    predictions = pd.read_parquet(folder / "tsm-s0.parquet")
     assert set(predictions.label) == {v.label for v in val}
     assert predictions.scores.map(len).unique().tolist() == [suite.classes]
     assert "a **partial copy** of the data set" in title(suite, [record])
-    (row,) = table(suite, [record]).to_dict("records")
+    (row,) = table(suite, [record], folder).to_dict("records")
     assert row["n"] == ("20 (1 failed, counted wrong)" if rotten else "20")
     assert ("; trained without 1 missing and 1 undecodable videos" in title(suite, [record])) == rotten
     if rotten:
