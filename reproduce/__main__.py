@@ -1,12 +1,5 @@
 """``python -m reproduce``."""
 
-import os
-
-# Two OpenMP threads that spin at barriers beside a decoding process slow each other down tenfold; let them sleep.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# torch asks for huge pages where tensors are large: far fewer page faults.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
 from reproduce.cli import main
 
 main()

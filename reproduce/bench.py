@@ -36,6 +36,7 @@ from reproduce.measure.throughput import (
     peak_memory,
     state_under,
     sweep,
+    tf32,
     time_passes,
 )
 from reproduce.natives import NATIVES
@@ -227,7 +228,7 @@ def bench(
     data = json.loads(path.read_text()) if path.exists() else None
     made = provenance("", "").model_dump()
     same = dict(schema_version=SCHEMA, device=device_name(), threads=torch.get_num_threads(), torch=torch.__version__)
-    same |= dict(tf32=device.type == "cuda" and torch.backends.cudnn.allow_tf32)
+    same |= dict(tf32=tf32(device))
     if data is None or any(data.get(key) != value for key, value in same.items()):
         data = same | dict(rows=[], levels=[])
     data |= dict(provenance=made)

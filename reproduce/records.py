@@ -177,7 +177,7 @@ class RunRecord(_Part):
             if version != SCHEMA:
                 raise RecordError(f"{path}: schema version {version}, this code reads {min(MIGRATIONS)} to {SCHEMA}")
             return cls.model_validate(data)
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise RecordError(f"{path} cannot be read: {error}") from error
         except ValidationError as error:
             first = error.errors()[0]

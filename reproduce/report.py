@@ -145,8 +145,9 @@ def _draw(suite: Suite, records: list[RunRecord], results: Path, runs: Path) -> 
     runs_of = {name: mine for name, mine in runs_of.items() if mine}
     folder = results / "records" / suite.name
     literature, heading = _literature(suite)
-    cost = [*_measured_costs(runs_of, folder), *literature]
-    speeds = _measured_speeds(runs_of, folder) | ({} if suite.gmacs else _native_speeds(suite, results))
+    top1 = {name: tables.accuracy(mine, folder) for name, mine in runs_of.items()}
+    cost = [*_measured_costs(runs_of, top1), *literature]
+    speeds = _measured_speeds(runs_of, top1) | ({} if suite.gmacs else _native_speeds(suite, results))
     diagnosed = {path.stem: json.loads(path.read_text()) for path in temporal_files(results, suite.name)}
     for path in (results / "pictures" / f"{suite.name}-{{}}.{s}" for s in ("png", "svg")):
 
@@ -196,23 +197,20 @@ def class_names(suite: Suite) -> list[str]:
     return list({"kinetics": kinetics, "ssv2": ssv2}[suite.layout].CLASSES)
 
 
-def _measured_costs(runs_of: dict[str, list[RunRecord]], folder: Path) -> Iterator[Point]:
+def _measured_costs(runs_of: dict[str, list[RunRecord]], top1: dict[str, tuple]) -> Iterator[Point]:
     for name, records in runs_of.items():
         gmacs = sum(r.model.gmacs for r in records) / len(records)
-        yield Point(name, family_of(name), gmacs, *tables.accuracy(records, folder))
+        yield Point(name, family_of(name), gmacs, *top1[name])
 
 
-def _measured_speeds(runs_of: dict[str, list[RunRecord]], folder: Path) -> dict[str, list[Point]]:
-    """Points by device; of several runs on one, the median run's speed."""
+def _measured_speeds(runs_of: dict[str, list[RunRecord]], top1: dict[str, tuple]) -> dict[str, list[Point]]:
+    """Points by device."""
     panels: dict[str, list[Point]] = {}
     for name, records in runs_of.items():
         for device in sorted({r.throughput.device for r in records}):
-            there = sorted((r.throughput for r in records if r.throughput.device == device), key=_clips_per_s)
-            speed = there[len(there) // 2]
+            speed = tables.median_speed(records, device)
             heading = f"{device}, {speed.precision}, batch {speed.batch}"
-            point = Point(
-                name, family_of(name), speed.clips_per_s, *tables.accuracy(records, folder), spread=speed.spread
-            )
+            point = Point(name, family_of(name), speed.clips_per_s, *top1[name], spread=speed.spread)
             panels.setdefault(heading, []).append(point)
     return dict(sorted(panels.items()))
 
@@ -236,10 +234,6 @@ def _native_speeds(suite: Suite, results: Path) -> dict[str, list[Point]]:
         if points:
             panels[f"{data['device']}, fp32, best batch"] = list(points.values())
     return panels
-
-
-def _clips_per_s(throughput) -> float:
-    return throughput.clips_per_s
 
 
 def _literature(suite: Suite) -> tuple[list[Point], str]:

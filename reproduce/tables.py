@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from reproduce.files import write_atomic
-from reproduce.records import RunRecord, load_all
+from reproduce.records import RunRecord, Throughput, load_all
 from reproduce.statistics import LEVEL, accuracy_interval, holm, outcomes, paired_difference, per_architecture
 from reproduce.suites import Entry, Suite
 
@@ -113,8 +113,7 @@ def _row(suite: Suite, entry: Entry, records: list[RunRecord], folder: Path, sev
     if records:
         n = records[0].result.n
         device, _ = Counter(r.throughput.device for r in records).most_common(1)[0]
-        there = sorted((r.throughput for r in records if r.throughput.device == device), key=lambda t: t.clips_per_s)
-        speed = there[len(there) // 2]
+        speed = median_speed(records, device)
         architectures = len({r.variant for r in records})
         failed = max(len(r.result.failed) for r in records)
         row |= {
@@ -131,6 +130,12 @@ def _row(suite: Suite, entry: Entry, records: list[RunRecord], folder: Path, sev
     return row | {"search cost": _search_cost(entry, records), "literature top-1 %": value, "literature source": source}
 
 
+def median_speed(records: list[RunRecord], device: str) -> Throughput:
+    """The throughput of the median run of those timed on a device."""
+    there = sorted((r.throughput for r in records if r.throughput.device == device), key=lambda t: t.clips_per_s)
+    return there[len(there) // 2]
+
+
 def _search_cost(entry: Entry, records: list[RunRecord]) -> str:
     if entry.search is None or entry.variants > 1:
         return "none"
@@ -145,13 +150,14 @@ def _search_cost(entry: Entry, records: list[RunRecord]) -> str:
 
 def _against(suite: Suite, runs: dict[str, list[RunRecord]], folder: Path, baseline: str) -> list[str]:
     """Per entry, its top-1 minus that of the baseline or, without one, of its own control, see ``Suite.control``."""
-    controls = {name: suite.control(suite.entry(name)) for name in runs}
-    first = next((e for e in suite.entries if e.variants > 1), None)
     if baseline:
         first = suite.entry(baseline)
         if not runs.get(baseline):
             raise ValueError(f"{baseline} has no records in suite {suite.name!r} to set the others against")
         controls = {name: None if name == baseline else first for name in runs}
+    else:
+        first = next(e for e in suite.entries if e.variants > 1)
+        controls = {name: suite.control(suite.entry(name)) for name in runs}
     pairs, cells = {}, {}
     for name, control in controls.items():
         if runs[name] and control and runs.get(control.name):
@@ -223,7 +229,7 @@ def table(suite: Suite, records: list[RunRecord], folder: Path, against: str | N
         )
     if suite.size:
         runs = {name: of for name, of in runs.items() if of or not suite.entry(name).optional}
-    several = len({r.throughput.device for r in records}) > 1
+    several = len({r.throughput.device for r in records} | {r.provenance.device for r in records}) > 1
     frame = pd.DataFrame([_row(suite, suite.entry(name), of, folder, several) for name, of in runs.items()])
     if against or (against is not None and any(e.variants > 1 for e in suite.entries)):
         place = frame.columns.get_loc("top-5 % [95 %]")

@@ -130,9 +130,15 @@ def forward_throughput(net: nn.Module, frames: int, crop: int, *, batch: int = 1
         batch=batch,
         repeats=timing.repeats,
         device=device_name(),
-        precision="fp32, TF32 convolutions" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "fp32",
+        precision="fp32, TF32 convolutions" if tf32(device) else "fp32",
         threads=torch.get_num_threads(),
     )
+
+
+def tf32(device: torch.device) -> bool:
+    """Whether convolutions in fp32 are made in TensorFloat-32 there: where it is allowed, on GPUs that have it."""
+    allowed = device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    return allowed and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def sweep(

@@ -4,18 +4,16 @@
 
 Each regression is planted in every family of the gate in turn; then all is checked again and again as it is. With
 ``--speed``, the same of speed, on a machine that does nothing else: a network that busily waits after each pass is
-15 % slower, in real time; every check runs in a process of its own, as checks on different days do.
+15 % slower, in real time.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
@@ -31,7 +29,6 @@ from reproduce.records import provenance
 from reproduce.suites import Suite, _solution
 
 SLOWER = 0.15
-TIMED = ("x3d", "slowfast", "auto_tsnet_uniform")  # again and again; all others once
 
 
 @contextmanager
@@ -93,10 +90,10 @@ def dropped_video() -> Iterator[None]:
 @contextmanager
 def slower(share: float = SLOWER) -> Iterator[None]:
     """Every pass of the network takes longer by so much of its time."""
-    original = gate._model
+    original = gate._built
 
-    def planted(suite, entry):
-        model = original(suite, entry)
+    def planted(config):
+        model = original(config)
         forward = model.net.forward
 
         def late(*args, **kwargs):
@@ -110,7 +107,7 @@ def slower(share: float = SLOWER) -> Iterator[None]:
         model.net.forward = late
         return model
 
-    with patch.object(gate, "_model", planted):
+    with patch.object(gate, "_built", planted):
         yield
 
 
@@ -158,37 +155,30 @@ def regressions(cache: Path, repeats: int, only: list[str]) -> dict:
     return dict(planted=planted, missed=missed, repeats=repeats, false_alarms=clean)
 
 
-def _ratios(entry: str, slow: bool) -> list[float]:
-    """In a process of its own."""
-    suite, (ready,) = gate.GATE, gate.ready(gate.GATE, [entry])
-    with gate._one_thread():
-        if not slow:
-            return gate.speed(suite, ready)["time ÷ reference"].value
-        with slower():
-            return gate.speed(suite, ready)["time ÷ reference"].value
-
-
 def speed(repeats: int, only: list[str]) -> dict:
-    """The verdicts on networks as slow as before, and on those that are slower by 15 %."""
-    entries, here = [e.name for e in gate.ready(gate.GATE, only)], gate.platform()
-    todo = [(e, False) for e in entries] + [(e, True) for e in entries]
-    todo += [(e, False) for _ in range(repeats) for e in TIMED if e in entries]
-    before, slow, clean = {}, {}, {e: [] for e in TIMED if e in entries}
-    context = multiprocessing.get_context("spawn")
-    with Progress("speed", len(todo)) as progress:
-        for n, (entry, is_slow) in enumerate(todo):
-            with ProcessPoolExecutor(1, context) as pool:
-                ratios = pool.submit(_ratios, entry, is_slow).result()
-            if n < len(entries):
-                before[entry] = ratios
-            else:
-                expected = dict(expected=before[entry], tolerance=gate.SLOWDOWN, platform=here)
-                verdict = gate.judge(gate.Measured(ratios, gate.SLOWDOWN, ratios=True), expected, here)
-                change = 100 * float(np.median(ratios) / np.median(before[entry]) - 1)
-                found = dict(slower_percent=round(change, 2), caught=bool(verdict))
-                clean[entry].append(found) if not is_slow else slow.update({entry: found})
-            progress.step(note=entry + (f", {100 * SLOWER:.0f} % slower" if is_slow else ""))
-    return dict(slower=slow, repeats=repeats, clean=clean, tolerance=gate.SLOWDOWN, platform=here)
+    """The verdicts on networks that are slower by 15 %, and on the same networks again and again as they are."""
+    entries, here = gate.ready(gate.GATE, only), gate.platform()
+    with Progress("checks of speed", 2 + repeats) as progress:
+
+        def measured(planted: Callable[[], AbstractContextManager] = nullcontext) -> dict[str, gate.Measured]:
+            found = gate.speeds(gate.GATE, entries, planted)
+            progress.step()
+            return found
+
+        def judged(found: dict[str, gate.Measured]) -> dict[str, dict]:
+            return {name: _judged(before[name].value, now, here) for name, now in found.items()}
+
+        before = measured()
+        slow = judged(measured(slower))
+        clean = [judged(measured()) for _ in range(repeats)]
+    again = {e.name: [found[e.name] for found in clean] for e in entries}
+    return dict(slower=slow, repeats=repeats, clean=again, tolerance=gate.SLOWDOWN, platform=here)
+
+
+def _judged(before: list[float], now: gate.Measured, here: str) -> dict:
+    expected = dict(expected=before, tolerance=gate.SLOWDOWN, platform=here)
+    change = 100 * (np.median(now.value) / np.median(before) - 1)
+    return dict(slower_percent=round(float(change), 2), caught=bool(gate.judge(now, expected, here)))
 
 
 def main() -> None:
@@ -202,6 +192,12 @@ def main() -> None:
     options = parser.parse_args()
 
     only = [name for name in options.only.split(",") if name]
+    known = [e.name for e in gate.ready(gate.GATE)]
+    unknown = sorted(set(only) - set(known))
+    if unknown:
+        parser.error(f"--only: nothing is checked of {unknown[0]!r}; of: {', '.join(known)}")
+    if only and not options.out:
+        parser.error("--only: name another file by --out; the study's own is of all entries")
     made = provenance("", DEFAULT).model_dump()
     found = speed(options.repeats, only) if options.speed else regressions(options.cache, options.repeats, only)
     out = options.out or Path("results/studies") / ("slower.json" if options.speed else "regressions.json")

@@ -89,7 +89,7 @@ def test_an_interval_of_one_run_is_wilsons():
     assert accuracy_interval(np.zeros((3, 400)))[0] == 0
 
 
-@pytest.mark.parametrize(("runs", "spread"), [(1, 0.1), (3, 0.0), (3, 0.1), (3, 0.3), (5, 0.1)])
+@pytest.mark.parametrize(("runs", "spread"), [(1, 0.1), (2, 0.1), (3, 0.0), (3, 0.1), (3, 0.3), (5, 0.1)])
 def test_intervals_of_one_accuracy_cover_the_truth_as_often_as_they_say(runs, spread):
     """The truth of one run is its own, of several that of all runs there could be."""
     rng, covered, repeats = np.random.default_rng(2), 0, 2000
@@ -118,7 +118,8 @@ def test_intervals_cover_the_truth_as_often_as_they_say(runs, spread):
 
 def test_seeds_of_an_architecture_are_not_taken_for_architectures():
     """Three random architectures of three seeds each against three searched; architectures differ, seeds hardly."""
-    rng, covered, repeats = np.random.default_rng(3), dict(architectures=0, runs=0), 1000
+    rng, covered, repeats = np.random.default_rng(3), dict(architectures=0, runs=0, accuracy=0), 1000
+    truth = 100 * norm.cdf(0.5 / np.sqrt(1 + 0.7**2 + 0.3**2 + 0.05**2))
     records = [SimpleNamespace(variant=v) for v in (0, 1, 2) for _ in range(3)]
     for i in range(repeats):
         difficulty, skill = rng.normal(size=400), 0.5 + 0.3 * rng.normal(size=6)
@@ -127,6 +128,9 @@ def test_seeds_of_an_architecture_are_not_taken_for_architectures():
         for name, random in (("architectures", per_architecture(right[3:], records)), ("runs", right[3:])):
             d = paired_difference(right[:3], random, seed=i, resamples=1000)
             covered[name] += d.low <= 0 <= d.high
+        low, high = accuracy_interval(per_architecture(right[3:], records))
+        covered["accuracy"] += low <= truth <= high
+    assert 0.93 <= covered["accuracy"] / repeats <= 0.97
     assert 0.93 <= covered["architectures"] / repeats <= 0.97
     assert covered["runs"] / repeats < 0.92, "or there would be no need"
 

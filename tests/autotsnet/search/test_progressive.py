@@ -53,15 +53,9 @@ def found(tiny, tmp_path_factory):
 def test_a_search_leaves_its_artefacts(tiny, found):
     suite, *_ = tiny
     names = {p.name for p in found.folder.iterdir()}
-    artefacts = {
-        "architecture.json",
-        "journal.parquet",
-        "trajectory.parquet",
-        "network.png",
-        "search.png",
-        "search.svg",
-    }
-    assert artefacts | {"search.json"} <= names
+    artefacts = {"architecture.json", "journal.parquet", "trajectory.parquet", "search.json"}
+    pictures = {"network.png", "search.png", "search.svg"}
+    assert artefacts | pictures <= names
     space = search_auto_tsnet.space_of(suite, config_of(tiny))
     code = space.encode(TwoStreamArchitecture.load(found.folder / "architecture.json"))
     cost = CostModel(space, suite.classes)
