@@ -79,7 +79,7 @@ study-decoding: env  ## videos to clips against mmaction2's pipeline: speed, equ
 study-regressions: env  ## planted regressions in every family, and clean repeats: what the gate says (minutes)
 	$(VENV)/bin/python -m reproduce.studies.regressions --out $(RESULTS)/studies/regressions.json
 
-study-slower: env  ## what its speed tier says of networks 15 % slower; nothing else may run (15 minutes)
+study-slower: env  ## what its speed tier says of networks 15 % slower; nothing else may run (half an hour)
 	$(VENV)/bin/python -m reproduce.studies.regressions --speed --out $(RESULTS)/studies/slower.json
 
 lint: env  ## style: ruff check and format

@@ -111,6 +111,16 @@ def _crash(suite, entry):
     raise RuntimeError("no such layer")
 
 
+@pytest.mark.parametrize(
+    ("only", "message"), [("x3dd", "nothing is checked of 'x3dd'; of: slowfast, x3d"), (ENTRY, "name another file by")]
+)
+def test_a_part_of_the_study_does_not_become_its_record(monkeypatch, capsys, only, message):
+    monkeypatch.setattr("sys.argv", ["regressions", "--only", only])
+    with pytest.raises(SystemExit):
+        regressions.main()
+    assert message in capsys.readouterr().err
+
+
 class Clock:
     """Time that passes when a network runs: with noise, and with a neighbour who slows both networks down by phases."""
 

@@ -314,9 +314,10 @@ def test_records_are_validated(done, tmp_path):
         (tmp_path / "r.json").write_text(json.dumps(good | change))
         with pytest.raises(RecordError, match=message):
             load_all(tmp_path)
-    (tmp_path / "r.json").write_text(source.read_text()[:-20])
-    with pytest.raises(RecordError, match=r"r\.json cannot be read"):
-        load_all(tmp_path)
+    for damaged in (source.read_bytes()[:-20], b"\xff" + source.read_bytes()):
+        (tmp_path / "r.json").write_bytes(damaged)
+        with pytest.raises(RecordError, match=r"r\.json cannot be read"):
+            load_all(tmp_path)
 
 
 def test_hashes_name_runs_and_unknown_names_list_the_known(tiny):
