@@ -107,7 +107,7 @@ bench-save: env  ## time what is slow in this code (pytest-benchmark), as the ba
 	$(VENV)/bin/python -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage=$(RESULTS)/benchmarks --benchmark-save=baseline tests/bench
 
 bench-compare: env  ## time it again, beside the baseline
-	$(VENV)/bin/python -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage=$(RESULTS)/benchmarks --benchmark-compare tests/bench
+	$(VENV)/bin/python -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage=$(RESULTS)/benchmarks tests/bench --benchmark-compare
 
 lock: env  ## renew requirements.lock from pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet uv
