@@ -16,6 +16,7 @@ from mmaction.models.backbones.resnet3d import BasicBlock3d, Bottleneck3d, ResNe
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
+from autotsnet.models.two_stream import slow_frames
 from autotsnet.registry import Knob, register_family
 from baselines.init import init_weights, stage_widths
 
@@ -146,10 +147,7 @@ class SlowFast(nn.Module):
         """
         if not self.slow_ends:
             return clips[:, :, :: self.alpha]
-        frames = clips.shape[2]
-        # On the CPU whatever the device of the clips: truncation must not depend on a device's rounding.
-        index = torch.linspace(0, frames - 1, frames // self.alpha, device="cpu").long()
-        return clips.index_select(2, index.to(clips.device))
+        return slow_frames(clips, self.alpha)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips ``B 3 T H W`` to logits ``B N``.

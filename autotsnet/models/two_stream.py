@@ -16,6 +16,17 @@ from autotsnet.layers.mbconv3d import MBConv3D
 STEM_TEMPORAL_KERNELS = (1, 5)  # slow: SlowFast's 1×7×7 stem has none; fast: 5, as SlowFast and X3D
 
 
+def slow_frames(clips: Tensor, alpha: int) -> Tensor:
+    """The T/alpha frames of clips B 3 T H W that a slow stream sees: the first, the last and evenly between.
+
+    As PySlowFast's, but where its float32 falls short of a whole number (T 160, alpha 4). Slices joined, not an index:
+    torch 2.11 compiles none of channels-last clips for a CPU (pytorch issue 193581).
+    """
+    frames, count = clips.shape[2], clips.shape[2] // alpha
+    picks = [(frames - 1) * i // max(count - 1, 1) for i in range(count)]
+    return torch.cat([clips[:, :, i : i + 1] for i in picks], 2)
+
+
 class Stem(nn.Sequential):
     """X3D's stem: dense 1×3×3 of stride 2, then (fast stream only) depthwise 5×1×1; BN, ReLU."""
 
@@ -133,12 +144,9 @@ class TwoStreamNet(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Clips B 3 T H W, normalised -> logits B N."""
-        frames, alpha = clip.shape[2], self.architecture.macro.alpha
         x = {}
         if "slow" in self.stems:
-            # on the CPU: where the truncation falls must not depend on a device's rounding
-            index = torch.linspace(0, frames - 1, frames // alpha, device="cpu").long()
-            x["slow"] = self.stems["slow"](clip[:, :, index.to(clip.device)])
+            x["slow"] = self.stems["slow"](slow_frames(clip, self.architecture.macro.alpha))
         if "fast" in self.stems:
             x["fast"] = self.stems["fast"](clip)
         for g in range(len(self.architecture.macro.strides)):

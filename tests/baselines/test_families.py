@@ -11,6 +11,7 @@ from mmaction.models.backbones.resnet_tsm import TemporalShift as MMActionShift
 from torch import nn
 
 from autotsnet.meta import on_meta
+from autotsnet.models.two_stream import slow_frames
 from baselines import VARIANTS
 from baselines.init import stage_widths
 from baselines.mvit import mvit
@@ -119,6 +120,16 @@ def test_the_classifier_starts_as_the_authors_do(build, std):
     fc = build(num_classes=400, **SMALL[build]).fc
     assert fc.weight.std().item() == pytest.approx(std, rel=0.05)
     assert (fc.bias == 0).all()
+
+
+@pytest.mark.parametrize("alpha", [1, 2, 4, 8])
+@pytest.mark.parametrize("frames", [8, 16, 32, 64, 128])
+def test_slow_frames_are_pyslowfasts(frames, alpha):
+    clips = torch.arange(2.0 * 3 * frames * 4).reshape(2, 3, frames, 2, 2).to(memory_format=torch.channels_last_3d)
+    index = torch.linspace(0, frames - 1, frames // alpha).long()  # slowfast/datasets/utils.py, pack_pathway_output
+    slow = slow_frames(clips, alpha)
+    assert torch.equal(slow, clips.index_select(2, index))
+    assert slow.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_slow_frames_include_both_ends_but_in_mmaction2():
