@@ -41,7 +41,7 @@ from reproduce.measure.throughput import (
 )
 from reproduce.natives import NATIVES
 from reproduce.progress import Progress
-from reproduce.records import device_name, provenance
+from reproduce.records import device_name, session
 from reproduce.suites import Suite
 
 PROBED = ("x3d_s", "slow_4x16_r50", "tsm_mobilenetv2_8f", "auto_tsnet_uniform_s")
@@ -226,7 +226,7 @@ def bench(
     ]
     todo.sort(key=lambda pair: pair[1] != Mode())  # what all have comes first
     data = json.loads(path.read_text()) if path.exists() else None
-    made = provenance("", "").model_dump()
+    made = session().model_dump()
     same = dict(schema_version=SCHEMA, device=device_name(), threads=torch.get_num_threads(), torch=torch.__version__)
     same |= dict(tf32=tf32(device))
     if data is None or any(data.get(key) != value for key, value in same.items()):
@@ -245,7 +245,7 @@ def bench(
             if (*key, cost.gmacs, cost.params) not in done:
                 rates = rates or {precision: matmul_rate(device, precision) for precision in ("fp32", "bf16")}
                 row = measure(subject, mode, cost, device, rates)
-                row |= dict(commit=made["commit"], time=provenance("", "").time)
+                row |= dict(commit=made["commit"], time=session().time)
                 data["rows"] = [r for r in data["rows"] if _key(r)[:3] != key] + [row]
                 write_json(path, data)
             progress.step(note=f"{subject.name} {subject.source} {mode}")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from mmengine.dist import get_rank
@@ -16,7 +15,8 @@ from reproduce.data.manifest import Manifest
 from reproduce.engine.local import run
 from reproduce.own import own_entry
 from reproduce.records import RecordError, RunRecord, predictions
-from reproduce.suites import Entry, RunSpec, Suite, lasting, run_id
+from reproduce.spec import run_id
+from reproduce.suites import Entry, Suite, difference
 
 
 def compare(
@@ -92,7 +92,7 @@ def _stored(
     if not path.exists():
         return None
     record = RunRecord.load(path)
-    if not made_as_now(record, suite, entry):
+    if difference(record, suite, entry):
         return None
     videos, here = (record.data.train_manifest, record.data.test_manifest), (train.hash, test.hash)
     if videos != here and not entry.source:  # a user's own is simply run again
@@ -102,17 +102,7 @@ def _stored(
             f"{path} was made on manifests {' and '.join(videos)}, these videos are {' and '.join(here)}; "
             "remove it to train anew, or compare on the videos in common (--common)"
         )
-    if entry.search is None and RunSpec.of(suite, entry, seed, train, test, variant).hash != record.run:
-        return None
     return record
-
-
-def made_as_now(record: RunRecord, suite: Suite, entry: Entry) -> bool:
-    """A record is of the suite's budget and protocol and of the entry's recipe as they are now."""
-    config = entry.recipe()
-    config.pop("net")
-    same = record.model.budget == suite.gmacs and record.data.protocol == json.loads(json.dumps(asdict(suite.protocol)))
-    return same and lasting(record.provenance.config).startswith(lasting(config.pretty_text))
 
 
 def _side_by_side(

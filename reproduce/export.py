@@ -8,7 +8,6 @@ Auto-TSNet), how the shift moves memory (PV-NAS-style).
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from baselines.slowfast import SlowFast
 from baselines.tsm import FrameNet
 from reproduce.engine.local import trained
 from reproduce.files import write_atomic
-from reproduce.suites import RunSpec
+from reproduce.spec import RunSpec
 
 FIXED_FRAMES = (FrameNet, MViT, PVNet, SlowFast, TwoStreamNet)
 TOLERANCE = 1e-4  # of a logit, over the largest where that is above 1
@@ -54,21 +53,21 @@ class Exported:
     difference: float
 
 
-def export_run(folder: Path, out: Path | None = None) -> Exported:
+def export_run(folder: Path, out: Path | None = None, trust: bool = False) -> Exported:
     """Export the network of a finished training.
 
     Args:
         folder: of the run.
         out: folder to write to; by default the run's.
+        trust: run the text of a user's model that lies in the folder.
 
     Raises:
-        ValueError: no run, or not trained yet.
+        ValueError: no run, not trained yet, or not trusted.
         ExportError: what was exported disagrees with torch; nothing is left of it.
     """
-    for name, what in (("spec.json", "is no run folder"), ("model.safetensors", "is not trained yet; finish its run")):
-        if not (folder / name).exists():
-            raise ValueError(f"{folder} {what}: it has no {name}; run folders are runs/<suite>/<entry>-s<seed>-<hash>")
-    spec = RunSpec(**json.loads((folder / "spec.json").read_text()))
+    spec = RunSpec.load(folder, trust)
+    if not (folder / "model.safetensors").exists():
+        raise ValueError(f"{folder} is not trained yet: it has no model.safetensors; finish its run")
     crops = spec.protocol["crops"]
     frames, crop = spec.protocol["sampling"]["frames"], crops.get("test_size", crops["size"])
     return export(trained(spec, folder).net, frames, crop, out or folder)

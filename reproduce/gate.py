@@ -46,7 +46,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from reproduce.budget import Solution
-from reproduce.compare import made_as_now
 from reproduce.data.datasets import TestVideos, TrainClips
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import jobs, run_jobs
@@ -57,7 +56,7 @@ from reproduce.progress import Progress
 from reproduce.protocol import Protocol
 from reproduce.records import Model, RunRecord, git_commit, load_all, score
 from reproduce.statistics import wilson
-from reproduce.suites import CONFIGS, SUITES, Entry, Suite
+from reproduce.suites import CONFIGS, SUITES, Entry, Suite, difference
 
 CHANGES = CONFIGS.parent / "results" / "CHANGES.md"
 HEADER = "# Changes of expectations\n\nWritten by `make accept-results` only.\n\n"
@@ -368,7 +367,7 @@ def training(suite: Suite, entry: Entry, cache: Path, runs: Path, results: Path)
     def found() -> list[RunRecord]:
         records = load_all(results / "records" / suite.name)
         mine = [r for r in records if r.entry == entry.name and r.seed == 0 and r.variant < entry.variants]
-        return [r for r in mine if made_as_now(r, suite, entry)]
+        return [r for r in mine if not difference(r, suite, entry)]
 
     if len(found()) < entry.variants:
         run_jobs(jobs(suite, [entry.name], [0]), cache, runs, results)

@@ -5,7 +5,8 @@ Symbols: T frames of a clip, V views of a video (clips × crops), H W pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 
 import cv2
 import numpy as np
@@ -163,6 +164,10 @@ class Protocol:
     def views(self) -> int:
         """Views per video at test."""
         return self.sampling.clips * self.crops.crops
+
+    def to_dict(self) -> dict:
+        """As plain data."""
+        return json.loads(json.dumps(asdict(self)))
 
     @property
     def view_text(self) -> str:

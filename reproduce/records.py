@@ -7,10 +7,12 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,13 +20,28 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reproduce.files import write_json
+from reproduce.spec import RunSpec, digest, lasting
 
-SCHEMA = 2
+SCHEMA = 3
+
+
+def _to_3(data: dict) -> dict:
+    """Version 2 had no specification and one provenance for all stages, that of the last training session."""
+    made = dict(data["provenance"])
+    config = made.pop("config")
+    made.pop("config_hash")
+    return data | {"spec": None, "recipe_text": config, "provenance": {"train": [made], "test": [], "measure": None}}
+
+
 MIGRATIONS: dict[int, Callable[[dict], dict]] = {
     # Version 1 began without the architecture search; records of that time say nothing of variants and search.
     1: lambda data: {"variant": 0, "search": None, **data},
+    2: _to_3,
 }
 """Version -> what makes of a record of that version one of the next."""
+
+UNPROVEN = "its specification, network, threads, and where it was tested"
+"""What a record of an older schema cannot prove."""
 
 PACKAGES = (
     "torch",
@@ -38,6 +55,9 @@ PACKAGES = (
     "numpy",
     "opencv-python",
 )
+
+
+WRONG = 10**6  # a rank below any k, however few the classes
 
 
 class RecordError(ValueError):
@@ -92,7 +112,7 @@ class Training(_Part):
     """At which cost."""
 
     steps: int
-    epochs: int
+    epochs: float
     batch: int
     wall_s: float  # all sessions of an interrupted run together
     devices: int
@@ -111,19 +131,57 @@ class Throughput(_Part):
     threads: int
 
 
-class Provenance(_Part):
-    """By which code, where, when."""
+class Session(_Part):
+    """By which code, where, when: one session of one stage."""
 
     commit: str
     dirty: bool
-    config: str  # net and recipe, as resolved
-    config_hash: str
     versions: dict[str, str]
     python: str
     platform: str
     device: str
+    threads: int | None = None  # of torch on the CPU; None: not known of old records
     decoder: str
     time: str  # UTC, ISO 8601
+
+
+class Provenance(_Part):
+    """The sessions of each stage: an interrupted one has several. Empty where a record is too old to say."""
+
+    train: list[Session]
+    test: list[Session]
+    measure: Session | None
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that the answers depend on."""
+        return [*self.train, *self.test]
+
+    @property
+    def device(self) -> str:
+        """Of training and test: ``A + B`` where there are several."""
+        return " + ".join(sorted({s.device for s in self.sessions}))
+
+    @property
+    def threads(self) -> int | None:
+        """Of training and test; None where unknown or not the same."""
+        found = {s.threads for s in self.sessions}
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def commit(self) -> str:
+        """Of the last training session."""
+        return self.train[-1].commit
+
+    @property
+    def dirty(self) -> bool:
+        """Some stage ran on uncommitted changes."""
+        return any(s.dirty for s in self.sessions)
+
+    @property
+    def time(self) -> str:
+        """When the last training session began."""
+        return self.train[-1].time
 
 
 class Search(_Part):
@@ -137,6 +195,7 @@ class Search(_Part):
     clips: int  # that passed a network
     wall_s: float
     devices: int
+    recipe: dict = {}  # the search recipe; empty in old records
 
 
 class RunRecord(_Part):
@@ -148,6 +207,8 @@ class RunRecord(_Part):
     seed: int
     variant: int  # which of several architectures of the entry
     run: str  # hash of the specification
+    spec: RunSpec | None  # None: a record of an older schema, see UNPROVEN
+    recipe_text: str = ""  # of such a record, recipe and network as Python text
     note: str
     model: Model
     data: Data
@@ -184,6 +245,26 @@ class RunRecord(_Part):
             raise RecordError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
+class Kind(NamedTuple):
+    """What runs of one row must have in common: they differ in seed and architecture only."""
+
+    recipe: str  # hash
+    numerics: str  # version of the arithmetic; empty: unknown
+    device: str
+    threads: int | None
+    ranks: int
+
+
+def kind(record: RunRecord) -> Kind:
+    """Of a record; of an old one, by the text of its recipe."""
+    made, spec = record.provenance, record.spec
+    if spec:
+        recipe = digest([lasting(spec.recipe), spec.source])
+        return Kind(recipe, spec.numerics, made.device, made.threads, spec.ranks)
+    recipe = re.sub(r"(?m)^(workers|checkpoint|log) = .*\n", "", re.split(r"(?m)^net = ", record.recipe_text)[0])
+    return Kind("old " + digest(recipe), "", made.device, None, record.training.devices)
+
+
 def load_all(folder: Path) -> list[RunRecord]:
     """All records below a folder, by path."""
     return [RunRecord.load(p) for p in sorted(folder.glob("*.json"))] if folder.is_dir() else []
@@ -215,14 +296,14 @@ def predictions(record: RunRecord, folder: Path) -> pd.DataFrame:
 
 
 def ranks(predictions: pd.DataFrame) -> np.ndarray:
-    """Per video, how many other classes score at least as high as the right one; all of them where it failed.
+    """Per video, how many other classes score at least as high as the right one; ``WRONG`` where it failed.
 
     Ties count against the model, and so do scores that are not finite.
     """
     out = []
     for label, scores, error in zip(predictions.label, predictions.scores, predictions.error, strict=True):
         usable = not error and np.isfinite(scores).all()
-        out.append(int((scores >= scores[label]).sum()) - 1 if usable else len(scores))
+        out.append(int((scores >= scores[label]).sum()) - 1 if usable else WRONG)
     return np.array(out)
 
 
@@ -244,17 +325,16 @@ def device_name() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
-def provenance(config: str, decoder: str) -> Provenance:
-    """Of a run made here and now."""
-    return Provenance(
+def session(decoder: str = "") -> Session:
+    """Of what is done here and now."""
+    return Session(
         commit=git_commit(),
         dirty=bool(_git("status", "--porcelain", "--", ":/", ":!/results")) or not _git("rev-parse", "HEAD"),
-        config=config,
-        config_hash=hashlib.sha256(config.encode()).hexdigest()[:12],
         versions={p: importlib.metadata.version(p) for p in PACKAGES},
         python=platform.python_version(),
         platform=platform.platform(),
         device=device_name(),
+        threads=torch.get_num_threads(),
         decoder=decoder,
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )

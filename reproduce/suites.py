@@ -1,16 +1,13 @@
-"""What is compared with what: suites, their entries, and the frozen specification of one run."""
+"""What is compared with what: suites and their entries."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
-import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
 
@@ -22,6 +19,10 @@ from reproduce.data import kinetics, ssv2, synthetic
 from reproduce.data.manifest import DataError, Manifest, Video
 from reproduce.measure.macs import count
 from reproduce.protocol import Crops, Protocol, Sampling, TwoSizeCrops
+from reproduce.spec import RunSpec, lasting
+
+if TYPE_CHECKING:
+    from reproduce.records import RunRecord
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 LOADERS = {"kinetics": kinetics.load, "ssv2": ssv2.load}
@@ -194,82 +195,33 @@ def _solution(suite: Suite, entry: Entry) -> Solution:
     )
 
 
-def lasting(recipe: str) -> str:
-    """A recipe without the lines that cannot change a result: ``workers``, ``checkpoint`` and ``log``."""
-    return re.sub(r"(?m)^(workers|checkpoint|log) = .*\n", "", recipe)
+def architecture_of(net: dict[str, Any]) -> Architecture | None:
+    """The architecture in a network's config; None where it has none. The inverse of ``arguments``."""
+    if net.get("architecture"):
+        return TwoStreamArchitecture.from_dict(net["architecture"])
+    if net.get("graph"):
+        return Graph.from_dict(net["graph"])
+    return tuple(net["ops"]) if net.get("ops") else None
 
 
-def run_id(entry: str, variant: int, seed: int) -> str:
-    """``x3d-s0``, ``auto_tsnet_random-a2-s0``: names the record."""
-    return f"{entry}-a{variant}-s{seed}" if variant else f"{entry}-s{seed}"
+def difference(record: RunRecord, suite: Suite, entry: Entry) -> str:
+    """How a run differs from what the suite would run now under its entry, seed and videos; empty if it does not.
 
-
-@dataclass(frozen=True)
-class RunSpec:
-    """One training and test, complete: equal hashes mean the same run.
-
-    Attributes:
-        suite: name of the suite.
-        entry: name of the entry.
-        variant: which of several architectures of the entry.
-        seed: of initialisation, order and augmentation.
-        net: the network's config after solving, type first.
-        cost: its exact GMACs and parameters, so that a change of the code that builds it is another run.
-        recipe: the rest of the config, as text.
-        protocol: sampling and crops, as dict.
-        train_manifest: hash of the training split.
-        test_manifest: hash of the test split.
-        source: of a user's model, the text that defines it.
+    An architecture that was searched for or drawn is taken as the record has it; a user's model, as it is now.
     """
-
-    suite: str
-    entry: str
-    variant: int
-    seed: int
-    net: str
-    cost: str
-    recipe: str
-    protocol: dict[str, Any] = field(hash=False)
-    train_manifest: str
-    test_manifest: str
-    source: str = ""
-
-    @property
-    def hash(self) -> str:
-        """Eight hex digits, of everything that can change the result."""
-        data = asdict(self) | dict(recipe=lasting(self.recipe))
-        if not self.source:  # runs of the suites' own entries are older than this field
-            del data["source"]
-        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
-
-    @property
-    def id(self) -> str:
-        """See ``run_id``."""
-        return run_id(self.entry, self.variant, self.seed)
-
-    def folder(self, runs: Path) -> Path:
-        """Where the run's artefacts live."""
-        return runs / self.suite / f"{self.id}-{self.hash}"
-
-    @classmethod
-    def of(cls, suite: Suite, entry: Entry, seed: int, train: Manifest, test: Manifest, variant: int = 0) -> RunSpec:
-        """The specification of one run of a suite; the entry's architecture must be known where it needs one."""
-        config = suite.config(entry)
-        net = Config(dict(net=config.pop("net"))).pretty_text
-        solution = suite.solution(entry)
-        return cls(
-            suite.name,
-            entry.name,
-            variant,
-            seed,
-            net,
-            f"{solution.gmacs!r} GMACs, {solution.params} parameters",
-            config.pretty_text,
-            asdict(suite.protocol),
-            train.hash,
-            test.hash,
-            entry.source,
-        )
+    spec = record.spec
+    if spec is None:
+        return "an old record, which does not hold its specification"
+    entry = replace(entry, architecture=entry.architecture or architecture_of(spec.net) if entry.search else None)
+    now = RunSpec.of(suite.of(entry), entry, spec.seed, spec.train_manifest, spec.test_manifest, spec.variant)
+    if now.model_copy(update={"ranks": spec.ranks}).hash == spec.hash:
+        return ""
+    for what in RunSpec.model_fields:
+        old, new = (lasting(x) if what == "recipe" else x for x in (getattr(spec, what), getattr(now, what)))
+        if old != new:
+            keys = [k for k in {**old, **new} if old.get(k) != new.get(k)] if isinstance(old, dict) else []
+            return f"another {what}" + (f" ({', '.join(sorted(keys))})" if keys else "")
+    raise AssertionError(f"{spec.hash} and {now.hash} differ in nothing")
 
 
 def _entries(folder: str, dataset: str) -> tuple[Entry, ...]:

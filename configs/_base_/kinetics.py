@@ -15,6 +15,7 @@ reference_batch = 128  # the one that the rate is stated for
 sub_batch = 8  # clips per pass and batch norm; the gradients of a step's passes are accumulated
 amp = "bf16"
 warmup = 35 / 300
+threads = 8  # on a CPU; a second run beside it is no reason for other sums
 workers = 12
 label_smoothing = 0.0
 optim_wrapper = dict(

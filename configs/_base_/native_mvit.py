@@ -15,6 +15,7 @@ epochs = 200
 batch = 16
 reference_batch = 16  # of the learning rate; another batch scales it
 warmup = 30 / 200
+threads = 8
 workers = 12
 label_smoothing = 0.1
 optim_wrapper = dict(

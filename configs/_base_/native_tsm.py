@@ -19,6 +19,7 @@ reference_batch = 128  # of the learning rate; another batch scales it
 sub_batch = 16  # clips that batch norm sees together
 warmup = 5 / 50
 milestones = (25 / 50, 45 / 50)  # shares of the training at which the learning rate falls to a tenth
+threads = 8
 workers = 12
 label_smoothing = 0.0
 optim_wrapper = dict(

@@ -18,6 +18,7 @@ reference_batch = 128  # of the learning rate; another batch scales it
 sub_batch = 16  # clips that batch norm sees together
 warmup = 35 / 300
 cosine_from_start = True
+threads = 8
 workers = 12
 label_smoothing = 0.0
 optim_wrapper = dict(

@@ -10,6 +10,7 @@ from torch.optim import AdamW
 epochs = 3
 batch = 16  # clips per step, all devices together
 warmup = 0.1  # share of the steps with a linearly rising rate; cosine to zero after that
+threads = 1  # of a training and a test on a CPU: another number rounds sums otherwise
 workers = 1
 label_smoothing = 0.0
 optim_wrapper = dict(

@@ -1,6 +1,8 @@
 """One run on this machine: train, test, measure, record. Each stage is skipped when its artefact is whole.
 
 spec.json → train/last.pth → model.safetensors + training.json → predictions.parquet → throughput.json → record.json
+
+``sessions.json`` says by which code, where and when each stage was done.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -43,6 +45,7 @@ from reproduce.engine.runner import (
     ignore_sigterm,
     preemptible,
     resume_from,
+    threads_of,
 )
 from reproduce.engine.searching import check_searchable, resolved, search_config
 from reproduce.files import write_atomic, write_json
@@ -60,8 +63,8 @@ from reproduce.records import (
     Search,
     Throughput,
     Training,
-    provenance,
     score,
+    session,
     sha256,
 )
 from reproduce.suites import Entry, RunSpec, Suite
@@ -81,14 +84,17 @@ class Predictions(BaseMetric):
         path: of the table of all videos.
         ids: of the videos, in the data set's order.
         label: for the progress line.
+        weights: hash of the tested weights; parts of others are deleted, with a line.
     """
 
     PART = 16
 
-    def __init__(self, path: Path, ids: list[str], label: str) -> None:
+    def __init__(self, path: Path, ids: list[str], label: str, weights: str) -> None:
         super().__init__(collect_device="gpu")  # exchanges objects through the process group, of CPUs too
-        self.path, self._ids = path, ids
+        self.path, self._ids, self._weights = path, ids, weights
         self._parts = [range(i, min(i + self.PART, len(ids))) for i in range(0, len(ids), self.PART)]
+        if get_rank() == 0:
+            self._delete_strangers()
         missing = agreed([part for part in self._parts if not self._file(part).exists()])
         self._mine = missing[get_rank() :: get_world_size()]
         self._rows: list[dict] = []
@@ -107,7 +113,7 @@ class Predictions(BaseMetric):
             self._rows.append({**row, "error": sample["error"], "scores": sample["scores"].numpy()})
         part = self._mine[len(self.results)]
         if len(self._rows) == len(part):
-            self._write(self._file(part), pd.DataFrame(self._rows))
+            self._write(self._file(part), pd.DataFrame(self._rows).assign(weights=self._weights))
             self.results.append(part.start)
             self._rows = []
         if get_rank() == 0:
@@ -117,13 +123,33 @@ class Predictions(BaseMetric):
         """Put the parts together: called on rank 0 when all ranks are done."""
         self._progress.__exit__()
         table = pd.concat([pd.read_parquet(self._file(part)) for part in self._parts])
-        if list(table.id) != self._ids:
-            raise CheckpointError(f"{self._file(self._parts[0]).parent} holds other videos; delete it to test anew")
-        table = table.sort_values("id", ignore_index=True)
+        table = table.drop(columns="weights").sort_values("id", ignore_index=True)
         self._write(self.path, table)
         for part in self._parts:
             self._file(part).unlink()
         return dict(top1=score(table)[0] / len(table))
+
+    def _delete_strangers(self) -> None:
+        """Parts that are of other weights or videos, or damaged, say nothing of this test."""
+        strangers = []
+        for part in self._parts:
+            path = self._file(part)
+            if path.exists() and not self._is_mine(path, self._ids[part.start : part.stop]):
+                path.unlink()
+                strangers.append(path.name)
+        if strangers:
+            print(
+                f"  {self._file(self._parts[0]).parent}: {len(strangers)} parts, the first is {strangers[0]}, are of "
+                "other weights or videos, or damaged; these videos are tested anew",
+                file=sys.stderr,
+            )
+
+    def _is_mine(self, path: Path, ids: list[str]) -> bool:
+        try:
+            table = pd.read_parquet(path, columns=["id", "weights"])
+        except (OSError, ValueError, KeyError):
+            return False
+        return list(table.id) == ids and set(table.weights) == {self._weights}
 
     def _file(self, part: range) -> Path:
         return self.path.parent / "test" / f"part-{part.start:06d}.parquet"
@@ -176,7 +202,11 @@ def _execute(
 ) -> RunRecord | None:
     alone = get_rank() == 0
     if alone and not (folder / "spec.json").exists():
-        write_json(folder / "spec.json", asdict(spec))
+        write_json(folder / "spec.json", spec.model_dump())
+    if alone and (folder / "predictions.parquet").exists() and _tested_weights(folder) != _weights(folder):
+        print(f"  {folder}: predictions.parquet is of other weights; tested anew", file=sys.stderr)
+        for name in ("predictions.parquet", "throughput.json", "record.json"):
+            (folder / name).unlink(missing_ok=True)
     stages = (
         ("model.safetensors", lambda: _train(suite, spec, train, folder)),
         ("predictions.parquet", lambda: _test(suite, spec, test, folder)),
@@ -185,7 +215,9 @@ def _execute(
     )
     for artefact, stage in stages if timed else stages[:2]:
         if not agreed((folder / artefact).exists()):
-            stage()
+            # What is timed has the whole machine; answers must not depend on how large it is.
+            with nullcontext() if artefact == "throughput.json" else threads_of(spec.recipe):
+                stage()
     if not timed:
         return None
     record = agreed(RunRecord.load(folder / "record.json") if alone else None)
@@ -194,6 +226,25 @@ def _execute(
         if alone and (not (target / name).exists() or sha256(target / name) != sha256(folder / source)):
             write_atomic(target / name, lambda path, source=source: shutil.copyfile(folder / source, path))
     return record
+
+
+def _weights(folder: Path) -> str:
+    """Hash of a run's weights; empty without any."""
+    path = folder / "model.safetensors"
+    return sha256(path)[:12] if path.exists() else ""
+
+
+def _tested_weights(folder: Path) -> str | None:
+    path = folder / "test.json"
+    return json.loads(path.read_text())["weights"] if path.exists() else None
+
+
+def _begin(folder: Path, stage: str) -> None:
+    """Note a session of a stage."""
+    path = folder / "sessions.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known.setdefault(stage, []).append(session(DEFAULT).model_dump())
+    write_json(path, known)
 
 
 @dataclass(frozen=True)
@@ -333,7 +384,8 @@ def optimiser(config: Config, accumulate: int) -> dict:
 def _config(spec: RunSpec) -> Config:
     if spec.source:
         define(spec.source, spec.entry)
-    return Config.fromstring(spec.recipe + "\n" + spec.net, file_format=".py")
+    _ = spec.family  # what a file says is built is a family
+    return spec.config
 
 
 def _model(config: Config) -> VideoClassifier:
@@ -345,8 +397,7 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
     accumulate, clips = agreed(passes(config, world) if alone else None)  # one rank complains, not all
     wrapper = optimiser(config, accumulate)
     if alone:
-        text = "\n".join(filter(None, (spec.recipe, spec.net, spec.source)))
-        write_json(folder / "provenance.json", provenance(text, DEFAULT).model_dump())
+        _begin(folder, "train")
         rate = f"lr {wrapper['optimizer']['lr']:g}"
         if "reference_batch" in config:
             rate += f" ({config.optim_wrapper.optimizer.lr:g} per {config.reference_batch} clips)"
@@ -425,7 +476,11 @@ def videos_at_once(config: Config, protocol: Protocol) -> int:
 def _test(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> None:
     config = _config(spec)
     dataset = TestVideos(manifest, suite.protocol)
-    metric = Predictions(folder / "predictions.parquet", [v.id for v in manifest.videos], f"{spec.id} test")
+    weights = agreed(_weights(folder) if get_rank() == 0 else None)
+    metric = Predictions(folder / "predictions.parquet", [v.id for v in manifest.videos], f"{spec.id} test", weights)
+    if get_rank() == 0:
+        _begin(folder, "test")
+        write_json(folder / "test.json", dict(weights=weights))
     loader = DataLoader(
         dataset,
         batch_sampler=metric.batches(videos_at_once(config, suite.protocol)),
@@ -448,6 +503,7 @@ def _test(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> None
 def _measure(suite: Suite, spec: RunSpec, folder: Path) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net = trained(spec, folder).net.to(device)
+    _begin(folder, "measure")
     protocol = suite.protocol
     speed = forward_throughput(net, protocol.sampling.frames, protocol.crops.test_size)
     write_json(folder / "throughput.json", speed.model_dump())
@@ -465,16 +521,17 @@ def _record(
     solution, protocol = suite.solution(entry), suite.protocol
     predictions = pd.read_parquet(folder / "predictions.parquet")
     top1, top5, failed = score(predictions)
-    kind = _config(spec).net.type
+    sessions = json.loads((folder / "sessions.json").read_text())
     RunRecord(
         suite=spec.suite,
         entry=spec.entry,
         variant=spec.variant,
         seed=spec.seed,
         run=spec.hash,
+        spec=spec,
         note=entry.note,
         model=Model(
-            family=(kind if isinstance(kind, str) else kind.__name__).rsplit(".", 1)[-1],
+            family=spec.family,
             net=json.loads(json.dumps(solution.kwargs)),
             gmacs=solution.gmacs,
             params=solution.params,
@@ -494,7 +551,7 @@ def _record(
             crop=protocol.crops.test_size,
             clips=protocol.sampling.clips,
             crops=protocol.crops.crops,
-            protocol=json.loads(json.dumps(spec.protocol)),
+            protocol=spec.protocol,
         ),
         result=Result(
             n=len(predictions),
@@ -507,5 +564,5 @@ def _record(
         training=Training(**json.loads((folder / "training.json").read_text())),
         search=search,
         throughput=Throughput(**json.loads((folder / "throughput.json").read_text())),
-        provenance=Provenance(**json.loads((folder / "provenance.json").read_text())),
+        provenance=Provenance(**sessions | dict(measure=sessions["measure"][-1])),
     ).save(folder / "record.json")

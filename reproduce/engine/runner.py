@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -87,6 +87,17 @@ def preemptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
+def threads_of(recipe: Mapping) -> Iterator[None]:
+    """The number of threads that a recipe states: sums over another number are rounded otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(recipe.get("threads", before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Runner(MMRunner):

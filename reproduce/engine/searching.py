@@ -27,9 +27,10 @@ from torch.utils.data import DataLoader
 from reproduce.data.datasets import StreamSampler, TrainClips
 from reproduce.data.manifest import Manifest, Video
 from reproduce.engine.distributed import agreed
-from reproduce.engine.runner import ignore_sigterm
+from reproduce.engine.runner import ignore_sigterm, threads_of
 from reproduce.lease import held
 from reproduce.records import Search
+from reproduce.spec import lasting, plain
 from reproduce.suites import CONFIGS, Architecture, Entry, Suite
 
 
@@ -99,7 +100,9 @@ def search_config(entry: Entry, strategy: str = "", progressive: bool = True) ->
 
 def folder_of(suite: Suite, config: Config, seed: int, train: Manifest, runs: Path) -> Path:
     """Where a search leaves what it finds: another for whatever changes the search."""
-    identity = json.dumps([method(config).identity(suite, config), seed, train.hash, suite.gmacs], sort_keys=True)
+    identity = json.dumps(
+        [method(config).identity(suite, config), seed, train.hash, suite.gmacs, config.get("threads")], sort_keys=True
+    )
     kind = config.strategy if config.progressive else f"{config.strategy}-joint"
     return runs / suite.name / f"search-{kind}-s{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
@@ -133,12 +136,12 @@ def search(suite: Suite, config: Config, seed: int, train: Manifest, runs: Path)
     how, folder = method(config), folder_of(suite, config, seed, train, runs)
     check_searchable(suite, config, seed, train, runs, get_world_size())
     if not agreed((folder / "search.json").exists()):
-        with held(folder) if get_rank() == 0 else nullcontext():
+        with held(folder) if get_rank() == 0 else nullcontext(), threads_of(config):
             how.find(suite, config, seed, train, folder, folder.name.rpartition("-")[0])
     for path in (folder / "search.png", folder / "search.svg"):
         if get_rank() == 0 and not path.exists():
             how.picture(suite, config, folder, path)
-    cost = Search(**json.loads((folder / "search.json").read_text()))
+    cost = Search(**json.loads((folder / "search.json").read_text()) | {"recipe": lasting(plain(config))})
     return Found(how.load(folder / "architecture.json"), cost, folder)
 
 

@@ -6,14 +6,12 @@ which tells temporal classes by what shuffling costs. Nothing is trained anew: t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from mmengine.config import Config
 from tabulate import tabulate
 from torch.utils.data import DataLoader
 
@@ -22,12 +20,14 @@ from reproduce.data.datasets import TestVideos
 from reproduce.data.manifest import DataError, Manifest
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import for_test, videos_at_once
+from reproduce.engine.runner import threads_of
 from reproduce.files import write_atomic, write_json
 from reproduce.progress import Progress
 from reproduce.protocol import Protocol
 from reproduce.records import ranks
+from reproduce.spec import RunSpec
 from reproduce.statistics import LEVEL, holm, paired_difference, wilson
-from reproduce.suites import RunSpec, Suite, suite
+from reproduce.suites import Suite, suite
 
 ORDERS: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
     "natural": lambda frames, rng: np.arange(frames),
@@ -140,18 +140,20 @@ def is_run(folder: Path) -> bool:
     return True
 
 
-def temporal(folder: Path, cache: Path, results: Path) -> dict:
+def temporal(folder: Path, cache: Path, results: Path, trust: bool = False) -> dict:
     """Diagnose a tested run; writes ``temporal/<suite>/<run>.json`` into the results, its predictions beside it.
 
     Args:
         folder: see ``is_run``.
         cache: folder of the embedded videos.
         results: folder of records and tables.
+        trust: run the text of a user's model that lies in the folder.
 
     Raises:
+        SpecError: see ``RunSpec.load``.
         DataError: the videos are not those that it was tested on.
     """
-    spec = RunSpec(**json.loads((folder / "spec.json").read_text()))
+    spec = RunSpec.load(folder, trust)
     s = suite(spec.suite)
     manifest = s.manifest("val", s.data_root(cache))
     if manifest.hash != spec.test_manifest:
@@ -160,8 +162,9 @@ def temporal(folder: Path, cache: Path, results: Path) -> dict:
             "name the copy of the run"
         )
     protocol = s.protocol or s.of(s.entry(spec.entry)).protocol
-    batch = videos_at_once(Config.fromstring(spec.recipe, ".py"), protocol)  # as in its test: sums are rounded alike
-    tables = reordered(for_test(spec, folder, protocol), manifest, protocol, f"{spec.id} temporal", batch)
+    batch = videos_at_once(spec.config, protocol)  # as in its test: sums are rounded alike
+    with threads_of(spec.recipe):
+        tables = reordered(for_test(spec, folder, protocol), manifest, protocol, f"{spec.id} temporal", batch)
     found = dict(suite=s.name, dataset=s.dataset, run=spec.hash, id=spec.id, test_manifest=manifest.hash)
     table, path = predicted(tables), results / "temporal" / s.name / f"{spec.id}.json"
     found |= diagnose(table, manifest.classes, partners(s))

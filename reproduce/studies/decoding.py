@@ -47,7 +47,7 @@ from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.inference import accelerate
 from reproduce.files import write_json
 from reproduce.protocol import Crops, Protocol, Sampling
-from reproduce.records import provenance
+from reproduce.records import session
 
 PROTOCOL = Protocol(Sampling("dense", 16, 5, clips=10), Crops(256, 256, (256, 320), crops=3))
 FRAMES = 301
@@ -240,7 +240,7 @@ def main() -> None:
                 result["thirty_views"] = {d: thirty_views(paths[0], 1 + few // 3, arguments.depth, d) for d in DECODERS}
                 print(result["thirty_views"], file=sys.stderr)
             result["memory"][kind] = {d: memory(paths[0], arguments.openings, d) for d in DECODERS}
-    write_json(arguments.out, result | dict(provenance=provenance("", "all").model_dump()))
+    write_json(arguments.out, result | dict(provenance=session("all").model_dump()))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from reproduce.data.decode import DEFAULT
 from reproduce.engine import searching
 from reproduce.files import write_json
 from reproduce.plots import draw_curves
-from reproduce.records import provenance
+from reproduce.records import session
 from reproduce.suites import suite
 
 SCHEDULES = {"opposite phase": True, "plain": False}
@@ -58,7 +58,7 @@ def main() -> None:
             "mean_diversity": {name: [float(c[warmup:].mean()) for c in runs] for name, runs in curves.items()},
             "final_diversity": {name: [float(c[-1]) for c in runs] for name, runs in curves.items()},
             "found": found,
-            "provenance": provenance(base.pretty_text, DEFAULT).model_dump(),
+            "provenance": session(DEFAULT).model_dump(),
         },
     )
     label = "share of blocks in which two drawn networks differ"

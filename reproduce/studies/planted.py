@@ -47,7 +47,7 @@ from autotsnet.search.fpnas import FPNAS, FPNASOptions, parsec_options
 from autotsnet.search.planted import PlantedOracle
 from autotsnet.search.strategies import Evolution, RandomSearch, Strategy
 from reproduce.files import write_atomic, write_json
-from reproduce.records import provenance
+from reproduce.records import session
 
 SEEDS = range(50, 60)
 TUNING_SEEDS = range(100, 120)
@@ -292,7 +292,7 @@ def main() -> None:
         "parsec": {**PARSEC_TUNED, "samples": PARSEC_SAMPLES},
         "seeds": list(SEEDS),
     }
-    origin = {"provenance": provenance(json.dumps(config, sort_keys=True), decoder="none").model_dump()}
+    origin = {"provenance": session("none").model_dump()}
     if args.tune:
         tune(tuning_file, origin)
         return

@@ -29,7 +29,7 @@ from reproduce.data.datasets import StreamSampler
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.runner import Runner
 from reproduce.files import write_json
-from reproduce.records import provenance
+from reproduce.records import session
 
 PRESETS = ("tiny", "s", "m", "l")
 CLASSES = 400
@@ -113,7 +113,7 @@ def main() -> None:
         done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(f"{name}: {rows[-1]['seconds']:.1f} s, peak {rows[-1]['peak_rss_mib']:.0f} MiB", file=sys.stderr)
-    write_json(out, dict(rows=rows, provenance=provenance("", "none").model_dump()))
+    write_json(out, dict(rows=rows, provenance=session("none").model_dump()))
 
 
 if __name__ == "__main__":

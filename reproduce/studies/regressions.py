@@ -25,7 +25,7 @@ from reproduce.data import datasets
 from reproduce.data.decode import DEFAULT
 from reproduce.files import write_json
 from reproduce.progress import Progress
-from reproduce.records import provenance
+from reproduce.records import session
 from reproduce.suites import Suite, _solution
 
 SLOWER = 0.15
@@ -198,7 +198,7 @@ def main() -> None:
         parser.error(f"--only: nothing is checked of {unknown[0]!r}; of: {', '.join(known)}")
     if only and not options.out:
         parser.error("--only: name another file by --out; the study's own is of all entries")
-    made = provenance("", DEFAULT).model_dump()
+    made = session(DEFAULT).model_dump()
     found = speed(options.repeats, only) if options.speed else regressions(options.cache, options.repeats, only)
     out = options.out or Path("results/studies") / ("slower.json" if options.speed else "regressions.json")
     write_json(out, found | dict(provenance=made))

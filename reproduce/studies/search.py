@@ -28,7 +28,7 @@ from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import execute
 from reproduce.files import write_json
 from reproduce.progress import Progress
-from reproduce.records import RunRecord, provenance
+from reproduce.records import RunRecord, session
 from reproduce.statistics import outcomes, paired_difference
 from reproduce.suites import Entry, RunSpec, Suite, suite
 
@@ -112,7 +112,7 @@ def main() -> None:
             "supernet_log_likelihood": likelihoods,
             "architectures": [e.architecture.hash for e in drawn],
             "search": [r.search.model_dump() for r in searched],
-            "provenance": provenance(searched[0].provenance.config, DEFAULT).model_dump(),
+            "provenance": session(DEFAULT).model_dump(),
         },
     )
     print(

@@ -32,11 +32,16 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
 VIDEOS = 101  # prime: no number of ranks divides it
 # 4 clips per step in passes of 2: on one rank two passes, on two ranks one. A gentle SGD, so that rounding stays small.
-RECIPE = (
-    ("epochs = 1", "epochs = 4"),
-    ("lr=0.005", "lr=0.005, momentum=0.9"),
-    ("torch.optim.AdamW", "torch.optim.SGD"),
-    ("precise_bn = 0", "precise_bn = 1\nsub_batch = 2"),
+RECIPE = dict(
+    epochs=4,
+    precise_bn=1,
+    sub_batch=2,
+    optim_wrapper=dict(
+        type="mmengine.optim.OptimWrapper",
+        optimizer=dict(type="torch.optim.SGD", lr=0.005, momentum=0.9, weight_decay=0.05),
+        paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+        clip_grad=dict(max_norm=5.0),
+    ),
 )
 
 
@@ -49,11 +54,8 @@ def many(manifest: Manifest, n: int = VIDEOS) -> Manifest:
 def spec_of(suite, train: Manifest, test: Manifest, **changes) -> RunSpec:
     """The run of these tests: X3D, whose batch norms are many, without dropout."""
     spec = RunSpec.of(suite, suite.entry("x3d"), 0, train, test)
-    recipe = spec.recipe
-    for old, new in RECIPE:
-        assert old in recipe, recipe
-        recipe = recipe.replace(old, new)
-    return replace(spec, recipe=recipe, net=spec.net.replace("head_width=", "dropout=0.0, head_width="), **changes)
+    changes = dict(recipe=spec.recipe | RECIPE, net=spec.net | dict(dropout=0.0), ranks=1) | changes
+    return spec.model_copy(update=changes)
 
 
 def run_noting_losses(suite, folder: Path, train: Manifest, test: Manifest) -> list[float]:
@@ -268,7 +270,7 @@ def test_the_rate_follows_the_batch_from_the_one_it_is_stated_for():
 def test_bf16_trains_in_bf16_and_keeps_weights_and_test_in_fp32(tiny, tmp_path):
     suite, train, test = tiny
     spec = RunSpec.of(suite, suite.entry("x3d"), 0, train, test)
-    spec = replace(spec, recipe=spec.recipe + "amp = 'bf16'\n")
+    spec = spec.model_copy(update=dict(recipe=spec.recipe | dict(amp="bf16")))
     kinds, original = [], VideoClassifier.forward
 
     def forward(self, clips, label=None, mode="tensor", **info):

@@ -1,7 +1,6 @@
 """Export of a run: what is written runs elsewhere and computes the same."""
 
-import json
-from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,17 +10,23 @@ from torch import nn
 import reproduce.export as export_file
 from reproduce.engine.local import _config, _model, trained
 from reproduce.export import ExportError, export, export_run
-from reproduce.suites import RunSpec
+from reproduce.files import write_json
+from reproduce.spec import RunSpec, SpecError
+
+
+def saved(spec: RunSpec, runs: Path) -> Path:
+    """The folder of a run, with its specification only."""
+    write_json(spec.folder(runs) / "spec.json", spec.model_dump())
+    return spec.folder(runs)
 
 
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
     """A run folder as a training leaves it, of random weights: (folder, its network)."""
     suite, train, test = tiny
-    net = "net = dict(type='baselines.tsm.tsm', num_classes=4, frames=8, crop=32, depth=18, blocks=(1, 1, 1, 1))"
-    spec = replace(RunSpec.of(suite, suite.entry("tsm"), 0, train, test), net=net)
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "spec.json").write_text(json.dumps(asdict(spec)))
+    net = dict(type="baselines.tsm.tsm", num_classes=4, frames=8, crop=32, depth=18, blocks=[1, 1, 1, 1])
+    spec = RunSpec.of(suite, suite.entry("tsm"), 0, train, test).model_copy(update=dict(net=net))
+    folder = saved(spec, tmp_path_factory.mktemp("runs"))
     torch.manual_seed(0)
     net = _model(_config(spec)).net
     with torch.no_grad():
@@ -44,11 +49,11 @@ def test_a_run_is_exported_beside_its_weights(run):
 
 
 def test_a_run_tested_at_another_size_is_exported_at_that_one(run, tmp_path):
-    spec = json.loads((run[0] / "spec.json").read_text())
-    spec["protocol"]["crops"]["test_size"] = 40  # as in the native suites
-    (tmp_path / "spec.json").write_text(json.dumps(spec))
-    (tmp_path / "model.safetensors").write_bytes((run[0] / "model.safetensors").read_bytes())
-    assert export_run(tmp_path).shape == "B×3×8×40×40"
+    spec = RunSpec.load(run[0])
+    crops = spec.protocol["crops"] | dict(test_size=40)  # as in the native suites
+    folder = saved(spec.model_copy(update=dict(protocol=spec.protocol | dict(crops=crops))), tmp_path)
+    (folder / "model.safetensors").write_bytes((run[0] / "model.safetensors").read_bytes())
+    assert export_run(folder).shape == "B×3×8×40×40"
 
 
 def test_a_graph_that_disagrees_is_not_left_behind(tmp_path, monkeypatch):
@@ -60,8 +65,39 @@ def test_a_graph_that_disagrees_is_not_left_behind(tmp_path, monkeypatch):
 
 
 def test_what_is_no_finished_run_is_refused(run, tmp_path):
-    with pytest.raises(ValueError, match=r"is no run folder: it has no spec\.json"):
+    with pytest.raises(ValueError, match=r"has no spec\.json, it is no run folder"):
         export_run(tmp_path)
-    (tmp_path / "spec.json").write_bytes((run[0] / "spec.json").read_bytes())
-    with pytest.raises(ValueError, match=r"is not trained yet; finish its run: it has no model.safetensors"):
-        export_run(tmp_path)
+    folder = saved(RunSpec.load(run[0]), tmp_path)
+    with pytest.raises(ValueError, match=r"is not trained yet: it has no model.safetensors; finish its run"):
+        export_run(folder)
+
+
+def test_nothing_that_lies_in_a_run_folder_is_executed(run, tmp_path):
+    spec = RunSpec.load(run[0])
+    pwned = tmp_path / "pwned"
+    own = saved(spec.model_copy(update=dict(source=f"open({str(pwned)!r}, 'w')")), tmp_path)
+    with pytest.raises(SpecError, match=r"text of a model of somebody's own.*if you trust it: --trust"):
+        export_run(own)
+    command = dict(type="subprocess.run", args=["touch", str(pwned)])
+    other = saved(spec.model_copy(update=dict(net=command)), tmp_path)
+    (other / "model.safetensors").touch()
+    with pytest.raises(ValueError, match=r"unknown model family 'run'"):
+        export_run(other)
+    recipe = spec.recipe | dict(optim_wrapper=command)
+    harmless = saved(spec.model_copy(update=dict(recipe=recipe)), tmp_path)
+    (harmless / "model.safetensors").write_bytes((run[0] / "model.safetensors").read_bytes())
+    assert export_run(harmless).shape == "B×3×8×32×32"
+    assert not pwned.exists()
+
+
+def test_an_edited_specification_is_named(run, tmp_path):
+    path = saved(RunSpec.load(run[0]), tmp_path) / "spec.json"
+    text = path.read_text()
+    for old, new, message in (
+        ('"seed": 0', '"seed": 1', r"its hash is \w{8}, the folder's name says another; it was edited by hand"),
+        ('"seed": 0', '"seed": "x"', r"spec\.json: seed: .*; it is of another version or edited"),
+        ("{", "", r"spec\.json: content: .*; it is of another version or edited"),
+    ):
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(SpecError, match=message):
+            export_run(path.parent)

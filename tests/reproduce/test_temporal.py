@@ -14,8 +14,10 @@ from reproduce.data.datasets import TestVideos
 from reproduce.data.manifest import DataError
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import execute
+from reproduce.files import write_json
 from reproduce.measure.temporal import ORDERS, diagnose, is_run, partners, predicted, reordered, temporal
-from reproduce.suites import SUITES, RunSpec
+from reproduce.spec import RunSpec
+from reproduce.suites import SUITES
 
 SUITE = SUITES["ssv2-tiny"]
 
@@ -73,10 +75,10 @@ def test_a_run_is_diagnosed_on_what_it_was_tested_on(manifests, cache, tmp_path)
     assert sum(row["n"] for row in found["classes"]) == found["n"]
     for order in ORDERS:
         assert sum(row[order] for row in found["classes"]) == found["top1"][order]
-    text = (folder / "spec.json").read_text()
-    (folder / "spec.json").write_text(text.replace(spec.test_manifest, "0123456789ab"))
+    other = spec.model_copy(update=dict(test_manifest="0123456789ab"))
+    write_json(other.folder(tmp_path) / "spec.json", other.model_dump())
     with pytest.raises(DataError, match=r"tested on manifest 0123456789ab, .* is \w+; name the copy"):
-        temporal(folder, cache, tmp_path)
+        temporal(other.folder(tmp_path), cache, tmp_path)
     with pytest.raises(DataError, match=r"has no spec\.json: it is no folder of a trained run"):
         is_run(tmp_path)
     (tmp_path / "search-fpnas-s0-1a2b3c4d").mkdir()
