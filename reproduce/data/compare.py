@@ -105,7 +105,7 @@ def restricted(record: RunRecord, source: Path, folder: Path, wanted: set[str]) 
     result = Result(
         n=len(table), top1=top1, top5=top5, failed=failed, predictions=name, predictions_sha256=sha256(folder / name)
     )
-    videos = hashlib.sha256("\n".join(table.id).encode()).hexdigest()[:12]
+    videos = hashlib.sha256("\n".join(sorted(table.id)).encode()).hexdigest()[:12]
     # Two copies have two manifests; on the videos in common their results may stand in one table.
     data = record.data.model_copy(update=dict(train_manifest=videos, test_manifest=videos))
     return record.model_copy(update=dict(result=result, data=data))

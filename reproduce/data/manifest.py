@@ -45,7 +45,8 @@ class Manifest:
         split: ``train`` or ``val``.
         root: folder that the paths are relative to; not part of the hash.
         classes: names, by label.
-        videos: all annotated videos, whether their file is there or not.
+        videos: all annotated videos, whether their file is there or not; sorted by id, so that copies whose annotations
+            have their rows in another order train in the same order.
         partners: label -> label of the class that a horizontal flip turns it into; -1: do not flip.
         absent: videos of the annotation that were left out since they have no file.
         partial: known to be less than the data set, and used nevertheless.
@@ -71,6 +72,7 @@ class Manifest:
         twice = [i for i, count in Counter(v.id for v in self.videos).items() if count > 1]
         if twice:
             raise DataError(f"{where}: video {twice[0]} is annotated {len(twice)}+ times; remove the duplicates")
+        object.__setattr__(self, "videos", tuple(sorted(self.videos, key=lambda v: v.id)))
 
     def path(self, video: Video) -> Path:
         """Absolute path of a video."""
@@ -86,7 +88,7 @@ class Manifest:
     def hash(self) -> str:
         """Twelve hex digits over classes, ids, labels and content (frames where known, else the file's size)."""
         digest = hashlib.sha256("\n".join(self.classes).encode())
-        for v in sorted(self.videos, key=lambda v: v.id):
+        for v in self.videos:
             digest.update(f"\n{v.id}\t{v.label}\t{v.content or self.sizes[v.id]}".encode())
         return digest.hexdigest()[:12]
 

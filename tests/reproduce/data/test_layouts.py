@@ -98,6 +98,26 @@ def test_hash_is_of_the_content_not_of_the_place(kinetics_root, tmp_path):
     assert len(missing.videos) == len(a.videos), "a row without a file stays, and will be counted wrong"
 
 
+def test_rows_in_another_order_are_the_same_data_set(kinetics_copy, ssv2_copy, tmp_path):
+    roots = [
+        (kinetics.load, kinetics_copy(tmp_path / "official", "official")),
+        (kinetics.load, kinetics_copy(tmp_path / "mmaction2", "mmaction2")),
+        (ssv2.load, ssv2_copy(tmp_path / "ssv2", "webm")),
+    ]
+    for load, root in roots:
+        before = load(root, "train")
+        for path in (*root.rglob("*train*.csv"), *root.rglob("*train*.txt")):
+            header, *rows = path.read_text().splitlines()
+            rows = [header, *rows[::-1]] if "youtube_id" in header else [*rows[::-1], header]
+            path.write_text("\n".join(rows))
+        for path in root.rglob("*train*.json"):
+            path.write_text(json.dumps(json.loads(path.read_text())[::-1]))
+        after = load(root, "train")
+        assert after.hash == before.hash
+        assert after.videos == before.videos, "an equal hash is an equal order of training"
+        assert [v.id for v in after.videos] == sorted(v.id for v in after.videos)
+
+
 def test_wrong_roots_are_named(tmp_path):
     with pytest.raises(DataError, match=r"KINETICS_ROOT=.*/none is no folder; see README"):
         kinetics.load(tmp_path / "none", "train")
