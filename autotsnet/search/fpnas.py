@@ -23,7 +23,7 @@ from autotsnet.search.estimator import (
     importance_weights,
     temperature_of,
 )
-from autotsnet.search.strategies import Archive
+from autotsnet.search.strategies import Archive, distinct
 
 
 @dataclass(frozen=True)
@@ -205,6 +205,12 @@ class FPNAS:
         best = self.best()
         others = [code for code in self._archive.codes() if not torch.equal(code, best)]
         return torch.stack([best, *others[: num - 1]])
+
+    @torch.no_grad()
+    def propose(self, num: int, generator: torch.Generator) -> Tensor:
+        """:meth:`best` and draws from the distribution, the most probable first."""
+        codes = distinct(torch.cat([self.best()[None], self.distribution.sample(num, generator)]))
+        return codes[self.distribution.log_prob(codes).argsort(descending=True, stable=True)]
 
     def stats(self) -> dict[str, float]:
         """For the log: entropy in nats, next K, beta, mean GMACs of the last samples, best so far, counts."""

@@ -25,7 +25,7 @@ from autotsnet.registry import LOOPS
 from autotsnet.search.encoding import Restriction
 from autotsnet.search.estimator import AllSamplesFailedError, ImportanceAccumulator, temperature_of
 from autotsnet.search.fpnas import FPNAS, FPNASOptions, parsec_options
-from autotsnet.search.strategies import Evolution, EvolutionOptions, RandomSearch, Strategy
+from autotsnet.search.strategies import Evolution, EvolutionOptions, RandomSearch, Strategy, distinct
 from autotsnet.space import STAGES, SearchSpace
 
 
@@ -75,8 +75,8 @@ class SearchOptions:
         chunks: each batch passes in so many parts, with batch statistics of their own: less memory, or the statistics
             of as many ranks.
         finalists: candidates judged once more at the end of a stage.
-        use_budget: least share of a stage's budget that they use, where draws from the final distribution do; 0: any.
-        draws: how many draws are looked at for that.
+        use_budget: least share of a stage's budget that they use, where anything proposed or judged does; 0: any.
+        draws: how many proposals of the strategy are looked at for that.
         judge_batches: held-out batches they are judged on.
     """
 
@@ -354,25 +354,33 @@ class ProgressiveSearchLoop(BaseLoop):
             self._enter(self._epoch + 1)
 
     def _finalists(self) -> Tensor:
-        """Candidates for the end of the stage, K m: the most probable ones that use their share of the budget.
+        """Candidates for the end of the stage, K m, of those that use the budget where any does.
 
-        A hinge cost does not ask that the budget be used; left alone, a short search ends far below it, with a network
-        that is scaled up afterwards and no longer the one that was judged. Costs are in closed form, so draws from the
-        final distribution are cheap to filter.
+        From a distribution: half the most probable ones, half the likeliest that the stage has judged. Other strategies
+        end with the likeliest; what they propose fills up. A hinge cost does not ask that the budget be used; left
+        alone, a short search ends far below it, with a network that is scaled up afterwards and no longer the one that
+        was judged. All strategies obey the same rule, so that none is handicapped.
         """
         n = self.options.finalists
-        finalists = self.strategy.finalists(n)
-        distribution = getattr(self.strategy, "distribution", None)
-        if distribution is None or not self.options.use_budget:
-            return finalists
-        generator = torch.Generator().manual_seed(self.seed)
-        codes = distribution.sample(self.options.draws, generator).unique(dim=0)
+        proposed = self.strategy.propose(self.options.draws, torch.Generator().manual_seed(self.seed))
+        codes = torch.cat([proposed, self._likeliest()])
         gmacs = self._cost(codes)
-        codes = codes[(gmacs <= self.target) & (gmacs >= self.options.use_budget * self.target)]
-        if len(codes) == 0:
-            return finalists
-        with torch.no_grad():
-            return codes[distribution.log_prob(codes).argsort(descending=True)[:n]]
+        fits = gmacs <= self.target
+        uses = fits & (gmacs >= self.options.use_budget * self.target)
+        keep = uses if uses.any() else fits
+        likely = codes[len(proposed) :][keep[len(proposed) :]][:n]
+        proposed = proposed[keep[: len(proposed)]][: 2 * n]
+        share = n // 2 if hasattr(self.strategy, "distribution") else n
+        first = n - min(share, len(likely))
+        return distinct(torch.cat([proposed[:first], likely, proposed[first:]]))[:n]
+
+    def _likeliest(self) -> Tensor:
+        """What the stage has judged, K m: likeliest first, each once, with the last likelihood told."""
+        codes, places, numbers = self._columns()
+        here = (places[:, 1] == self._epoch) & numbers[:, 1].isfinite()
+        last = dict(zip(map(tuple, codes[here].tolist()), numbers[here, 1].tolist(), strict=True))
+        ranked = sorted(last, key=lambda code: -last[code])
+        return self.restriction.restrict(torch.tensor(ranked, dtype=torch.long).reshape(-1, codes.shape[1]))
 
     def _held_out_batches(self, n: int) -> list[dict]:
         """Held-out batches of this rank, the same whenever the search is resumed."""

@@ -40,6 +40,10 @@ class Strategy(Protocol):
         """At most ``num`` in-budget candidates for :meth:`best` worth judging once more, ``K M``, best() first."""
         ...
 
+    def propose(self, num: int, generator: torch.Generator) -> Tensor:
+        """Distinct architectures that it would try next, ``K M``: of ``num`` draws, favoured ones first; any cost."""
+        ...
+
     def stats(self) -> dict[str, float]:
         """Numbers for the log."""
         ...
@@ -90,6 +94,13 @@ def sample_in_budget(
         kept.append(codes[gmacs <= target])
         found, draws = found + len(kept[-1]), draws + len(codes)
     return torch.cat(kept)[:num]
+
+
+def distinct(codes: Tensor) -> Tensor:
+    """Each row of ``codes`` (``K M``) once, in the order of first appearance."""
+    rows, inverse = codes.unique(dim=0, return_inverse=True)
+    first = torch.full((len(rows),), len(codes)).scatter_reduce(0, inverse, torch.arange(len(codes)), "amin")
+    return codes[first.sort().values]
 
 
 class Archive:
@@ -200,6 +211,10 @@ class RandomSearch:
         self.best()
         return torch.stack(self._archive.codes()[:num])
 
+    def propose(self, num: int, generator: torch.Generator) -> Tensor:
+        """Uniform ones, in the order drawn."""
+        return distinct(uniform_codes(self.blocks, num, generator))
+
     def stats(self) -> dict[str, float]:
         """Counts, and the incumbent's log-likelihood and GMACs."""
         return {**self._archive.stats(), "samples": self.samples, "dropped": self.dropped}
@@ -275,17 +290,12 @@ class Evolution(RandomSearch):
         """One mutation each of ``batch`` tournament winners; after too many tries over budget, the parent itself."""
         codes = torch.stack([code for code, _ in self._alive])
         fitness = torch.tensor([value for _, value in self._alive])
-        contestants = self._randint(len(codes), (self.batch, self.options.tournament))
+        contestants = torch.randint(len(codes), (self.batch, self.options.tournament), generator=self.generator)
         winners = contestants.gather(1, fitness[contestants].argmax(1, keepdim=True))[:, 0]
         children = codes[winners]
-        mutable = (self._counts > 1).nonzero()[:, 0]
         todo = torch.arange(self.batch)
         for _ in range(tries):
-            proposals, rows = codes[winners[todo]], torch.arange(len(todo))
-            variables = mutable[self._randint(len(mutable), (len(todo),))]
-            others = self._counts[variables] - 1
-            shift = 1 + (torch.rand(len(todo), generator=self.generator) * others).long().clamp(max=others - 1)
-            proposals[rows, variables] = (proposals[rows, variables] + shift) % self._counts[variables]
+            proposals = self._mutate(codes[winners[todo]], self.generator)
             fits = torch.ones(len(todo), dtype=torch.bool)
             if self.target is not None:
                 fits = self.cost(proposals) <= self.target
@@ -295,8 +305,25 @@ class Evolution(RandomSearch):
                 break
         return children
 
-    def _randint(self, high: int, shape: tuple[int, ...]) -> Tensor:
-        return torch.randint(high, shape, generator=self.generator)
+    def _mutate(self, codes: Tensor, generator: torch.Generator) -> Tensor:
+        """A copy of ``codes`` (``K M``), another candidate in one variable of each."""
+        codes, rows = codes.clone(), torch.arange(len(codes))
+        mutable = (self._counts > 1).nonzero()[:, 0]
+        variables = mutable[torch.randint(len(mutable), (len(codes),), generator=generator)]
+        others = self._counts[variables] - 1
+        shift = 1 + (torch.rand(len(codes), generator=generator) * others).long().clamp(max=others - 1)
+        codes[rows, variables] = (codes[rows, variables] + shift) % self._counts[variables]
+        return codes
+
+    def propose(self, num: int, generator: torch.Generator) -> Tensor:
+        """Mutations of the living, those of the likeliest parents first."""
+        if not self._alive:
+            return super().propose(num, generator)
+        codes = torch.stack([code for code, _ in self._alive])
+        fitness = torch.tensor([value for _, value in self._alive])
+        parents = torch.randint(len(codes), (num,), generator=generator)
+        parents = parents[fitness[parents].argsort(descending=True, stable=True)]
+        return distinct(self._mutate(codes[parents], generator))
 
     def state_dict(self) -> dict[str, Any]:
         """See :class:`Strategy`."""

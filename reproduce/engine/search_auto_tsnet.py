@@ -34,14 +34,15 @@ from reproduce.suites import Suite
 
 load = TwoStreamArchitecture.load
 ONE_DEVICE = False
+PROCEDURE = 2  # to be raised when the same options find something else: an old search is not taken for a new one
 
 
 def identity(suite: Suite, config: Config) -> list:
-    """Space, options, protocol and recipe."""
+    """Procedure, space, options, protocol and recipe."""
     wrapper = Config(dict(o=config.optim_wrapper)).pretty_text
     recipe = [wrapper, config.batch, config.warmup, config.fair, config.label_smoothing]
     recipe += [config[key] for key in ("amp", "reference_batch") if config.get(key)]
-    return [asdict(space_of(suite, config)), asdict(search_options(config)), asdict(suite.protocol), recipe]
+    return [PROCEDURE, asdict(space_of(suite, config)), asdict(search_options(config)), asdict(suite.protocol), recipe]
 
 
 def space_of(suite: Suite, config: Config) -> SearchSpace:

@@ -10,7 +10,7 @@ import torch
 from autotsnet.search.distribution import ArchitectureDistribution
 from autotsnet.search.estimator import AllSamplesFailedError
 from autotsnet.search.fpnas import FPNAS, FPNASOptions, most_probable_in_budget, parsec_options
-from autotsnet.search.strategies import Evolution, EvolutionOptions, RandomSearch, sample_in_budget
+from autotsnet.search.strategies import Evolution, EvolutionOptions, RandomSearch, distinct, sample_in_budget
 
 BLOCKS = ((3, 4), (5,), (2, 2, 3))
 EVERYTHING = torch.tensor(list(itertools.product(*(range(n) for block in BLOCKS for n in block))))
@@ -172,3 +172,29 @@ def test_evolution_proposes_single_changes_in_budget():
     for child in strategy.ask():
         assert (alive != child).sum(1).min() <= 1
         assert gmacs(child[None]).item() <= TARGET
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_proposals_are_distinct_repeat_and_leave_the_search_alone(name):
+    """The favoured ones first: the most probable, or children of the likeliest parents."""
+    strategy = run(STRATEGIES[name](), 60)
+    before = strategy.generator.get_state()
+    proposed, again = (strategy.propose(500, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(proposed, again)
+    assert torch.equal(strategy.generator.get_state(), before)
+    assert 20 < len(proposed) == len(proposed.unique(dim=0))
+    if name in ("fpnas", "parsec"):
+        log_p = strategy.distribution.log_prob(proposed)
+        assert (log_p.diff() <= 0).all()
+        assert log_p[0] >= strategy.distribution.log_prob(strategy.best()[None])[0]
+    if name == "evolution":
+        living = torch.stack([code for code, _ in strategy._alive])
+        changed = (proposed[:, None] != living).sum(-1)
+        assert (changed.min(1).values <= 1).all()
+        fitness = torch.tensor([value for _, value in strategy._alive])
+        assert (changed[:5, fitness == fitness.max()].min(1).values <= 1).all()
+
+
+def test_distinct_keeps_the_first_of_each():
+    codes = torch.tensor([[3, 1], [0, 2], [3, 1], [5, 5], [0, 2]])
+    assert distinct(codes).tolist() == [[3, 1], [0, 2], [5, 5]]
