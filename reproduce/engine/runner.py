@@ -206,7 +206,8 @@ class StreamLoop(BaseLoop):
             batch = next(batches)
             runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=batch)
             outputs = [runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)]
-            for _ in range(self.passes - 1):
+            for i in range(1, self.passes):
+                runner.call_hook("before_train_pass", step=self._iter, number=i)
                 outputs.append(runner.model.train_step(next(batches), optim_wrapper=runner.optim_wrapper))
             means = {k: torch.stack([o[k] for o in outputs]).mean() for k in outputs[0]}
             runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=batch, outputs=means)
@@ -229,9 +230,10 @@ def _finite(model: torch.nn.Module) -> bool:
 class RunHook(Hook):
     """Exactness, safety and progress of a training run.
 
-    Seeds torch from (seed, step, rank) before every step, so that dropout does not depend on what ran before; stops
-    when the loss is not finite; keeps one checkpoint, ``last.pth``, never older than ``seconds``. There is no best one:
-    no videos are held out to choose it by, and the test videos must not. SIGTERM saves and stops after the step.
+    Seeds torch from (seed, step, pass) before every pass, counted over all ranks, so that dropout depends neither on
+    what ran before nor, with the same clips per pass, on the number of ranks; stops when the loss is not finite; keeps
+    one checkpoint, ``last.pth``, never older than ``seconds``. There is no best one: no videos are held out to choose
+    it by, and the test videos must not. SIGTERM saves and stops after the step.
 
     Args:
         seed: of the run.
@@ -258,8 +260,13 @@ class RunHook(Hook):
             self._progress = Progress(self.label, runner.max_iters, runner.iter)
 
     def before_train_iter(self, runner: MMRunner, batch_idx: int, data_batch=None) -> None:
-        """Make this step's random numbers a function of (seed, step, rank)."""
-        torch.manual_seed((self.seed * 1_000_003 + batch_idx) * 4099 + runner.rank)
+        """Seed the first pass."""
+        self.before_train_pass(runner, batch_idx, 0)
+
+    def before_train_pass(self, runner: MMRunner, step: int, number: int) -> None:
+        """Make this pass's random numbers a function of the seed, the step and the pass's place in the whole batch."""
+        place = runner.rank * getattr(runner.train_loop, "passes", 1) + number
+        torch.manual_seed((self.seed * 1_000_003 + step) * 4099 + place)
 
     def after_train_iter(self, runner: MMRunner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Check the loss, show progress, save when due."""

@@ -52,9 +52,9 @@ def many(manifest: Manifest, n: int = VIDEOS) -> Manifest:
 
 
 def spec_of(suite, train: Manifest, test: Manifest, **changes) -> RunSpec:
-    """The run of these tests: X3D, whose batch norms are many, without dropout."""
+    """The run of these tests: X3D, whose batch norms are many, with dropout."""
     spec = RunSpec.of(suite, suite.entry("x3d"), 0, train, test)
-    changes = dict(recipe=spec.recipe | RECIPE, net=spec.net | dict(dropout=0.0), ranks=1) | changes
+    changes = dict(recipe=spec.recipe | RECIPE, net=spec.net | dict(dropout=0.5), ranks=1) | changes
     return spec.model_copy(update=changes)
 
 
