@@ -21,7 +21,9 @@ data_app = typer.Typer(no_args_is_help=True, help="Data sets. Example: python -m
 app.add_typer(data_app, name="data")
 
 RunsOption = Annotated[Path, typer.Option("--runs", envvar="RUNS", help="Folder of run folders (state, checkpoints).")]
-ResultsOption = Annotated[Path, typer.Option("--results", envvar="RESULTS", help="Folder of records and tables.")]
+ResultsOption = Annotated[
+    Path, typer.Option("--results", envvar="RESULTS", help="Folder of records and tables of one's own.")
+]
 CacheOption = Annotated[Path, typer.Option("--cache", envvar="CACHE", help="Folder of the embedded videos.")]
 RANK = int(os.environ.get("RANK", 0))  # of several processes of one run, the first speaks
 
@@ -93,17 +95,26 @@ def run(
         typer.Option(envvar="JOBS", min=0, help="Runs at a time without a GPU; 0: as many as there is room for."),
     ] = 1,
     engine: Annotated[str, typer.Option(envvar="ENGINE", help="local, or ray: the cluster of RAY_ADDRESS.")] = "local",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with code 1 where the reference is not reproduced.")
+    ] = False,
     runs: RunsOption = Path("runs"),
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = Path("my-results"),
     cache: CacheOption = Path(".cache"),
 ) -> None:
-    """Train, test and measure every entry of a suite, then print its table. Issue it again after any interruption.
+    """Train, test and measure every entry of a suite, print its table, and say which rows reproduce the reference.
+
+    Issue it again after any interruption.
 
     Example: python -m reproduce run kinetics --entries x3d,tsm --seeds 0,1,2 --gpus 8
     """
     from reproduce import tables
     from reproduce.engine import cluster, local, parallel
+    from reproduce.reference import REFERENCE, apart
+    from reproduce.reproduction import reproduction
     from reproduce.suites import suite
+
+    apart(results)
 
     if engine not in ("local", "ray"):
         raise ValueError(f"unknown engine {engine!r}; known: local, ray")
@@ -125,7 +136,12 @@ def run(
         on_one = int(os.environ.get("WORLD_SIZE", 1)) == 1
         parallel.run_jobs(todo, cache, runs, results, (jobs or parallel.fitting()) if on_one else 1)
     if RANK == 0:
-        typer.echo(tables.render(s, results))
+        tables.render(s, results)
+        typer.echo(tables.terminal(s, results))
+        found = reproduction(s, results, REFERENCE)
+        typer.echo(f"\n{found.render()}")
+        if strict and found.failed:
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -173,23 +189,28 @@ def search(
 def table(
     suite_names: Annotated[list[str], typer.Argument(metavar="SUITE...", help="Suites, one table each.")],
     against: Annotated[str, typer.Option(help="Entry to set the others against; the table is only printed.")] = "",
-    results: ResultsOption = Path("results"),
+    full: Annotated[bool, typer.Option("--full", help="Every column, as Markdown.")] = False,
+    results: ResultsOption = Path("my-results"),
 ) -> None:
-    """Print tables from the records. Works without data and without records: costs and literature are always there.
+    """Print tables from the records of one's own; of a suite without any, from the reference's.
+
+    Works without data and without records: costs and literature are always there.
 
     Example: python -m reproduce table ssv2 ssv2-quick
     Example: python -m reproduce table kinetics-quick --against tsm
     """
     from reproduce import natives, tables
+    from reproduce.reference import REFERENCE, apart, has_records
     from reproduce.suites import suite
 
     for s in [suite(name) for name in suite_names]:
-        if against:
-            typer.echo(tables.rendered(s, results, against)[".md"])
-            continue
-        typer.echo(tables.render(s, results))
+        own = results != REFERENCE and has_records(results, s.name)
+        shown = results if own else REFERENCE
+        if own:
+            tables.render(s, apart(results))
+        typer.echo(tables.rendered(s, shown, against)[".md"] if full or against else tables.terminal(s, shown))
         if s.published and s.gmacs:
-            typer.echo(natives.overview(results, s.classes))
+            typer.echo(natives.overview(shown, s.classes))
 
 
 WITH_MODEL = "With a model"
@@ -214,7 +235,7 @@ def compare(
     common: Annotated[bool, typer.Option("--common", help="Of different videos, compare on those in common.")] = False,
     gpus: GpusOption = 0,
     runs: RunsOption = Path("runs"),
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = Path("my-results"),
     cache: CacheOption = Path(".cache"),
 ) -> None:
     """Set a model of yours beside the suite's, at one budget; or one model's records against another's.
@@ -236,7 +257,10 @@ def compare(
             f"{' '.join(map(str, what))}: name one model's file and --dataset, or records (.json) of one model only"
         )
     from reproduce.compare import compare as beside
+    from reproduce.reference import apart
     from reproduce.suites import suite
+
+    apart(results)
 
     if not on_ranks(gpus, runs):
         return
@@ -266,37 +290,84 @@ def _compare_records(first: list[Path], second: list[Path], common: bool) -> str
 
 @app.command()
 def verify(
-    results: Annotated[Path, typer.Argument(envvar="RESULTS", help="Folder of records and tables.")] = Path("results"),
+    results: Annotated[
+        Path, typer.Argument(envvar="RESULTS", help="Folder of records and tables, or an archive of `submit`.")
+    ] = Path("results"),
 ) -> None:
     """Recompute every accuracy from its predictions and every table from its records; fail where one disagrees.
 
     Example: python -m reproduce verify results
+    Example: python -m reproduce verify submission.zip
     """
+    from reproduce.reference import opened
+    from reproduce.verify import check_records
     from reproduce.verify import verify as check
 
+    if results.is_file():
+        with opened(results) as folder:
+            typer.echo(check_records(folder).replace(str(folder), str(results)))
+        return
     typer.echo(check(results))
 
 
 @app.command()
-def report(runs: RunsOption = Path("runs"), results: ResultsOption = Path("results")) -> None:
-    """Draw the results and write them, with all tables, as one page that needs no network: results/report.html.
+def submit(
+    out: Annotated[Path, typer.Option(help="The archive to write.")] = Path("submission.zip"),
+    runs: RunsOption = Path("runs"),
+    results: ResultsOption = Path("my-results"),
+) -> None:
+    """Pack your records with predictions, machine and logs as one archive, which a maintainer checks without trust.
 
-    Example: python -m reproduce report
+    Example: python -m reproduce submit --out submission.zip
     """
-    from reproduce.report import report as write
+    from reproduce.reference import submit as pack
 
-    typer.echo(write(results, runs))
+    typer.echo(pack(results, runs, out))
 
 
 @app.command()
-def natives(results: ResultsOption = Path("results")) -> None:
+def update_reference(
+    source: Annotated[Path, typer.Argument(envvar="FROM", help="Folder of results, or an archive of `submit`.")] = Path(
+        "my-results"
+    ),
+    reason: Annotated[str, typer.Option(envvar="REASON", help="Why; goes into results/CHANGES.md.")] = "",
+    runs: RunsOption = Path("runs"),
+) -> None:
+    """Take results over into the reference, after recomputing all of them, and render it anew. For maintainers.
+
+    Example: python -m reproduce update-reference my-results --reason "three seeds of the default entries"
+    """
+    from reproduce.reference import update
+
+    typer.echo(update(source, reason, runs))
+
+
+@app.command()
+def report(runs: RunsOption = Path("runs"), results: ResultsOption = Path("my-results")) -> None:
+    """Draw your results and write them, with all tables, as one page that needs no network: my-results/report.html.
+
+    The page of the reference is results/report.html.
+
+    Example: python -m reproduce report
+    """
+    from reproduce.reference import apart
+    from reproduce.report import report as write
+
+    if not any(results.glob("records/*/*.json")):
+        raise ValueError(f"{results} has no records yet; the page of the reference is results/report.html")
+    typer.echo(write(apart(results), runs))
+
+
+@app.command()
+def natives(results: ResultsOption = Path("my-results")) -> None:
     """Print parameters and GMACs of every native variant beside what papers and model zoos print; needs no data.
 
     Example: python -m reproduce natives
     """
     from reproduce import natives
+    from reproduce.reference import apart
 
-    typer.echo(natives.render(results))
+    typer.echo(natives.render(apart(results)))
 
 
 @app.command()
@@ -306,7 +377,7 @@ def bench(
     levels: Annotated[
         str, typer.Option(metavar="SUITE", help="Whose videos are decoded for the other levels; empty: none.")
     ] = "kinetics",
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = Path("my-results"),
     cache: CacheOption = Path(".cache"),
 ) -> None:
     """Time forward passes of all native variants and of the peers' own networks on this machine. Resumable.
@@ -314,16 +385,25 @@ def bench(
     Example: python -m reproduce bench --models x3d_m,slowfast_4x16_r50
     """
     from reproduce.bench import bench as time_all
+    from reproduce.reference import apart
     from reproduce.suites import suite
+
+    apart(results)
 
     names = [name for name in models.split(",") if name]
     typer.echo(time_all(results, names, every_mode, suite(choose(levels)) if levels else None, cache))
+
+
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Run the text of a model of somebody's own that lies in the folder.")
+]
 
 
 @app.command()
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to; default: the run's.")] = None,
+    trust: TrustOption = False,
 ) -> None:
     """Write a trained network as torch.export program and as ONNX graph, checked against torch.
 
@@ -331,14 +411,15 @@ def export(
     """
     from reproduce.export import export_run
 
-    done = export_run(run_folder, out)
+    done = export_run(run_folder, out, trust)
     typer.echo(f"{done.program}, {done.graph}: clips {done.shape} to logits, within {done.difference:.0e} of torch's")
 
 
 @app.command()
 def temporal(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of trained runs, runs/<suite>/….")],
-    results: ResultsOption = Path("results"),
+    trust: TrustOption = False,
+    results: ResultsOption = Path("my-results"),
     cache: CacheOption = Path(".cache"),
 ) -> None:
     """Test trained runs on shuffled, reversed and frozen clips: which models use time, for which classes it matters.
@@ -349,11 +430,13 @@ def temporal(
     """
     from reproduce.measure.temporal import is_run, report
     from reproduce.measure.temporal import temporal as diagnose
+    from reproduce.reference import apart
 
+    apart(results)
     chosen = [folder for folder in folders if is_run(folder)]
     if not chosen:
         raise ValueError(f"{' '.join(map(str, folders))}: no run to diagnose, searches only")
-    typer.echo(report([diagnose(folder, cache, results) for folder in chosen]))
+    typer.echo(report([diagnose(folder, cache, results, trust) for folder in chosen]))
 
 
 TiersOption = Annotated[str, typer.Option(envvar="TIERS", help="Of instant, inference, speed, training.")]
@@ -364,7 +447,7 @@ def check(
     tiers: TiersOption = "instant,inference",
     only: Annotated[str, typer.Option(help="Comma-separated entries; default: all.")] = "",
     runs: RunsOption = Path("runs"),
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = Path("my-results"),
     cache: CacheOption = Path(".cache"),
 ) -> None:
     """Compare what the recipes yield with what stands beside them; fail with a table of the differences.
@@ -383,7 +466,7 @@ def accept(
     tiers: TiersOption = "instant,inference",
     only: Annotated[str, typer.Option(help="Comma-separated entries; default: all.")] = "",
     runs: RunsOption = Path("runs"),
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = Path("my-results"),
     cache: CacheOption = Path(".cache"),
 ) -> None:
     """Make what the recipes yield now the expectation, where it differs, and note it in results/CHANGES.md.
@@ -513,7 +596,7 @@ def diff(
 def score(
     suite_name: Annotated[str, typer.Argument(metavar="SUITE", help="Whose records.")],
     ids: Annotated[Path, typer.Option(help="File with the ids of the videos, one a line, as diff writes it.")],
-    results: ResultsOption = Path("results"),
+    results: ResultsOption = Path("my-results"),
 ) -> None:
     """Print a suite's table as it is on some of the test videos, such as those that two copies share.
 

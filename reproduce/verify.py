@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
-from math import isclose
+from functools import cache
+from math import ceil, isclose, isfinite
 from pathlib import Path
 
 import pandas as pd
 
+from autotsnet.registry import family
 from reproduce import natives, report, tables
+from reproduce.measure.macs import MacCount, count
 from reproduce.measure.temporal import diagnose, partners
-from reproduce.records import RecordError, RunRecord, predictions, ranks, score
-from reproduce.suites import CONFIGS, SUITES, run_id, suite
+from reproduce.records import UNPROVEN, RecordError, RunRecord, predictions, ranks, score
+from reproduce.spec import RunSpec, run_id
+from reproduce.suites import CONFIGS, SUITES, suite
 
 
 class VerifyError(ValueError):
@@ -29,10 +32,7 @@ def verify(results: Path) -> str:
     Raises:
         VerifyError: something disagrees, or there is nothing to check; all findings, one a line.
     """
-    paths = sorted(results.glob("records/*/*"))
-    if not paths:
-        raise VerifyError(f"{results} has no records/; name the folder of results")
-    found = [line for folder in sorted({p.parent for p in paths}) for line in _records(folder)]
+    paths, found = sorted(results.glob("records/*/*")), _all_records(results)
     found += [line for path in sorted(results.glob("throughput/*.json")) for line in _whole(_throughput, path)]
     found += _natives(results) if (results / "tables" / "natives.md").exists() else []
     found += _expectations() if results.resolve() == CONFIGS.parent / "results" else []
@@ -43,8 +43,36 @@ def verify(results: Path) -> str:
     found += [stale] if stale else []
     if found:
         raise VerifyError("\n".join(found))
-    records = sum(p.suffix == ".json" for p in paths)
-    return f"{results}: {records} records and the tables of {len(_suites(results))} suites agree"
+    records = [RunRecord.load(p) for p in paths if p.suffix == ".json"]
+    return f"{results}: {len(records)} records and the tables of {len(_suites(results))} suites agree{_doubts(records)}"
+
+
+def check_records(results: Path) -> str:
+    """Check the records of a folder only; what was checked, in a line.
+
+    Raises:
+        VerifyError: see ``verify``.
+    """
+    found = _all_records(results)
+    if found:
+        raise VerifyError("\n".join(found))
+    records = [RunRecord.load(p) for p in sorted(results.glob("records/*/*.json"))]
+    return f"{results}: {len(records)} records agree{_doubts(records)}"
+
+
+def _all_records(results: Path) -> list[str]:
+    paths = sorted(results.glob("records/*/*"))
+    if not paths:
+        raise VerifyError(f"{results} has no records/; name the folder of results")
+    return [line for folder in sorted({p.parent for p in paths}) for line in _records(folder)]
+
+
+def _doubts(records: list[RunRecord]) -> str:
+    """What of them cannot be recomputed here."""
+    old = sum(r.spec is None for r in records)
+    own = sum(r.spec is not None and bool(r.spec.source) for r in records)
+    text = f"; {old} old records cannot prove {UNPROVEN}" if old else ""
+    return text + (f"; {own} are of models of somebody's own, whose GMACs are not counted here" if own else "")
 
 
 def _suites(results: Path) -> list[str]:
@@ -74,10 +102,10 @@ def _records(folder: Path) -> Iterator[str]:
 
 
 def _disagreements(record: RunRecord, path: Path, table: pd.DataFrame) -> Iterator[str]:
-    model, result, source = record.model, record.result, record.provenance
+    model, result = record.model, record.result
     name = run_id(record.entry, record.variant, record.seed)
     top1, top5, failed = score(table)
-    for what, said, is_ in (
+    claims = [
         ("suite", record.suite, path.parent.name),
         ("entry, variant and seed", name, path.stem),
         ("result.predictions", result.predictions, path.with_suffix(".parquet").name),
@@ -87,10 +115,65 @@ def _disagreements(record: RunRecord, path: Path, table: pd.DataFrame) -> Iterat
         ("result.failed", result.failed, failed),
         ("model.residual", model.residual, model.gmacs / model.budget - 1),
         ("model.matched", model.matched, abs(model.residual) <= 0.02),
-        ("provenance.config_hash", source.config_hash, hashlib.sha256(source.config.encode()).hexdigest()[:12]),
-    ):
+    ]
+    if record.spec:
+        try:
+            claims += _specified(record, record.spec, table)
+        except (ValueError, TypeError, RuntimeError) as error:  # an edited network cannot be built
+            yield f"spec: its network cannot be counted: {str(error).splitlines()[0]}"
+    for what, said, is_ in claims:
         if said != is_:
             yield f"{what} is {said}, recomputed it is {is_}"
+
+
+def _specified(record: RunRecord, spec: RunSpec, table: pd.DataFrame) -> Iterator[tuple[str, object, object]]:
+    """What a record says beside what follows from its specification: (name, said, recomputed)."""
+    model, data, training, recipe = record.model, record.data, record.training, spec.recipe
+    yield "run", record.run, spec.hash
+    for part in ("suite", "entry", "variant", "seed"):
+        yield part, getattr(record, part), getattr(spec, part)
+    for part in ("train_manifest", "test_manifest", "protocol"):
+        yield f"data.{part}", getattr(data, part), getattr(spec, part)
+    sampling, crops = spec.protocol["sampling"], spec.protocol["crops"]
+    side = crops.get("test_size", crops["size"])
+    yield "data.frames", data.frames, sampling["frames"]
+    yield "data.crop", data.crop, side
+    yield "data.clips", data.clips, sampling["clips"]
+    yield "data.crops", data.crops, crops["crops"]
+    yield "model.gmacs", model.gmacs, spec.gmacs
+    yield "model.params", model.params, spec.params
+    yield "model.net", {**spec.net, **model.net}, spec.net
+    yield "model.family", model.family, spec.family if not spec.source else spec.entry
+    if not spec.source:  # whose text is not run here
+        counted = _counted(json.dumps(spec.net, sort_keys=True), sampling["frames"], side)
+        yield "model.gmacs", model.gmacs, counted.gmacs
+        yield "model.params", model.params, counted.params
+    yield "training.batch", training.batch, recipe["batch"]
+    yield "training.epochs", training.epochs, recipe["epochs"]
+    yield "training.steps", training.steps, ceil(recipe["epochs"] * data.train_videos / recipe["batch"])
+    yield "training: more than no time, a finite loss", training.wall_s > 0 and isfinite(training.final_loss), True
+    known = {len(scores) for scores, error in zip(table.scores, table.error, strict=True) if not error}
+    yield "classes of the predictions", sorted(known or {spec.net["num_classes"]}), [spec.net["num_classes"]]
+    for stage, sessions in (("train", record.provenance.train), ("test", record.provenance.test)):
+        yield f"provenance.{stage}: there", bool(sessions), True
+        for session in sessions if "threads" in recipe else ():
+            yield f"provenance.{stage}.threads", session.threads, recipe["threads"]
+    measured, speed = record.provenance.measure, record.throughput
+    yield "provenance.measure: there", measured is not None, True
+    yield "throughput.device", speed.device, measured and measured.device
+    yield "throughput: a rate of at least 20 passes", speed.clips_per_s > 0 and speed.repeats >= 20, True
+    if record.search:
+        search = record.search
+        yield "search.seed", search.seed, spec.seed
+        yield "search.strategy", search.strategy.partition(",")[0], search.recipe.get("strategy")
+        yield "search: took time, steps and clips", min(search.wall_s, search.steps, search.clips) > 0, True
+
+
+@cache
+def _counted(net: str, frames: int, side: int) -> MacCount:
+    arguments = json.loads(net)
+    build = family(arguments.pop("type").rpartition(".")[2]).build
+    return count(lambda: build(**arguments), frames, side)
 
 
 def _throughput(path: Path) -> Iterator[str]:
