@@ -35,7 +35,7 @@ def rewritten(archive: Path, change) -> Path:
     return out
 
 
-def test_nobody_writes_into_the_reference_by_the_way(tmp_path, monkeypatch):
+def test_nobody_writes_into_the_reference_by_the_way(tmp_path):
     assert apart(tmp_path) == tmp_path
     for inside in (REFERENCE, REFERENCE / "mine", REFERENCE / "records" / ".." / "x"):
         with pytest.raises(ReferenceError, match=r"is the reference, to which only `make update-reference"):
