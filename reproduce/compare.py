@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from dataclasses import replace
@@ -15,6 +16,7 @@ from reproduce.data.manifest import Manifest
 from reproduce.engine.local import run
 from reproduce.own import own_entry
 from reproduce.records import RecordError, RunRecord, predictions
+from reproduce.reference import REFERENCE
 from reproduce.spec import run_id
 from reproduce.suites import Entry, Suite, difference
 
@@ -61,15 +63,23 @@ def compare(
     todo = [(entry, seed, v) for seed in seeds for entry in (mine, *others) for v in range(entry.variants)]
     # All records are looked for before the first training: what cannot be compared is said at once.
     stored = [_stored(suite, *what, train, test, results, common) for what in todo]
-    records = []
-    for i, ((entry, seed, variant), record) in enumerate(zip(todo, stored, strict=True), 1):
+    found = []
+    for i, ((entry, seed, variant), place) in enumerate(zip(todo, stored, strict=True), 1):
+        name = run_id(entry.name, variant, seed)
         if get_rank() == 0:
-            how = " (recorded)" if record else ""
-            print(f"[{i}/{len(todo)}] {suite.name}: {run_id(entry.name, variant, seed)}{how}", file=sys.stderr)
-        records.append(record or run(suite, entry, seed, variant, train, test, runs, results))
+            how = f" (recorded in {place})" if place else ""
+            print(f"[{i}/{len(todo)}] {suite.name}: {name}{how}", file=sys.stderr)
+        if not place:
+            run(suite, entry, seed, variant, train, test, runs, results)
+        found.append((place or results) / "records" / suite.name / f"{name}.json")
     if get_rank() != 0:
         return ""
-    text = _side_by_side(suite, mine, others, records, results, common)
+    with tempfile.TemporaryDirectory() as temporary:
+        together = Path(temporary, "records", suite.name)  # of one's own and of the reference
+        together.mkdir(parents=True)
+        for path in found:
+            shutil.copy(path.with_suffix(".parquet"), together)
+        text = _side_by_side(suite, mine, others, [RunRecord.load(p) for p in found], Path(temporary), common)
     try:
         tables.render(suite, results)
     except ValueError as error:  # records of other videos beside these; the comparison stands all the same
@@ -86,23 +96,24 @@ def _stored(
     test: Manifest,
     results: Path,
     common: bool,
-) -> RunRecord | None:
-    """The record of a run, if there is one and it is of this budget, protocol and recipe."""
-    path = results / "records" / suite.name / f"{run_id(entry.name, variant, seed)}.json"
-    if not path.exists():
-        return None
-    record = RunRecord.load(path)
-    if difference(record, suite, entry):
-        return None
-    videos, here = (record.data.train_manifest, record.data.test_manifest), (train.hash, test.hash)
-    if videos != here and not entry.source:  # a user's own is simply run again
-        if common:
-            return record
-        raise RecordError(
-            f"{path} was made on manifests {' and '.join(videos)}, these videos are {' and '.join(here)}; "
-            "remove it to train anew, or compare on the videos in common (--common)"
-        )
-    return record
+) -> Path | None:
+    """The folder of results, one's own before the reference, that has the record of a run as it would be made now."""
+    for place in (results, REFERENCE):
+        path = place / "records" / suite.name / f"{run_id(entry.name, variant, seed)}.json"
+        if not path.exists():
+            continue
+        record = RunRecord.load(path)
+        if difference(record, suite, entry):
+            continue
+        videos, here = (record.data.train_manifest, record.data.test_manifest), (train.hash, test.hash)
+        if videos == here or (common and not entry.source):
+            return place
+        if not entry.source:  # a user's own is simply run again
+            raise RecordError(
+                f"{path} was made on manifests {' and '.join(videos)}, these videos are {' and '.join(here)}; "
+                "remove it to train anew, or compare on the videos in common (--common)"
+            )
+    return None
 
 
 def _side_by_side(
