@@ -161,7 +161,7 @@ def _checked(path: Path) -> np.ndarray:
         DecodeError: it is none of the plain videos that other decoders are known to read right: H.264 or VP9 in MP4 or
             Matroska, every key frame a fresh start, 4:2:0 of eight bits, even sizes, upright, nothing hidden.
     """
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         context = stream.codec_context
         packets = _packets(path, container, stream)
         order, starts = _order(container, stream, packets)
@@ -185,7 +185,7 @@ def _agree(times: np.ndarray, unique: np.ndarray, total: int, theirs: np.ndarray
 
 
 @contextlib.contextmanager
-def _opened(path: Path):
+def opened(path: Path):
     """A container and its video stream: FFmpeg's best one, which no cover picture is.
 
     Raises:
@@ -337,7 +337,7 @@ def _quick(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
     """From the last start before the first frame wanted; frames that no other refers to are decoded only if wanted."""
     from av.video.reformatter import VideoReformatter
 
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         packets = _packets(path, container, stream)
         order, starts = _order(container, stream, packets)
         unique, inverse = _picked(pick, len(order))
@@ -346,10 +346,14 @@ def _quick(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
         frames: list[np.ndarray | None] = [None] * len(unique)
         reformatter = VideoReformatter()
         missing = len(unique)
+        # What is made up for damaged parts depends on what was decoded before: such a file is read straight.
+        stream.codec_context.options = {"err_detect": "explode"}
         for packet in (*packets[start:], None):
             if packet is not None:
                 stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
             for frame in stream.codec_context.decode(packet):
+                if frame.is_corrupt:
+                    raise DecodeError("damaged")
                 place = wanted.get(frame.pts)
                 if place is not None and frames[place] is None:
                     frames[place] = _upright(frame, reformatter)
@@ -363,12 +367,12 @@ def _straight(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
     """Whatever comes out, in the order in which it comes; first only counted."""
     from av.video.reformatter import VideoReformatter
 
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         total = sum(1 for _ in container.decode(stream))
         check_whole(path, container, stream, total)
     unique, inverse = _picked(pick, total)
     wanted, frames, reformatter = set(unique.tolist()), [], VideoReformatter()
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         for i, frame in enumerate(container.decode(stream)):
             if i in wanted:
                 frames.append(_upright(frame, reformatter))
