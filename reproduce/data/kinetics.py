@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from reproduce.data.manifest import DataError, Manifest, Video
+from reproduce.data.manifest import SUFFIXES, DataError, Manifest, Video, bare, read_text
 
 NAME = "Kinetics-400"
 CLASSES = tuple(Path(__file__).with_name("kinetics_classes.txt").read_text().splitlines())
@@ -20,7 +20,6 @@ PUBLISHED = {  # videos of train and val
     "mmaction2's copy": (240_436, 19_796),  # open-mmlab/mmaction2, tools/data/kinetics/README.md
 }
 SPLITS = {"train": ("train",), "val": ("val", "validate", "validation")}
-SUFFIXES = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".3gp"}
 YOUTUBE = re.compile(r"(.{11})_(\d+)_(\d+)")  # of a file: id, start and end
 HEADER = {"label", "youtube_id", "time_start", "time_end"}
 README = "see README, 'Kinetics-400'"
@@ -102,24 +101,23 @@ def _annotation(root: Path, split: str) -> Path:
 
 def _read(path: Path) -> list[dict[str, str]] | list[tuple[str, int]]:
     """Rows of an official CSV as dicts, of a list as pairs of path and label."""
-    with open(path, newline="", encoding="utf-8") as file:
-        header = {field.strip('" ') for field in file.readline().strip().split(",")}
-        file.seek(0)
-        if "youtube_id" in header or "label" in header:
-            if not header >= HEADER:
-                raise DataError(f"{path}: header {sorted(header)} lacks {sorted(HEADER - header)}; {README}")
-            rows = list(csv.DictReader(file))
-        else:
-            rows = []
-            for number, line in enumerate(file, start=1):
-                match = re.fullmatch(r"(.+?)[\s,]+(\d+)", line.strip())
-                if match:
-                    rows.append((match[1], int(match[2])))
-                elif line.strip():
-                    raise DataError(
-                        f"{path}:{number}: {line.strip()[:80]!r} is neither 'path label' nor the header of an official "
-                        f"CSV; {README}"
-                    )
+    lines = read_text(path).splitlines()
+    header = {field.strip('" ') for field in lines[0].split(",")} if lines else set()
+    if "youtube_id" in header or "label" in header:
+        if not header >= HEADER:
+            raise DataError(f"{path}: header {sorted(header)} lacks {sorted(HEADER - header)}; {README}")
+        rows = list(csv.DictReader(lines))
+    else:
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            match = re.fullmatch(r"(.+?)[\s,]+(\d+)", line.strip())
+            if match:
+                rows.append((match[1], int(match[2])))
+            elif line.strip():
+                raise DataError(
+                    f"{path}:{number}: {line.strip()[:80]!r} is neither 'path label' nor the header of an official "
+                    f"CSV; {README}"
+                )
     if not rows:
         raise DataError(f"{path} has no rows; download it again")
     return rows
@@ -168,8 +166,9 @@ def _files(root: Path, folders: list[Path]) -> dict[str, str]:
     """Id -> path relative to root, of every video below the folders; of equal ids the last one."""
     out = {}
     for top in folders:
-        for folder, _, names in os.walk(top, followlinks=True):
-            for name in names:
+        for folder, folders_below, names in os.walk(top, followlinks=True):
+            folders_below.sort()
+            for name in sorted(names):
                 path = Path(folder, name)
                 if path.suffix.lower() in SUFFIXES and not name.startswith("."):
                     out[_identity(path)] = str(path.relative_to(root))
@@ -178,8 +177,9 @@ def _files(root: Path, folders: list[Path]) -> dict[str, str]:
 
 def _identity(path: Path) -> str:
     """``<youtube_id>_<start>_<end>`` with six digits, whatever the file has; other names as they are."""
-    match = YOUTUBE.fullmatch(path.stem)
-    return f"{match[1]}_{int(match[2]):06d}_{int(match[3]):06d}" if match else path.stem
+    name = bare(path.name)
+    match = YOUTUBE.fullmatch(name)
+    return f"{match[1]}_{int(match[2]):06d}_{int(match[3]):06d}" if match else name
 
 
 def _plain(name: str) -> str:
@@ -193,7 +193,7 @@ def _check_label_maps(root: Path) -> None:
         for path in (folder / "label_map_k400.txt", folder / "kinetics_classnames.json"):
             if not path.exists():
                 continue
-            text = path.read_text()
+            text = read_text(path)
             if path.suffix == ".json":
                 names = {int(i): name for name, i in json.loads(text).items()}
                 names = [names.get(i, "") for i in range(len(names))]

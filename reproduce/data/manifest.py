@@ -12,6 +12,10 @@ from functools import cached_property
 from pathlib import Path
 
 logger = logging.getLogger("reproduce")
+SUFFIXES = {  # of videos
+    ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".flv", ".f4v", ".mpg", ".mpeg", ".ts", ".mts",
+    ".m2ts", ".wmv", ".asf", ".ogv",
+}  # fmt: skip
 MISSING = 0.1  # share of videos without a file over which a copy is partial; old ones of Kinetics lack up to 5 %
 
 
@@ -134,6 +138,26 @@ class Manifest:
         if training:
             return replace(self, videos=present, absent=len(missing), partial=bool(problem))
         return replace(self, partial=bool(problem))
+
+
+def bare(name: str) -> str:
+    """A file's name without the suffixes of a video, of which downloaders that merge streams leave two."""
+    while Path(name).suffix.lower() in SUFFIXES:
+        name = Path(name).stem
+    return name
+
+
+def read_text(path: Path) -> str:
+    """Text of an annotation, in UTF-8 or, with a byte order mark as Windows writes it, UTF-16.
+
+    Raises:
+        DataError: it is neither.
+    """
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text in UTF-8: {error}; save it as UTF-8 or download it again") from error
 
 
 def _size(path: Path) -> int:

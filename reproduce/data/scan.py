@@ -13,7 +13,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable
 from fractions import Fraction
@@ -22,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 
 from reproduce.data import kinetics, ssv2
-from reproduce.data.decode import reason
+from reproduce.data.decode import DecodeError, Truncated, check_whole, frame_files, opened, reason
 from reproduce.data.manifest import DataError, Manifest
 from reproduce.files import write_atomic, write_json
 from reproduce.lease import held
@@ -33,8 +32,10 @@ SLACK = 0.05  # of the announced length that may be missing: headers of real fil
 LOW_FPS = 10  # below Something-Something's 12
 FAMILIES = {  # suffix -> start of the demuxer's name
     ".mp4": "mov", ".m4v": "mov", ".mov": "mov", ".3gp": "mov",
-    ".webm": "matroska", ".mkv": "matroska", ".avi": "avi", ".flv": "flv",
+    ".webm": "matroska", ".mkv": "matroska", ".avi": "avi", ".flv": "flv", ".ts": "mpegts", ".mts": "mpegts",
+    ".mpg": "mpeg",
 }  # fmt: skip
+TIMED = ("flv", "asf", "ogg")  # demuxers whose files say how long they last, but nothing else of their end
 SHORT = 0.2  # of a class's videos that may be missing before the summary names it
 FEW = 20  # names per line of the summary
 PUBLISHED = {kinetics.NAME: kinetics.PUBLISHED, ssv2.NAME: ssv2.PUBLISHED}
@@ -164,61 +165,101 @@ def _video(path: Path, full: bool) -> dict:
 
     av.logging.set_level(av.logging.PANIC)  # what is wrong is reported by us, by file
     try:
-        with av.open(str(path)) as container:
-            stream = next(iter(container.streams.video), None)
-            if stream is None:
-                return dict(fault="undecodable", detail="no video stream")
-            stream.thread_type = "NONE"
-            seen = _every_frame(container, stream) if full else _both_ends(container, stream)
+        seen = _every_frame(path) if full else _both_ends(path)
+        with opened(path) as (container, stream):
             return _verdict(path, container, stream, seen, full)
-    except av.error.FFmpegError as error:
+    except (av.error.FFmpegError, DecodeError) as error:
         return dict(fault="undecodable", detail=reason(error))
 
 
-def _every_frame(container, stream) -> dict:
-    """Decoded frames, the end of the last one in seconds, rotation, and the error that ended it."""
+def _every_frame(path: Path, end: bool = False) -> dict:
+    """What is decoded: frames, the end of the last one in seconds, rotation, and the error that ended it.
+
+    Args:
+        path: of the video.
+        end: only the frames after the last key frame.
+    """
     import av
 
-    frames, end, rotation, error = 0, None, 0, ""
-    try:
-        for frame in container.decode(stream):
-            frames += 1
-            rotation = rotation or frame.rotation
-            end = frame.time if end is None else max(end, frame.time or 0.0)
-    except av.error.FFmpegError as failure:
-        error = reason(failure)
-    return dict(frames=frames, end=end, rotation=rotation, error=error)
+    frames, last, rotation, error = 0, None, 0, ""
+    with opened(path) as (container, stream):
+        if container.format.name == "mpegts":  # says no length; a frame of which a part is missing tells
+            stream.codec_context.options = {"err_detect": "explode"}
+        try:
+            if end:
+                start = (stream.start_time or 0) * stream.time_base
+                length = stream.duration * stream.time_base if stream.duration else _length(container)
+                container.seek(int((start + length) / stream.time_base), stream=stream)
+            for frame in container.decode(stream):
+                frames += 1
+                rotation = rotation or frame.rotation
+                last = frame.time if last is None else max(last, frame.time or 0.0)
+            check_whole(path, container, stream, stream.frames if end else frames)
+        except (av.error.FFmpegError, Truncated) as failure:
+            error = reason(failure)
+    return dict(frames=frames, end=last, rotation=rotation, error=error)
 
 
-def _both_ends(container, stream) -> dict:
+def _both_ends(path: Path) -> dict:
     """As ``_every_frame`` from the first frame and those after the last key frame; ``frames`` is at most that many."""
+    with opened(path) as (container, stream):
+        first = next(iter(container.decode(stream)), None)
+        rotation = first.rotation if first else 0
+        # Others cannot be entered at their end, or do not say where it is.
+        indexed = container.format.name.startswith("matroska") or (
+            container.format.name.startswith("mov") and stream.frames > 0
+        )
+    if first is None:
+        return dict(frames=0, end=None, rotation=0, error="")
+    tail = _every_frame(path, end=True) if indexed else _every_frame(path)
+    if indexed and (tail["error"] or not tail["frames"]):  # no key frame is where the index says: from the start, then
+        tail = _every_frame(path)
+    return tail | dict(rotation=rotation)
+
+
+def _length(container) -> Fraction:
     import av
 
-    first = next(iter(container.decode(stream)), None)
-    seen = dict(frames=int(first is not None), end=None, rotation=first.rotation if first else 0, error="")
-    if first is None:
-        return seen
-    length = stream.duration or (container.duration and int(container.duration / av.time_base / stream.time_base))
-    try:
-        container.seek(length or 0, stream=stream)
-        tail = _every_frame(container, stream)
-    except av.error.FFmpegError as failure:
-        tail = dict(frames=0, end=None, error=reason(failure))
-    return seen | dict(end=tail["end"], error=tail["error"])
+    return Fraction(container.duration or 0, av.time_base)
+
+
+def _cut_off(path: Path, name: str) -> str:
+    """What says that the file goes on, in containers that say their length: Matroska, RIFF, transport streams."""
+    size = path.stat().st_size
+    if name.startswith("matroska"):
+        announced = _segment_end(path) or 0
+        return f"{size} of {announced} bytes are there" if size < announced else ""
+    if name == "mpegts" and all(size % packet for packet in (188, 192, 204)):
+        return "ends within a packet"
+    return ""
+
+
+def _segment_end(path: Path) -> int | None:
+    """Where a Matroska file ends by its own account; None where it was written without knowing."""
+    with open(path, "rb") as file:
+        head = file.read(1 << 12)
+
+    def number(at: int) -> tuple[int, int, bool]:
+        width = 9 - head[at].bit_length()
+        value = int.from_bytes(head[at : at + width], "big") & (1 << 7 * width) - 1
+        return value, at + width, value == (1 << 7 * width) - 1
+
+    length, at, _ = number(4)  # behind the magic number
+    at += length
+    if head[at : at + 4] != b"\x18\x53\x80\x67":
+        return None
+    length, at, unknown = number(at + 4)
+    return None if unknown else at + length
 
 
 def _verdict(path: Path, container, stream, seen: dict, full: bool) -> dict:
-    import av
-
+    name = container.format.name
     fps = stream.average_rate or stream.guessed_rate or Fraction(0)
     start = float((stream.start_time or 0) * stream.time_base)
-    announced = stream.frames  # 0 where the container does not say, as webm
-    length = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / av.time_base
-    expected = announced or round(length * fps)
-    # Frames up to the last one, by its time; a short count alone may be a variable frame rate.
-    last = round((seen["end"] - start) * fps) + 1 if seen["end"] is not None and fps else 0
-    if full:
-        last = max(last, seen["frames"])
+    length = float(stream.duration * stream.time_base if stream.duration else _length(container))
+    if name.startswith("matroska"):  # whose length counts from 0, wherever its first frame is
+        length -= start
+    expected = stream.frames or round(length * fps)  # the container may not say, as webm
     row = dict(
         frames_header=expected,
         frames_decoded=seen["frames"] if full else None,
@@ -229,10 +270,13 @@ def _verdict(path: Path, container, stream, seen: dict, full: bool) -> dict:
     )
     if seen["frames"] == 0:
         return row | dict(fault="undecodable", detail=seen["error"] or "no frame can be decoded")
-    if expected and last < expected * (1 - SLACK) - 1:
-        row |= dict(fault="truncated", detail=f"ends after {last} of {expected} frames {seen['error']}".strip())
-    elif seen["error"]:
-        row |= dict(fault="truncated", detail=f"decoding stops before its end: {seen['error']}")
+    cut = _cut_off(path, name)
+    if not cut and name in TIMED and seen["end"] is not None and fps:
+        # Frames up to the last one, by its time; a short count alone may be a variable frame rate.
+        last = max(round(seen["end"] * fps) + 1, seen["frames"])
+        cut = f"ends after {last} of {expected} frames" if last < expected * (1 - SLACK) - 1 else ""
+    if cut or seen["error"]:
+        row |= dict(fault="truncated", detail=f"{cut or 'decoding stops before its end'} {seen['error']}".strip())
     notes = []
     family = FAMILIES.get(path.suffix.lower())
     if family and not container.format.name.startswith(family):
@@ -252,9 +296,13 @@ def _frames_folder(path: Path, full: bool) -> dict:
     """Extracted frames: are they images, and is their numbering whole?"""
     import cv2
 
-    names = sorted(n for n in os.listdir(path) if n.lower().endswith((".jpg", ".jpeg", ".png")))
-    if not names:
-        return dict(bytes=0, fault="empty", detail="no image files")
+    try:
+        names = frame_files(path)
+    except Truncated as error:
+        return dict(bytes=0, fault="truncated", detail=str(error))
+    except DecodeError as error:
+        fault = "undecodable" if any(path.iterdir()) else "empty"
+        return dict(bytes=0, fault=fault, detail=str(error))
     digest, size = hashlib.sha256(), 0
     for name in names:
         content = (path / name).read_bytes() if full else b""
@@ -271,9 +319,6 @@ def _frames_folder(path: Path, full: bool) -> dict:
         return row | dict(fault="undecodable", detail=f"{bad} is no image")
     height, width = pictures[0].shape[:2]
     row |= dict(frames_decoded=len(names) if full else None, width=width, height=height)
-    numbers = [int(re.findall(r"\d+", Path(n).stem)[-1]) for n in names if re.search(r"\d", Path(n).stem)]
-    if len(numbers) == len(names) and numbers[-1] - numbers[0] + 1 != len(names):
-        return row | dict(fault="truncated", detail=f"{len(names)} of the frames {numbers[0]} to {numbers[-1]}")
     return row
 
 

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from reproduce.data.manifest import DataError, Manifest, Video
+from reproduce.data.manifest import DataError, Manifest, Video, bare, read_text
 
 NAME = "Something-Something-V2"
 CLASSES = tuple(Path(__file__).with_name("ssv2_classes.txt").read_text().splitlines())
@@ -45,7 +45,7 @@ def load(root: str | Path, split: str, dataset: str = NAME) -> Manifest:
         raise DataError(f"SSV2_ROOT={root} has no {FOLDERS[0]}/; {README}")
     classes = _classes(root, dataset)
     index = {name: i for i, name in enumerate(classes)}
-    files = {Path(n).stem: f"{folder}/{n}" for n in os.listdir(root / folder) if not n.startswith(".")}
+    files = {bare(n): f"{folder}/{n}" for n in sorted(os.listdir(root / folder)) if not n.startswith(".")}
     if not files:
         raise DataError(f"SSV2_ROOT={root}: {folder}/ is empty; {README}")
     annotation, items = _json(root, split)
@@ -104,7 +104,7 @@ def _json(root: Path, kind: str) -> tuple[Path, object]:
             path = folder / name
             if path.exists():
                 try:
-                    return path, json.loads(path.read_text(encoding="utf-8"))
-                except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                    return path, json.loads(read_text(path))
+                except json.JSONDecodeError as error:
                     raise DataError(f"{path} is not JSON: {error}; download it again") from error
     raise DataError(f"SSV2_ROOT={root} has none of {', '.join(ANNOTATIONS[kind])}; {README}")
