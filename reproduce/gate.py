@@ -371,7 +371,7 @@ def spread(records: Sequence[RunRecord], family: str, runs: int) -> float:
     groups: dict[str, dict[tuple, list[float]]] = {}
     for r in records:
         top1 = 100 * r.result.top1 / r.result.n
-        groups.setdefault(r.model.family, {}).setdefault((r.entry, r.variant), []).append(top1)
+        groups.setdefault(_kind(r.model.family), {}).setdefault((r.entry, r.variant), []).append(top1)
 
     def pooled(families: Sequence[str]) -> tuple[int, float]:
         seeds = [g for name in families for g in groups[name].values() if len(g) > 1]
@@ -385,9 +385,14 @@ def spread(records: Sequence[RunRecord], family: str, runs: int) -> float:
         p = fisher.cdf(own / rest, repeats, others)
         return 2 * min(p, 1 - p) < 0.05
 
-    alike = [name for name in groups if not differs(name)]
+    family, alike = _kind(family), [name for name in groups if not differs(name)]
     repeats, variance = pooled(alike if family in alike else [family])
     return float(student.ppf(0.975, repeats) * np.sqrt(2 * variance / runs)) if repeats >= REPEATS else np.inf
+
+
+def _kind(family: str) -> str:
+    """Uniform architectures are of the space of the others; their runs differ as much."""
+    return family.removesuffix("_uniform")
 
 
 def training(
@@ -564,8 +569,13 @@ def _slower(new: list[float], old: list[float], tolerance: float) -> bool:
 
 
 def _moves(row: Row) -> bool:
-    """Whether ``accept`` takes a value: where it is wrong; ratios also on another platform, or of a faster network."""
+    """Whether ``accept`` takes a value: where it is wrong, or of other seeds.
+
+    Ratios also on another platform, or of a faster network.
+    """
     old, m = row.expected, row.measured
+    if old is not None and list(m.seeds) != old.get("seeds", []):
+        return True
     if row.verdict or not m.ratios or old is None:
         return bool(row.verdict)
     return old.get("platform") != platform() or _slower(old["expected"], m.value, old["tolerance"])
