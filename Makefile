@@ -94,11 +94,17 @@ chromium: env  ## a headless Chromium in VENV, to test report.html in, where non
 	    node -e 'require("./package/node_modules/@sparticuz/chromium").executablePath()' && rm -r package; } || \
 	  echo "no Chromium by npm here: set CHROMIUM=, or the test of report.html is skipped"
 
-test: env chromium  ## all tests but the slow ones
-	$(VENV)/bin/python -m pytest -q -m "not slow"
+# Tests of times and ports go last, one after another; a worker takes 1.5 GB.
+PYTEST = $(VENV)/bin/python -m pytest -q
+WORKERS ?= auto --maxprocesses 8
+
+test: env chromium  ## all tests but the slow ones, on all cores
+	$(PYTEST) -m "not slow and not alone" -n $(WORKERS) --dist worksteal
+	$(PYTEST) -m "not slow and alone"
 
 test-all: env chromium  ## all tests
-	$(VENV)/bin/python -m pytest -q
+	$(PYTEST) -m "not alone" -n $(WORKERS) --dist worksteal
+	$(PYTEST) -m alone
 
 bench: env  ## throughput of all native variants and of the peers' networks on this machine, in every mode
 	$(RUN) bench --results $(RESULTS)

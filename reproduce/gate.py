@@ -7,8 +7,11 @@ per entry of the tiny suite. Tiers, by what they cost:
 - ``inference``: what the committed checkpoint says of the tiny test videos: logits, accuracy;
 - ``speed``: forward passes as ratios to a reference network timed in the same run, of several fresh processes, by a
   Mann-Whitney test; nothing else should run;
-- ``training``: accuracies of the quick suites within their recorded intervals. Records that are there are taken; with
-  other folders (``RESULTS=fresh RUNS=fresh/runs``) all is trained anew, in hours.
+- ``training``: mean accuracies of the quick suites, over seeds, within their recorded intervals. Records that are there
+  are taken; with other folders (``RESULTS=fresh RUNS=fresh/runs``) all is trained anew, in hours. Where runs differ so
+  much that the interval would be wider than 10 points, nothing is expected, and the tier says of which.
+
+What is expected and not measured any more fails too.
 
 ``accept`` is the one way to move an expectation; it leaves a line in ``results/CHANGES.md``, with the file's hash: a
 file that was edited otherwise fails ``check`` and ``verify``.
@@ -39,6 +42,7 @@ from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from scipy.stats import f as fisher
 from scipy.stats import mannwhitneyu
 from scipy.stats import t as student
 from tabulate import tabulate
@@ -55,12 +59,13 @@ from reproduce.files import write_atomic, write_json
 from reproduce.progress import Progress
 from reproduce.protocol import Protocol
 from reproduce.records import Model, RunRecord, git_commit, load_all, score
-from reproduce.statistics import wilson
 from reproduce.suites import CONFIGS, SUITES, Entry, Suite, difference
 
 CHANGES = CONFIGS.parent / "results" / "CHANGES.md"
 HEADER = "# Changes of expectations\n\nWritten by `make accept-results` only.\n\n"
 TIERS = ("instant", "inference", "speed", "training")
+INFERENCE = "videos and labels", "top-1, videos", "logits"  # quantities of that tier
+SPEED = "time ÷ reference"  # and of that one
 GATE = replace(SUITES["ssv2-tiny"], gmacs=0.0022)  # about the least that all families reach: small checkpoints
 QUICK = ("kinetics-quick", "ssv2-quick")
 STEPS = 20  # whose losses are expected
@@ -73,6 +78,7 @@ ALPHA = 1e-3  # of the Mann-Whitney test: one false alarm in a thousand networks
 LOSS_TOLERANCE = 1e-3  # on another platform; with AVX2 or no vectors instead of AVX-512, up to 2e-5 was seen
 LOGITS_TOLERANCE = 1e-3
 REPEATS = 5  # runs beyond the first of each kind, to know the spread of runs by
+WIDEST = 10.0  # points: an interval wider than that gates nothing
 SLOWDOWN = 0.05  # processes of the same code differ by 1 % (standard deviation); 15 % is to be caught
 
 
@@ -89,12 +95,17 @@ class Measured:
         tolerance: greatest absolute difference; of ``ratios`` the slowdown; a pair: the value must lie between.
         exact: on the platform of the expectation no difference is tolerated.
         ratios: the value is a sample of time ratios, known on the platform of the expectation only.
+        seeds: of the runs whose mean the value is.
     """
 
     value: float | str | list[float]
     tolerance: float | list[float] = 0.0
     exact: bool = False
     ratios: bool = False
+    seeds: tuple[int, ...] = ()
+
+
+GONE = Measured("–")  # of what is expected and not measured any more
 
 
 @dataclass(frozen=True)
@@ -250,9 +261,9 @@ def inference(suite: Suite, entry: Entry, cache: Path, configs: Path) -> dict[st
         f"{v}\t{label}\t{error}" for v, label, error in zip(table.id, table.label, table.error, strict=True)
     )
     return {
-        "videos and labels": Measured(f"{len(table)}: {hashlib.sha256(videos.encode()).hexdigest()[:12]}"),
-        "top-1, videos": Measured(score(table)[0]),
-        "logits": Measured(logits, LOGITS_TOLERANCE, exact=True),
+        INFERENCE[0]: Measured(f"{len(table)}: {hashlib.sha256(videos.encode()).hexdigest()[:12]}"),
+        INFERENCE[1]: Measured(score(table)[0]),
+        INFERENCE[2]: Measured(logits, LOGITS_TOLERANCE, exact=True),
     }
 
 
@@ -342,42 +353,79 @@ def _speeds(
     return out
 
 
-def spread(records: list[RunRecord]) -> float:
-    """How far a repeated run may lie from the first, in points: 95 % of them, from the seeds of all entries of a suite.
+def spread(records: Sequence[RunRecord], family: str, runs: int) -> float:
+    """How far the mean of so many repeated runs may lie from the mean of the first ones, in points: 95 % of them.
 
-    Rounding is enough for that: on another number of threads, with the same seed, trainings part within some steps.
-    0 where records have no more than ``REPEATS`` repetitions.
+    On the same videos only the runs differ: their variance is that over seeds of one network. Rounding is enough for
+    it: on another number of threads, with the same seed, trainings part within some steps. It is pooled over a suite;
+    families whose runs differ more, or less, than the others' (F test) have their own.
+
+    Args:
+        records: of a suite.
+        family: whose runs are repeated.
+        runs: in the mean.
+
+    Returns:
+        Infinity where the records have fewer than ``REPEATS`` repetitions.
     """
-    groups: dict[tuple, list[float]] = {}
+    groups: dict[str, dict[tuple, list[float]]] = {}
     for r in records:
-        groups.setdefault((r.entry, r.variant), []).append(100 * r.result.top1 / r.result.n)
-    repeats = sum(len(g) - 1 for g in groups.values())
-    if repeats < REPEATS:
-        return 0.0
-    variance = sum(np.var(g, ddof=1) * (len(g) - 1) for g in groups.values() if len(g) > 1) / repeats
-    return float(student.ppf(0.975, repeats) * np.sqrt(2 * variance))
+        top1 = 100 * r.result.top1 / r.result.n
+        groups.setdefault(_kind(r.model.family), {}).setdefault((r.entry, r.variant), []).append(top1)
+
+    def pooled(families: Sequence[str]) -> tuple[int, float]:
+        seeds = [g for name in families for g in groups[name].values() if len(g) > 1]
+        repeats = sum(len(g) - 1 for g in seeds)
+        return repeats, sum(np.var(g, ddof=1) * (len(g) - 1) for g in seeds) / max(1, repeats)
+
+    def differs(name: str) -> bool:
+        (repeats, own), (others, rest) = pooled([name]), pooled([other for other in groups if other != name])
+        if not repeats or not others or not rest:
+            return False
+        p = fisher.cdf(own / rest, repeats, others)
+        return 2 * min(p, 1 - p) < 0.05
+
+    family, alike = _kind(family), [name for name in groups if not differs(name)]
+    repeats, variance = pooled(alike if family in alike else [family])
+    return float(student.ppf(0.975, repeats) * np.sqrt(2 * variance / runs)) if repeats >= REPEATS else np.inf
 
 
-def training(suite: Suite, entry: Entry, cache: Path, runs: Path, results: Path) -> dict[str, Measured]:
-    """The accuracy of an entry's records in ``results``; trained and tested first where none is of today's recipe.
+def _kind(family: str) -> str:
+    """Uniform architectures are of the space of the others; their runs differ as much."""
+    return family.removesuffix("_uniform")
 
-    Its interval is that over videos and over repeated runs.
+
+def training(
+    suite: Suite, entry: Entry, cache: Path, runs: Path, results: Path, seeds: Sequence[int] = ()
+) -> dict[str, Measured]:
+    """The mean accuracy of an entry's records in ``results``; what is missing of today's recipe is trained first.
+
+    Args:
+        suite: of the entry.
+        entry: of which all architectures and all seeds count.
+        cache: of the embedded videos.
+        runs: folder of run folders.
+        results: folder of records.
+        seeds: that must be among them; without any and without a record, 0.
     """
 
-    def found() -> list[RunRecord]:
-        records = load_all(results / "records" / suite.name)
-        mine = [r for r in records if r.entry == entry.name and r.seed == 0 and r.variant < entry.variants]
-        return [r for r in mine if not difference(r, suite, entry)]
+    def found() -> dict[tuple[int, int], RunRecord]:
+        mine = [r for r in load_all(folder) if r.entry == entry.name and r.variant < entry.variants]
+        return {(r.seed, r.variant): r for r in mine if not difference(r, suite, entry)}
 
-    if len(found()) < entry.variants:
-        run_jobs(jobs(suite, [entry.name], [0]), cache, runs, results)
-    records = found()
-    correct, n = np.mean([r.result.top1 for r in records]), records[0].result.n
-    top1, again = float(100 * correct / n), spread(load_all(results / "records" / suite.name))
-    low, high = wilson(correct, n)
-    low, high = top1 - np.hypot(top1 - low, again), top1 + np.hypot(high - top1, again)
+    folder, variants = results / "records" / suite.name, range(entry.variants)
+    there = found()
+    whole = {seed for seed, _ in there if all((seed, v) in there for v in variants)}
+    wanted = sorted(whole | set(seeds)) or [0]
+    missing = [seed for seed in wanted if seed not in whole]
+    if missing:
+        run_jobs(jobs(suite, [entry.name], missing), cache, runs, results)
+        there = found()
+    records = [there[seed, v] for seed in wanted for v in variants]
+    top1 = float(np.mean([100 * r.result.top1 / r.result.n for r in records]))
+    half = spread(load_all(folder), records[0].model.family, len(records))
     return {
-        "top-1 %": Measured(top1, [round(x, 2) for x in (low, high)]),
+        "top-1 %": Measured(top1, [round(top1 - half, 2), round(top1 + half, 2)], seeds=tuple(wanted)),
         "at the budget": _at_budget([r.model for r in records]),
     }
 
@@ -386,6 +434,8 @@ def measure(
     tiers: Sequence[str], cache: Path, runs: Path, results: Path, configs: Path = CONFIGS, only: Sequence[str] = ()
 ) -> Iterator[tuple[Path, str, dict[str, Measured]]]:
     """Everything that the tiers ask for: file of the expectation, case, values by quantity.
+
+    Last comes what the files expect of these tiers, and of entries that are no more, and was not measured: ``GONE``.
 
     Raises:
         ValueError: unknown tier or entry.
@@ -405,13 +455,15 @@ def measure(
     unknown = sorted(set(only) - {e.name for _, _, e in todo})
     if unknown:
         raise ValueError(f"these tiers check nothing of {unknown[0]!r}; without --only they say what they check")
-    quantity, gated = "time ÷ reference", [e for _, case, e in todo if case == "gate"]
+    gated = [e for _, case, e in todo if case == "gate"]
     ratios = speeds(GATE, gated) if "speed" in tiers and gated else {}
+    seen = set()
     with Progress("gate", len(todo)) as progress:
         for suite, case, entry in todo:
-            out: dict[str, Measured] = {}
+            path, out = (configs / entry.config).with_name(f"{entry.name}.json"), {}
             if case.endswith("trained"):
-                out |= training(suite, entry, cache, runs, results)
+                seeds = _expectations(path).get(case, {}).get("top-1 %", {}).get("seeds", ())
+                out |= training(suite, entry, cache, runs, results, seeds)
             elif "instant" in tiers:
                 out |= cost(suite, entry)
             if case == "gate":
@@ -422,9 +474,50 @@ def measure(
                     if "inference" in tiers:
                         out |= inference(suite, entry, cache, configs)
                 if "speed" in tiers:
-                    out[quantity] = ratios[entry.name]
-            yield (configs / entry.config).with_name(f"{entry.name}.json"), case, out
+                    out[SPEED] = ratios[entry.name]
+            seen |= {(path, case, name) for name in out}
+            if "checkpoint" in out:  # says why there is nothing of its tier
+                seen |= {(path, case, name) for name in INFERENCE}
+            yield path, case, out
             progress.step(note=f"{case} {entry.name}")
+    for path in sorted(configs.glob("*/*.json")):
+        if only and path.stem not in only:
+            continue
+        known = any(path.stem == e.name and Path(e.config).parent.name == path.parent.name for e in _all_entries())
+        for case, expected in _expectations(path).items():
+            asked = (name for name in expected if not known or tier(case, name) in tiers)
+            gone = {name: GONE for name in asked if (path, case, name) not in seen}
+            if gone:
+                yield path, case, gone
+
+
+def tier(case: str, quantity: str) -> str:
+    """The tier that measures a quantity of a case."""
+    if case.endswith("trained"):
+        return "training"
+    return "inference" if quantity in INFERENCE else "speed" if quantity == SPEED else "instant"
+
+
+def _all_entries() -> list[Entry]:
+    return [e for suite in (GATE, *(SUITES[name] for name in QUICK)) for e in suite.entries]
+
+
+def _expectations(path: Path) -> dict[str, dict[str, dict]]:
+    """What a file says, by case and quantity; nothing where there is none.
+
+    Raises:
+        GateError: it is not what ``accept`` writes.
+    """
+    if not path.exists():
+        return {}
+    try:
+        file = json.loads(path.read_text())
+        for case in file.values():
+            for expected in case.values():
+                np.shape(expected["expected"]), np.asarray(expected["tolerance"], float)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise GateError(f"{path} is no file of expectations ({error!r}); restore it: git checkout {path}") from error
+    return file
 
 
 # ---- expected against measured
@@ -438,14 +531,18 @@ def judge(measured: Measured, expected: dict | None, here: str) -> str:
         expected: ``expected``, ``tolerance`` and, where it matters, ``platform``.
         here: this platform.
     """
+    if measured is GONE:
+        return "no longer measured"
     if expected is None:
-        return "no expectation"
+        return "" if ungated(measured) else "no expectation"
     old, new, tolerance = expected["expected"], measured.value, expected["tolerance"]
     if measured.ratios:
-        if expected["platform"] != here or not _slower(new, old, tolerance):
+        if expected.get("platform") != here or not _slower(new, old, tolerance):
             return ""  # how fast one network is against another depends on the processor
         return f"slower by {100 * (np.median(new) / np.median(old) - 1):.0f} %"
     if isinstance(tolerance, list):
+        if tolerance[1] - tolerance[0] > WIDEST:
+            return f"an interval of {tolerance[1] - tolerance[0]:.1f} points gates nothing"
         return "" if tolerance[0] <= new <= tolerance[1] else "outside its interval"
     if isinstance(old, str) or isinstance(new, str):
         return "" if old == new else "differs"
@@ -457,23 +554,38 @@ def judge(measured: Measured, expected: dict | None, here: str) -> str:
     return "" if worst <= tolerance else f"off by {worst:.2g}"  # not a number compares as off
 
 
+def ungated(measured: Measured) -> str:
+    """Why nothing is expected of a value; empty if something is."""
+    if not isinstance(measured.tolerance, list):
+        return ""
+    width = measured.tolerance[1] - measured.tolerance[0]
+    if np.isinf(width):
+        return "not gated: too few runs to know their spread by"
+    return f"not gated: interval would be {width:.1f} points" if width > WIDEST else ""
+
+
 def _slower(new: list[float], old: list[float], tolerance: float) -> bool:
     return mannwhitneyu(new, (1 + tolerance) * np.array(old), alternative="greater").pvalue < ALPHA
 
 
 def _moves(row: Row) -> bool:
-    """Whether ``accept`` takes a value: where it is wrong; ratios also on another platform, or of a faster network."""
+    """Whether ``accept`` takes a value: where it is wrong, or of other seeds.
+
+    Ratios also on another platform, or of a faster network.
+    """
     old, m = row.expected, row.measured
+    if old is not None and list(m.seeds) != old.get("seeds", []):
+        return True
     if row.verdict or not m.ratios or old is None:
         return bool(row.verdict)
-    return old["platform"] != platform() or _slower(old["expected"], m.value, old["tolerance"])
+    return old.get("platform") != platform() or _slower(old["expected"], m.value, old["tolerance"])
 
 
 def compare(measured: Iterator[tuple[Path, str, dict[str, Measured]]]) -> list[Row]:
     """A row for everything measured."""
     here, rows = platform(), []
     for path, case, values in measured:
-        file = json.loads(path.read_text()) if path.exists() else {}
+        file = _expectations(path)
         for quantity, value in values.items():
             expected = file.get(case, {}).get(quantity)
             rows.append(Row(path, case, quantity, value, expected, judge(value, expected, here)))
@@ -542,7 +654,7 @@ def _digest(path: Path) -> str:
 
 
 def check(rows: Sequence[Row], changes: Path) -> str:
-    """One line when everything is as expected.
+    """One line when everything is as expected, after one for each value of which nothing is expected.
 
     Args:
         rows: what was measured.
@@ -561,9 +673,12 @@ def check(rows: Sequence[Row], changes: Path) -> str:
         )
     if found:
         raise GateError("\n".join(found))
-    elsewhere = sum(row.measured.ratios and row.expected["platform"] != platform() for row in rows)
-    known = f"{len(rows) - elsewhere} checks are as expected"
-    return known + (f"; {elsewhere} timings are expected on another platform only" if elsewhere else "")
+    elsewhere = sum(row.measured.ratios and row.expected.get("platform") != platform() for row in rows)
+    free = [row for row in rows if row.expected is None]
+    lines = [f"{row.case} {row.path.stem}, {row.quantity}: {ungated(row.measured)}" for row in free]
+    known = f"{len(rows) - elsewhere - len(free)} checks are as expected"
+    known += f"; {elsewhere} timings are expected on another platform only" if elsewhere else ""
+    return "\n".join([*lines, known])
 
 
 def needs_reason(reason: str) -> None:
@@ -575,7 +690,8 @@ def needs_reason(reason: str) -> None:
 def accept(rows: Sequence[Row], reason: str, changes: Path) -> list[str]:
     """Make what was measured the expectation wherever it is not as expected; the lines added to ``changes``.
 
-    A tolerance that a file states stays, as does one that was edited; an interval is that of the new value.
+    A tolerance that a file states stays, as does one that was edited; an interval is that of the new value, and none
+    that is wider than ``WIDEST`` is written. What is no longer measured goes, at last the file and its checkpoint.
 
     Raises:
         ValueError: no reason is given.
@@ -592,22 +708,32 @@ def accept(rows: Sequence[Row], reason: str, changes: Path) -> list[str]:
             )
     lines = []
     for path in sorted({row.path for row in rows}):
-        file, moved = json.loads(path.read_text()) if path.exists() else {}, []
+        file, moved = _expectations(path), []
         if file and _noted(path, changes) != _digest(path):
             moved.append(f"{'edited by hand to' if _noted(path, changes) else 'not noted before,'} {_digest(path)}")
         for row in (r for r in rows if r.path == path and _moves(r)):
             m, old = row.measured, row.expected
+            before = "none" if old is None else _short(old["expected"])
+            if m is GONE or ungated(m):
+                del file[row.case][row.quantity]
+                if not file[row.case]:
+                    del file[row.case]
+                moved.append(f"{row.case} {row.quantity} {before} → {row.verdict if m is GONE else ungated(m)}")
+                continue
             keep = old is not None and not isinstance(m.tolerance, list)
             new = {"expected": m.value, "tolerance": old["tolerance"] if keep else m.tolerance}
-            file.setdefault(row.case, {})[row.quantity] = new | (
-                {"platform": platform()} if m.exact or m.ratios else {}
-            )
-            before = "none" if old is None else _short(old["expected"])
+            new |= {"platform": platform()} if m.exact or m.ratios else {}
+            new |= {"seeds": list(m.seeds)} if m.seeds else {}
+            file.setdefault(row.case, {})[row.quantity] = new
             moved.append(f"{row.case} {row.quantity} {before} → {_short(m.value)}")
         if not moved:
             continue
-        write_json(path, file)
-        made = f"{date.today().isoformat()}, {git_commit()[:8]}, `{_name(path)}` = {_digest(path)}"
+        if file:
+            write_json(path, file)
+        else:
+            path.unlink()
+            path.with_suffix(".safetensors").unlink(missing_ok=True)
+        made = f"{date.today().isoformat()}, {git_commit()[:8]}, `{_name(path)}` = {_digest(path) if file else 'gone'}"
         lines.append(f"- {made}, {reason.strip()}: " + "; ".join(moved))
         text = (changes.read_text() if changes.exists() else HEADER) + lines[-1] + "\n"
         write_atomic(changes, lambda path, text=text: path.write_text(text))

@@ -1,4 +1,8 @@
-"""The version of the arithmetic: another one means that runs before and after are not the same experiment."""
+"""The numerics version of an entry: it changes where the code that trains it comes to other numbers.
+
+A run hash holds the recipe and the network, but not the code. What the gate expects of the first steps stands for it:
+whoever changes the numbers has to accept other losses, and with them every run of the entry is another run.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,27 @@ import json
 from pathlib import Path
 
 EXPECTED = Path(__file__).resolve().parent.parent / "configs" / "tiny"
+CASE, QUANTITY = "gate", "losses of 20 steps"
 
 
-def numerics(entry: str, control: str | None = None) -> str:
-    """Eight hex digits of the first losses that the gate expects of an entry; they move by ``accept`` only.
+def numerics(entry_name: str, control: str | None = None) -> str:
+    """Eight hex digits of the losses that the gate expects of an entry; empty where it expects none.
 
     Args:
-        entry: its name.
-        control: of an entry that is searched for, whose losses stand for it.
+        entry_name: of a suite's entry.
+        control: of a searched entry, which the gate cannot train, the random architectures of its space; by default
+            the entry of that name: ``auto_tsnet_random``, ``assemblenet_random``, ``pvnas_random``.
 
-    Returns:
-        The version, or '' where nothing is expected (users' models, native variants).
+    Raises:
+        ValueError: the file of the expectations is damaged.
     """
-    for name in filter(None, (entry, control)):
+    for name in (entry_name, control or f"{entry_name.removesuffix('_searched')}_random"):
         path = EXPECTED / f"{name}.json"
-        if path.exists():
-            losses = json.loads(path.read_text())["gate"]["losses of 20 steps"]["expected"]
-            return hashlib.sha256(json.dumps(losses).encode()).hexdigest()[:8]
+        if not path.exists():
+            continue
+        try:
+            losses = [float(loss) for loss in json.loads(path.read_text())[CASE][QUANTITY]["expected"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} has no {CASE} losses ({error!r}); restore it: git checkout {path}") from error
+        return hashlib.sha256(json.dumps(losses).encode()).hexdigest()[:8]
     return ""

@@ -1,6 +1,8 @@
 """Fixtures: embedded tiny data sets, made once per test session, and the folder of real clips where there is one."""
 
+import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -12,16 +14,41 @@ from reproduce.suites import SUITES
 
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("suite")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # the other cores have workers of their own; what a test starts inherits it
 torch.set_num_threads(min(2, int(os.environ.get("OMP_NUM_THREADS", 2))))
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    """A cache folder with both tiny data sets."""
-    folder = tmp_path_factory.mktemp("cache")
-    for layout in ("kinetics", "ssv2"):
-        synthetic.generate(f"synthetic-{layout}", folder / f"synthetic-{layout}-tiny", size="tiny")
+def shared(tmp_path_factory, request) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A function of a name and of what fills a folder: the folder, filled by the first of all workers that asks for it.
+
+    Tests must not write there.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if hasattr(request.config, "workerinput") else base  # that of all workers
+
+    def folder(name: str, fill: Callable[[Path], None]) -> Path:
+        out, filled = base / f"shared-{name}", base / f"shared-{name}.filled"
+        with open(base / f"shared-{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not filled.exists():
+                fill(out)
+                filled.touch()
+        return out
+
     return folder
+
+
+@pytest.fixture(scope="session")
+def cache(shared) -> Path:
+    """A cache folder with both tiny data sets."""
+
+    def fill(folder: Path) -> None:
+        for layout in ("kinetics", "ssv2"):
+            synthetic.generate(f"synthetic-{layout}", folder / f"synthetic-{layout}-tiny", size="tiny")
+
+    return shared("cache", fill)
 
 
 @pytest.fixture(scope="session")

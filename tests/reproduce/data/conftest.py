@@ -15,13 +15,16 @@ COUNT = 60  # videos of a copy: two thirds to train
 
 
 @pytest.fixture(scope="session")
-def clips(tmp_path_factory) -> Path:
+def clips(shared) -> Path:
     """``0.mp4`` … ``59.mp4``, the same as webm, and one file of each oddity."""
-    folder = tmp_path_factory.mktemp("clips")
     root = Path(__file__).resolve().parents[3]
-    command = [sys.executable, str(Path(__file__).with_name("make_clips.py")), str(folder)]
-    subprocess.run(command, check=True, cwd=root, env={"PYTHONPATH": str(root), "PATH": ""})
-    return folder
+
+    def fill(folder: Path) -> None:
+        folder.mkdir()
+        command = [sys.executable, str(Path(__file__).with_name("make_clips.py")), str(folder)]
+        subprocess.run(command, check=True, cwd=root, env={"PYTHONPATH": str(root), "PATH": ""})
+
+    return shared("clips", fill)
 
 
 @pytest.fixture(scope="session")
