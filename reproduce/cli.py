@@ -432,14 +432,12 @@ def import_weights(
 
     Example: python -m reproduce import-weights X3D_M.pyth --as x3d_m --out x3d_m.safetensors
     """
-    from safetensors.torch import save_file
-
     from baselines import checkpoints
-    from reproduce.files import write_atomic
+    from reproduce.files import save_weights
 
     state, header = checkpoints.read(file, variant, classes)
     out = out or Path(f"{variant}.safetensors")
-    write_atomic(out, lambda path: save_file(state, path, header))
+    save_weights(out, state, header)
     typer.echo(f"{out}: {len(state)} tensors of {header['source']}'s {variant}, {header['num_classes']} classes")
 
 
