@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,24 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):  # a folder that is gone or read-only: the error above says so
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path, way_out: str) -> None:
+    """Make a folder and see that files can be made in it.
+
+    Args:
+        folder: to be written to, much later.
+        way_out: what names another.
+
+    Raises:
+        OutputError: it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}; choose another folder ({way_out})") from error
 
 
 def write_json(path: Path, data: object) -> None:

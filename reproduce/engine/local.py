@@ -42,6 +42,7 @@ from reproduce.engine.runner import (
     RunHook,
     StreamLoop,
     build_runner,
+    check_shared_memory,
     ignore_sigterm,
     preemptible,
     resume_from,
@@ -405,6 +406,10 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
             rate += f" ({config.optim_wrapper.optimizer.lr:g} per {config.reference_batch} clips)"
         dealt = f"batch {config.batch} = ranks {world} × passes {accumulate} × clips {clips}"
         print(f"  {spec.id} train: {dealt}, {rate}, {config.get('amp') or 'fp32'}", file=sys.stderr)
+    p, workers = suite.protocol, config.workers
+    views, clip = videos_at_once(config, p) * p.views, p.sampling.frames * 3  # a pixel, T × 3 bytes
+    check_shared_memory(workers, 2, clips * clip * p.crops.size**2, "train")
+    check_shared_memory(workers, 1, views * clip * p.crops.test_size**2, "test")
     torch.manual_seed(spec.seed)
     steps, schedulers = schedule(config, len(manifest.videos))
     dataset = TrainClips(manifest, suite.protocol, spec.seed, skipped=folder / "train" / SKIPPED)
