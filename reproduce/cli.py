@@ -540,23 +540,11 @@ def _integers(option: str, text: str) -> list[int]:
     return numbers
 
 
+# Those that the README names.
 VARIABLES = (
-    *(
-        "MODELS",
-        "SEEDS",
-        "EMBEDDED",
-        "GPUS",
-        "JOBS",
-        "ENGINE",
-        "DECODER",
-        "RUNS",
-        "RESULTS",
-        "CACHE",
-        "TIERS",
-        "REASON",
-    ),
-    *("KINETICS_ROOT", "SSV2_ROOT", "VENV", "PYTHON", "CHROMIUM", "RAY_ADDRESS", "TRACEBACK"),
-)  # that the README names
+    *("MODELS", "SEEDS", "EMBEDDED", "GPUS", "JOBS", "ENGINE", "DECODER", "TIERS", "REASON", "RAY_ADDRESS"),
+    *("RUNS", "RESULTS", "CACHE", "KINETICS_ROOT", "SSV2_ROOT", "VENV", "PYTHON", "CHROMIUM", "TRACEBACK"),
+)
 
 
 def check_environment(
@@ -576,7 +564,7 @@ def check_environment(
     # Of the environment only the singular, plural and spelling of a name: other programs' variables are there too.
     meant = {name: plain[_plain(name)] for name in environment if _plain(name) in plain}
     for name in re.findall(r"(?:^| )(\w+)=", environment.get("MAKEFLAGS", "").partition("-- ")[2]):
-        if near := difflib.get_close_matches(name.upper(), VARIABLES, 1, 0.7):
+        if near := difflib.get_close_matches(name.upper(), VARIABLES, 1, 0.8):
             meant.setdefault(name, near[0])
     for name, right in meant.items():
         if name not in VARIABLES:

@@ -44,14 +44,14 @@ def launched(environment: Mapping[str, str] = os.environ) -> bool:
     world, rank = (number(environment, name, default) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
     if rank >= max(1, world):
         raise ValueError(
-            f"RANK={rank} and WORLD_SIZE={environment.get('WORLD_SIZE', 'unset')} contradict each other: ranks are 0 to "
-            f"{max(1, world) - 1}; unset both, and use GPUS= or torchrun"
+            f"RANK={rank} and WORLD_SIZE={environment.get('WORLD_SIZE', 'unset')} contradict each other, ranks count "
+            "from 0; unset both and use GPUS=, or start the command by torchrun"
         )
     missing = [name for name in LAUNCHER if name not in environment]
     if world > 1 and missing:
         raise ValueError(
-            f"WORLD_SIZE={world}, but {', '.join(missing)} not set: a scheduler has started this process, not torchrun; "
-            "unset WORLD_SIZE and RANK and use GPUS= on one machine, or start it by torchrun"
+            f"WORLD_SIZE={world}, but {', '.join(missing)} not set: a scheduler has started this process, not "
+            "torchrun; unset WORLD_SIZE and RANK and use GPUS= on one machine, or start it by torchrun"
         )
     return world > 1 or "TORCHELASTIC_RUN_ID" in environment
 
