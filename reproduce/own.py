@@ -307,7 +307,7 @@ def _check_weights(net: nn.Module) -> None:
     for (name, tensor), storage in zip(tensors.items(), storages, strict=True):
         if storages.count(storage) == 1:
             continue
-        whole = torch.arange(tensor.untyped_storage().nbytes() // tensor.element_size())
+        whole = torch.arange(tensor.untyped_storage().nbytes() // tensor.element_size(), device="cpu")
         mine = set(whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).flatten().tolist())
         for other, theirs in seen.get(storage, []):
             if mine & theirs:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = suite("kinetics-tiny")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def families():
     """Other tests find the families that they expect."""
     before = set(FAMILIES)
@@ -52,7 +52,7 @@ def swish(x):
 class Sizes:
     width: int = 3
 
-@register_family(Knob("width", 1, 64, 1))
+@register_family(Knob("width", 1, 128, 1))
 class Mine(nn.Module):
     def __init__(self, *, num_classes, frames, crop, width=8):
         super().__init__()
