@@ -1,7 +1,7 @@
 # Every target that needs the environment makes it first; it is rebuilt only when the lock changes.
 VENV ?= .venv
 PYTHON ?= python3
-RUN := $(VENV)/bin/python -m reproduce
+RUN := "$$VENV/bin/python" -m reproduce
 SEEDS ?= 0
 RESULTS ?= my-results
 EMBEDDED ?= quick
@@ -10,7 +10,8 @@ ENGINE ?= local
 JOBS ?= 0
 TIERS ?= instant,inference
 REASON ?=
-export SEEDS EMBEDDED GPUS ENGINE JOBS TIERS REASON
+# Recipes take them from the environment, quoted: there they may hold spaces, & and quotes.
+export SEEDS EMBEDDED GPUS ENGINE JOBS TIERS REASON VENV PYTHON RESULTS
 export OMP_WAIT_POLICY ?= PASSIVE  # spinning OpenMP threads and decoding workers slow each other down tenfold
 
 .DEFAULT_GOAL := help
@@ -20,13 +21,13 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env:  ## make the environment in VENV (default .venv)
-	@cmp -s requirements.lock $(VENV)/requirements.lock || { \
-	  echo "making $(VENV): about 6 GB, a few minutes, once" && \
-	  $(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v <= (3, 12) and f"Python {v[0]}.{v[1]} is not supported, 3.10 to 3.12 are; set PYTHON=")' && \
-	  $(PYTHON) -m venv $(VENV) && \
-	  $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock && \
-	  $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . && \
-	  cp requirements.lock $(VENV)/requirements.lock; }
+	@cmp -s requirements.lock "$$VENV/requirements.lock" || { \
+	  echo "making $$VENV: about 6 GB, a few minutes, once" && \
+	  "$$PYTHON" -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v <= (3, 12) and f"Python {v[0]}.{v[1]} is not supported, 3.10 to 3.12 are; set PYTHON=")' && \
+	  "$$PYTHON" -m venv "$$VENV" && \
+	  "$$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.lock && \
+	  "$$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable . && \
+	  cp requirements.lock "$$VENV/requirements.lock"; }
 
 reproduce-kinetics: env  ## train, test and tabulate on KINETICS_ROOT; without it, on embedded videos (minutes)
 	$(RUN) run kinetics
@@ -41,13 +42,13 @@ search-ssv2: env  ## the same on SSV2_ROOT
 	$(RUN) search ssv2
 
 table-kinetics: env  ## tables of Kinetics-400 and of its embedded twin, from whatever records there are
-	$(RUN) table kinetics kinetics-$(EMBEDDED)
+	$(RUN) table kinetics "kinetics-$$EMBEDDED"
 
 table-ssv2: env  ## tables of Something-Something-V2 and of its embedded twin
-	$(RUN) table ssv2 ssv2-$(EMBEDDED)
+	$(RUN) table ssv2 "ssv2-$$EMBEDDED"
 
 verify: env  ## recompute every accuracy and every table of RESULTS; fails where one disagrees
-	$(RUN) verify $(RESULTS)
+	$(RUN) verify "$$RESULTS"
 
 report: env  ## all tables and pictures of RESULTS as one page, report.html
 	$(RUN) report
@@ -62,40 +63,40 @@ accept-results: env  ## make what they yield now the expectation; REASON= goes i
 	$(RUN) accept
 
 study-planted: env  ## the search engines on a space whose best is known (minutes)
-	$(VENV)/bin/python -m reproduce.studies.planted --out $(RESULTS)/studies/planted.json
+	"$$VENV/bin/python" -m reproduce.studies.planted --out "$$RESULTS/studies/planted.json"
 
 study-search: env  ## searched against random architectures, supernet against stand-alone ranking (an hour on a CPU)
-	$(VENV)/bin/python -m reproduce.studies.search --suite ssv2-$(EMBEDDED) --results $(RESULTS) --out $(RESULTS)/studies/search.json
+	"$$VENV/bin/python" -m reproduce.studies.search --suite "ssv2-$$EMBEDDED" --results "$$RESULTS" --out "$$RESULTS/studies/search.json"
 
 study-presets: env  ## one search step at full size of each preset: time and peak memory (minutes)
-	$(VENV)/bin/python -m reproduce.studies.presets --out $(RESULTS)/studies/presets.json
+	"$$VENV/bin/python" -m reproduce.studies.presets --out "$$RESULTS/studies/presets.json"
 
 study-diversity: env  ## does PV-NAS-style's schedule keep searched networks diverse (minutes)
-	$(VENV)/bin/python -m reproduce.studies.diversity --suite ssv2-$(EMBEDDED) --out $(RESULTS)/studies/diversity.json
+	"$$VENV/bin/python" -m reproduce.studies.diversity --suite "ssv2-$$EMBEDDED" --out "$$RESULTS/studies/diversity.json"
 
 study-decoding: env  ## videos to clips against mmaction2's pipeline: speed, equal views, memory (half an hour)
-	$(VENV)/bin/python -m reproduce.studies.decoding --out $(RESULTS)/studies/decoding.json
+	"$$VENV/bin/python" -m reproduce.studies.decoding --out "$$RESULTS/studies/decoding.json"
 
 study-regressions: env  ## planted regressions in every family, and clean repeats: what the gate says (minutes)
-	$(VENV)/bin/python -m reproduce.studies.regressions --out $(RESULTS)/studies/regressions.json
+	"$$VENV/bin/python" -m reproduce.studies.regressions --out "$$RESULTS/studies/regressions.json"
 
 study-slower: env  ## what its speed tier says of networks 15 % slower; nothing else may run (half an hour)
-	$(VENV)/bin/python -m reproduce.studies.regressions --speed --out $(RESULTS)/studies/slower.json
+	"$$VENV/bin/python" -m reproduce.studies.regressions --speed --out "$$RESULTS/studies/slower.json"
 
 lint: env  ## style: ruff check and format
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+	"$$VENV/bin/ruff" check .
+	"$$VENV/bin/ruff" format --check .
 
 chromium: env  ## a headless Chromium in VENV, to test report.html in, where none is installed (200 MB, seconds, by npm)
-	@test -n "$$CHROMIUM" || command -v chromium > /dev/null || test -x $(VENV)/chromium/chromium || { \
-	  test "$$(uname -sm)" = "Linux x86_64" && mkdir -p $(VENV)/chromium && cd $(VENV)/chromium && \
+	@test -n "$$CHROMIUM" || command -v chromium > /dev/null || test -x "$$VENV/chromium/chromium" || { \
+	  test "$$(uname -sm)" = "Linux x86_64" && mkdir -p "$$VENV/chromium" && cd "$$VENV/chromium" && \
 	  timeout 120 npm install --silent --no-save --prefix package @sparticuz/chromium@147.0.0 && \
 	  TMPDIR="$$PWD" AWS_EXECUTION_ENV=AWS_Lambda_nodejs20.x \
 	    node -e 'require("./package/node_modules/@sparticuz/chromium").executablePath()' && rm -r package; } || \
 	  echo "no Chromium by npm here: set CHROMIUM=, or the test of report.html is skipped"
 
 # Tests of times and ports go last, one after another; a worker takes 1.5 GB.
-PYTEST = $(VENV)/bin/python -m pytest -q
+PYTEST = "$$VENV/bin/python" -m pytest -q
 WORKERS ?= auto --maxprocesses 8
 
 test: env chromium  ## all tests but the slow ones, on all cores
@@ -107,18 +108,18 @@ test-all: env chromium  ## all tests
 	$(PYTEST) -m alone
 
 bench: env  ## throughput of all native variants and of the peers' networks on this machine, in every mode
-	$(RUN) bench --results $(RESULTS)
+	$(RUN) bench --results "$$RESULTS"
 
 bench-save: env  ## time what is slow in this code (pytest-benchmark), as the baseline in results/benchmarks
-	$(VENV)/bin/python -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage=$(RESULTS)/benchmarks --benchmark-save=baseline tests/bench
+	"$$VENV/bin/python" -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage="$$RESULTS/benchmarks" --benchmark-save=baseline tests/bench
 
 bench-compare: env  ## time it again, beside the baseline
-	$(VENV)/bin/python -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage=$(RESULTS)/benchmarks tests/bench --benchmark-compare
+	"$$VENV/bin/python" -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage="$$RESULTS/benchmarks" tests/bench --benchmark-compare
 
 lock: env  ## renew requirements.lock from pyproject.toml
-	$(VENV)/bin/python -m pip install --quiet uv
-	$(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
+	"$$VENV/bin/python" -m pip install --quiet uv
+	"$$VENV/bin/uv" pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
 	  --no-annotate --no-header -c constraints.txt -o requirements.lock
 
 clean:  ## remove the environment, embedded videos and run folders (records stay)
-	rm -rf $(VENV) .cache runs
+	rm -rf "$$VENV" .cache runs

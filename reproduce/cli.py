@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
+import re
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +28,8 @@ ResultsOption = Annotated[
     Path, typer.Option("--results", envvar="RESULTS", help="Folder of records and tables of one's own.")
 ]
 CacheOption = Annotated[Path, typer.Option("--cache", envvar="CACHE", help="Folder of the embedded videos.")]
-RANK = int(os.environ.get("RANK", 0))  # of several processes of one run, the first speaks
+_RANK = os.environ.get("RANK", "")
+RANK = int(_RANK) if _RANK.isdecimal() else 0  # of several processes of one run, the first speaks
 
 
 def choose(name: str) -> str:
@@ -63,11 +67,11 @@ GpusOption = Annotated[
 
 def on_ranks(gpus: int, runs: Path) -> bool:
     """Whether this process is to do the work; if not, ranks that this call started have done it."""
-    from reproduce.engine.distributed import check_gpus, start
+    from reproduce.engine.distributed import check_gpus, launched, start
     from reproduce.engine.torchrun import launch, machines_of_step
 
     machines = machines_of_step()
-    if "WORLD_SIZE" not in os.environ and max(1, gpus) * machines > 1:
+    if not launched() and max(1, gpus) * machines > 1:
         check_gpus(gpus)
         launch(max(1, gpus), sys.argv[1:], runs / "ranks", machines)
         return False
@@ -115,7 +119,7 @@ def run(
     from reproduce.suites import suite
 
     apart(results)
-
+    check_environment(seeds, runs, results, cache)
     if engine not in ("local", "ray"):
         raise ValueError(f"unknown engine {engine!r}; known: local, ray")
     if engine == "local" and not on_ranks(gpus, runs):
@@ -171,6 +175,7 @@ def search(
     from reproduce.engine.searching import search_config
     from reproduce.suites import suite
 
+    check_environment(seeds, runs, None, cache)
     if not on_ranks(gpus, runs):
         return
     s = suite(choose(suite_name))
@@ -261,7 +266,7 @@ def compare(
     from reproduce.suites import suite
 
     apart(results)
-
+    check_environment(seeds, runs, results, cache)
     if not on_ranks(gpus, runs):
         return
     s = suite(choose(f"{dataset}@{budget}" if budget else dataset))
@@ -515,14 +520,12 @@ def import_weights(
 
     Example: python -m reproduce import-weights X3D_M.pyth --as x3d_m --out x3d_m.safetensors
     """
-    from safetensors.torch import save_file
-
     from baselines import checkpoints
-    from reproduce.files import write_atomic
+    from reproduce.files import save_weights
 
     state, header = checkpoints.read(file, variant, classes)
     out = out or Path(f"{variant}.safetensors")
-    write_atomic(out, lambda path: save_file(state, path, header))
+    save_weights(out, state, header)
     typer.echo(f"{out}: {len(state)} tensors of {header['source']}'s {variant}, {header['num_classes']} classes")
 
 
@@ -610,9 +613,64 @@ def score(
 
 def _integers(option: str, text: str) -> list[int]:
     try:
-        return [int(x) for x in text.split(",")]
+        numbers = [int(x) for x in text.split(",")]
     except ValueError:
         raise ValueError(f"{option}={text!r} is no comma-separated list of integers, such as 0,1,2") from None
+    if min(numbers) < 0 or max(numbers) >= 2**32 or len(set(numbers)) < len(numbers):
+        raise ValueError(f"{option}={text!r}: seeds are different integers from 0 to 2³² - 1, such as 0,1,2")
+    return numbers
+
+
+# Those that the README names.
+VARIABLES = (
+    *("MODELS", "SEEDS", "EMBEDDED", "GPUS", "JOBS", "ENGINE", "DECODER", "TIERS", "REASON", "RAY_ADDRESS"),
+    *("RUNS", "RESULTS", "CACHE", "KINETICS_ROOT", "SSV2_ROOT", "VENV", "PYTHON", "CHROMIUM", "TRACEBACK"),
+)
+
+
+def check_environment(
+    seeds: str, runs: Path, results: Path | None, cache: Path, environment: Mapping[str, str] = os.environ
+) -> None:
+    """Find out before the first step what would stop a command late, or be passed over without a word.
+
+    Raises:
+        ValueError: seeds that are none, a variable whose name is nearly one of ours, an unknown decoder or size.
+        OutputError: a folder cannot be written.
+    """
+    from reproduce.data.decode import DECODERS
+    from reproduce.files import check_writable
+
+    _integers("--seeds", seeds)
+    plain = {_plain(name): name for name in VARIABLES}
+    # Of the environment only the singular, plural and spelling of a name: other programs' variables are there too.
+    meant = {name: plain[_plain(name)] for name in environment if _plain(name) in plain}
+    for name in re.findall(r"(?:^| )(\w+)=", environment.get("MAKEFLAGS", "").partition("-- ")[2]):
+        if near := difflib.get_close_matches(name.upper(), VARIABLES, 1, 0.8):
+            meant.setdefault(name, near[0])
+    for name, right in meant.items():
+        if name not in VARIABLES:
+            raise ValueError(f"{name}={environment.get(name, '')!r} is set, which means nothing; {right}= is meant?")
+    for name, known in (("DECODER", tuple(DECODERS)), ("EMBEDDED", ("tiny", "quick", "full"))):
+        value = environment.get(name)
+        if value and value not in known:
+            raise ValueError(f"{name}={value!r} is unknown; known: {', '.join(known)}")
+    check_writable(runs, "RUNS= or --runs")
+    if results:
+        check_writable(results, "RESULTS= or --results")
+    if not any(cache.glob("synthetic-*")):  # nothing is written to one that has its videos
+        check_writable(cache, "CACHE= or --cache")
+
+
+def _plain(name: str) -> str:
+    return name.upper().replace("_", "").removesuffix("S")
+
+
+def _without_shared_memory(text: str) -> str:
+    from reproduce.engine.runner import MORE_SHARED_MEMORY, SHARED_MEMORY
+
+    if MORE_SHARED_MEMORY in text:
+        return text
+    return f"{SHARED_MEMORY} is too small for what decoding workers hand over; {MORE_SHARED_MEMORY} ({text[:80]})"
 
 
 def main() -> None:
@@ -631,6 +689,10 @@ def main() -> None:
         text = str(error).strip()
         if "in DataLoader worker process" in text:  # torch wraps a worker's error into its traceback
             text = text.splitlines()[-1].split(": ", 1)[-1]
+        if "shared memory" in text or "</torch_" in text or "Bus error" in text:
+            text = _without_shared_memory(text)
+        elif "killed by signal: Killed" in text:
+            text = f"{text.splitlines()[0]} Memory has run out, most likely: lower `workers` in the recipe, or JOBS="
         if not getattr(error, "spoken", False):  # by the rank of which it tells
             print(f"error: {text}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))

@@ -5,8 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class OutputError(OSError):
@@ -39,7 +44,56 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path, way_out: str) -> None:
+    """Make a folder and see that files can be made in it.
+
+    Args:
+        folder: to be written to, much later.
+        way_out: what names another.
+
+    Raises:
+        OutputError: it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}; choose another folder ({way_out})") from error
+
+
 def write_json(path: Path, data: object) -> None:
     """Write indented JSON atomically; same errors as ``write_atomic``."""
     text = json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(path, lambda p: p.write_text(text))
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], header: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, atomically; same errors as ``write_atomic``.
+
+    A tensor of two names is written under both, so that ``load_state_dict`` finds what it looks for. Since 0.8
+    safetensors makes its file with mode 0600; this one has the mode that the umask gives to the files beside it.
+
+    Args:
+        path: where the file shall stand.
+        state: of a module.
+        header: texts to go with it.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    seen: set[int] = set()
+
+    def own(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage().data_ptr()
+        shared = storage in seen
+        seen.add(storage)
+        return tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
+
+    def write(part: Path) -> None:
+        part.touch()
+        mode = part.stat().st_mode
+        save_file({name: own(tensor) for name, tensor in state.items()}, part, header)
+        part.chmod(mode & 0o777)
+
+    write_atomic(path, write)

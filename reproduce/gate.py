@@ -41,7 +41,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scipy.stats import f as fisher
 from scipy.stats import mannwhitneyu
 from scipy.stats import t as student
@@ -55,7 +55,7 @@ from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import jobs, run_jobs
 from reproduce.engine.parallel import keep_memory
 from reproduce.engine.searching import method, search_config
-from reproduce.files import write_atomic, write_json
+from reproduce.files import save_weights, write_atomic, write_json
 from reproduce.progress import Progress
 from reproduce.protocol import Protocol
 from reproduce.records import Model, RunRecord, git_commit, load_all, score
@@ -212,9 +212,7 @@ def teach(suite: Suite, entry: Entry, cache: Path, configs: Path) -> None:
     with _one_thread():
         _, model = losses(suite, entry, cache, TEACHING, rate=1.0)
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.net.state_dict().items()}
-    write_atomic(
-        checkpoint(entry, configs), lambda path: save_file({k: v.contiguous() for k, v in state.items()}, path)
-    )
+    save_weights(checkpoint(entry, configs), state)
 
 
 def teach_missing(cache: Path, only: Sequence[str] = (), configs: Path = CONFIGS) -> None:

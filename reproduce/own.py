@@ -1,21 +1,31 @@
 """A user's model: the file that defines it becomes a family, and an entry of a suite.
 
 The file is Python that registers one family (``configs/examples/my_model.py``), or an mmaction2 config
-(``configs/examples/mmaction2_r2plus1d.py``). Its text is part of a run's identity and of its record, so a run folder
-needs the file no more, and a changed file is another run. What the file imports is not part of it.
+(``configs/examples/mmaction2_r2plus1d.py``). Its text, with those of the modules in its folder that it imports, is
+part of a run's identity and of its record, so a run folder needs the files no more, and a changed file is another run.
+What it imports from elsewhere is not part of it, nor are other files that it reads.
 """
 
 from __future__ import annotations
 
 import ast
+import atexit
+import importlib.util
 import inspect
+import itertools
+import re
+import shutil
 import sys
+import tempfile
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from mmengine.config import Config
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from autotsnet.meta import on_meta
 from autotsnet.registry import FAMILIES, Family, Knob, register_family
@@ -26,6 +36,8 @@ from reproduce.suites import Entry, Suite
 
 MODULE = "own_model"  # the name under which a user's file is imported
 README = "'Your own model'"
+OURS = {"autotsnet", "baselines", "reproduce"}  # not copied, wherever the file lies
+BESIDE = "# ──── beside it: {} ────\n"  # before each module's text, in a source
 
 
 class OwnModelError(ValueError):
@@ -73,17 +85,20 @@ def read(path: Path) -> tuple[str, str]:
         OwnModelError: no such file, no Python, or not exactly one model in it.
     """
     try:
-        text = path.read_text()
+        text = _text(path)
         config = _is_config(text, path.name)
     except (OSError, UnicodeDecodeError, SyntaxError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OwnModelError(f"{path} cannot be read: {reason}; name a Python file, see README, {README}") from error
-    return (path.stem, _flattened(path)) if config else (_registered(path, text), text)
+    if config:
+        return path.stem, _flattened(path)
+    source = "".join([text, *(f"\n{BESIDE.format(name)}{module}" for name, module in _beside(path, text).items())])
+    return _registered(path, source), source
 
 
 def define(source: str, name: str) -> Family:
     """Make the family of a source known, as ``read`` has returned both."""
-    if _is_config(source):
+    if _is_config(_files(source)[0]):
         config = Config.fromstring(source, ".py")
 
         def build(**arguments) -> nn.Module:
@@ -91,9 +106,66 @@ def define(source: str, name: str) -> Family:
 
         build.__name__, build.__module__ = name, MODULE
         register_family(*(Knob(knob, *grid) for knob, grid in config.knobs.items()))(build)
-    else:
-        _run(source)
+    elif name not in FAMILIES or getattr(sys.modules.get(MODULE), "source", None) != source:
+        try:
+            _run(source, _written(source))
+        except Exception as error:  # whatever a user's file raises
+            raise OwnModelError(
+                f"{name} cannot be rebuilt from the text that its run keeps: {_line(error)}; of the files beside a "
+                "model only the modules that it imports are kept"
+            ) from error
     return FAMILIES[name]
+
+
+def _text(path: Path) -> str:
+    """A Python file as Python reads it: in its encoding, without a byte-order mark."""
+    with tokenize.open(path) as file:
+        return file.read()
+
+
+def _beside(path: Path, text: str) -> dict[str, str]:
+    """Texts of the modules in a file's folder that it imports, and that these import, by name (``blocks/conv.py``)."""
+    folder, found, queue = path.parent, {}, [(Path(path.name), text)]
+    while queue:
+        place, code = queue.pop()
+        for dotted in _imports(ast.parse(code, str(place)), place):
+            for i in range(1, len(dotted) + 1):
+                stem = Path(*dotted[:i])
+                for name in (stem.with_suffix(".py"), stem / "__init__.py"):
+                    if str(name) not in (*found, path.name) and (folder / name).is_file():
+                        found[str(name)] = _text(folder / name)
+                        queue.append((name, found[str(name)]))
+    return dict(sorted(found.items()))
+
+
+def _imports(tree: ast.Module, place: Path) -> Iterator[tuple[str, ...]]:
+    """Modules that a file at ``place`` in its folder may import, as parts of names in that folder."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = place.parent.parts[: len(place.parent.parts) - node.level + 1] if node.level else ()
+            base = (*package, *(node.module.split(".") if node.module else ()))
+            names = [(*base, alias.name) for alias in node.names]
+        else:
+            continue
+        yield from (name for name in names if name[0] not in OURS)
+
+
+def _files(source: str) -> list[str]:
+    """The file's own text, then names and texts of the modules beside it, in turn."""
+    return re.split("\n" + BESIDE.format("(.+)"), source)
+
+
+def _written(source: str) -> Path:
+    """A file of this text, its modules beside it, for as long as this process lives."""
+    text, *beside = _files(source)
+    folder = Path(tempfile.mkdtemp(prefix="own-model-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name, module in [(f"{MODULE}.py", text), *zip(beside[::2], beside[1::2], strict=True)]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(module, encoding="utf-8")
+    return folder / f"{MODULE}.py"
 
 
 def _is_config(text: str, name: str = MODULE) -> bool:
@@ -125,18 +197,47 @@ def _flattened(path: Path) -> str:
         raise OwnModelError(f"{path} is no mmaction2 config of use here: {_line(error)}") from error
 
 
-def _run(text: str) -> ModuleType:
-    """Import a source as a module, so that it registers what it defines."""
-    module = sys.modules[MODULE] = ModuleType(MODULE)
-    exec(compile(text, MODULE, "exec"), vars(module))
+def _run(source: str, path: Path) -> ModuleType:
+    """Import a source, the text of the file at ``path``, as a module, so that it registers what it defines.
+
+    The module knows its file (``__file__``, ``inspect.getsource``, TorchScript) and finds those beside it, by
+    ``import blocks`` as a script would, and by ``from .blocks import`` as a package.
+    """
+    file, folder = path.resolve(), str(path.resolve().parent)
+    _forget()
+    spec = importlib.util.spec_from_file_location(MODULE, file, submodule_search_locations=[folder])
+    module = sys.modules[MODULE] = importlib.util.module_from_spec(spec)
+    text, *beside = _files(source)
+    module.folder = folder
+    module.beside = {str(Path(folder, name)) for name in beside[::2]}
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the folder is the user's
+    sys.path.insert(0, folder)
+    try:
+        exec(compile(text, str(file), "exec"), vars(module))
+        module.source = source
+    finally:
+        sys.dont_write_bytecode = written
+        sys.path.remove(folder)
+        sys.path.append(folder)  # for imports within functions; no module of ours is to be found there first
     return module
 
 
-def _registered(path: Path, text: str) -> str:
+def _forget() -> None:
+    """Let go of the last user's file and of the modules beside it: another's may have the same names."""
+    last = sys.modules.pop(MODULE, None)
+    if hasattr(last, "beside"):
+        if last.folder in sys.path:
+            sys.path.remove(last.folder)
+        for name in [n for n, m in sys.modules.items() if getattr(m, "__file__", None) in last.beside]:
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+def _registered(path: Path, source: str) -> str:
     """Name of the one family that a source registers."""
     before = dict(FAMILIES)
     try:
-        module = _run(text)
+        module = _run(source, path)
     except Exception as error:  # whatever a user's file raises
         raise OwnModelError(f"{path} cannot be imported: {_line(error)}") from error
     new = {name: found for name, found in FAMILIES.items() if before.get(name) is not found}
@@ -175,7 +276,11 @@ def _check_outputs(path: Path, found: Family, suite: Suite) -> None:
     try:
         with torch.no_grad():
             net = on_meta(lambda: found.build(**arguments, **setting)).eval()
+            _check_weights(net)
+            names = set(net.state_dict())
             out = net(torch.empty(b, 3, frames, crop, crop, device="meta"))
+            if late := sorted(set(net.state_dict()) - names):
+                raise OwnModelError(f"{late[0]} is made in the first forward pass, too late for the optimiser")
     except Exception as error:  # whatever a user's model raises
         set_to = ", ".join(f"{k}={v}" for k, v in (arguments | setting).items())
         raise OwnModelError(f"{path}: {found.name}({set_to}) fails on clips of {shape}: {_line(error)}") from error
@@ -184,6 +289,33 @@ def _check_outputs(path: Path, found: Family, suite: Suite) -> None:
         raise OwnModelError(
             f"{path}: {found.name} makes {came} of clips of {shape}; expected are logits B×N, here {b}×{n}"
         )
+
+
+def _check_weights(net: nn.Module) -> None:
+    """Refuse what cannot be trained and saved. One tensor of several names can: a layer, weight or buffer used twice.
+
+    Raises:
+        OwnModelError: a weight that waits for its first input, or two tensors, one a part or a view of the other, which
+            would part on the way to a GPU.
+    """
+    tensors = dict(itertools.chain(net.named_parameters(), net.named_buffers()))
+    seen: dict[int, list[tuple[str, set[int]]]] = {}
+    for name, tensor in tensors.items():
+        if is_lazy(tensor):
+            raise OwnModelError(f"the size of {name} waits for the first input; state it, nn.Linear for nn.LazyLinear")
+    storages = [tensor.untyped_storage()._cdata for tensor in tensors.values()]
+    for (name, tensor), storage in zip(tensors.items(), storages, strict=True):
+        if storages.count(storage) == 1:
+            continue
+        whole = torch.arange(tensor.untyped_storage().nbytes() // tensor.element_size(), device="cpu")
+        mine = set(whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).flatten().tolist())
+        for other, theirs in seen.get(storage, []):
+            if mine & theirs:
+                raise OwnModelError(
+                    f"{other} and {name} are two tensors in one memory; register one nn.Parameter under both names, or "
+                    "take the part that is wanted in forward"
+                )
+        seen.setdefault(storage, []).append((name, mine))
 
 
 def _line(error: Exception) -> str:

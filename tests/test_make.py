@@ -67,3 +67,41 @@ def test_help_names_every_documented_target():
     done = make("help", Path("unused"))
     for target in ("reproduce-kinetics", "table-ssv2", "test", "lint", "env"):
         assert target in done.stdout
+
+
+STUB = """#!/bin/sh
+printf '%s\\n' "$@" "RESULTS=$RESULTS" >> "$LOG"
+"""
+
+
+def test_folders_may_hold_what_a_shell_reads(tmp_path):
+    """Every target reaches the environment's Python with each argument in one piece, and nothing in it is executed."""
+    folder = tmp_path / 'a & b; touch hacked; it\'s "$HOME"'
+    environment = folder / "venv"
+    (environment / "bin").mkdir(parents=True)
+    for name in ("python", "ruff", "uv"):
+        (environment / "bin" / name).write_text(STUB)
+        (environment / "bin" / name).chmod(0o755)
+    (environment / "requirements.lock").write_bytes((ROOT / "requirements.lock").read_bytes())
+    results, log = folder / "results", tmp_path / "log"
+    given = dict(VENV=str(environment), RESULTS=str(results), LOG=str(log), CHROMIUM="none", EMBEDDED="tiny")
+    text = (ROOT / "Makefile").read_text()
+    targets = [t for t in re.findall(r"^([a-z0-9-]+):", text, re.M) if t not in ("help", "clean", "env", "chromium")]
+    assert {"verify", "bench-compare", "study-search", "lint", "test"} <= set(targets)
+    env = {**os.environ, **given}
+    for target in targets:
+        done = subprocess.run(["make", target], cwd=ROOT, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, (target, done.stderr)
+    said = log.read_text().splitlines()
+    assert set(said) >= {f"RESULTS={results}", str(results), f"{results}/studies/planted.json"}
+    assert f"--benchmark-storage={results}/benchmarks" in said
+    assert not (ROOT / "hacked").exists()
+
+
+def test_a_variable_that_is_nearly_one_of_ours_stops_make(tmp_path):
+    env = {**os.environ, "RUNS": str(tmp_path / "runs"), "CACHE": str(tmp_path / "cache")}
+    command = ["make", "reproduce-kinetics", f"VENV={VENV}", "MODLES=x3d", "EMBEDDED=tiny"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "error: MODLES='x3d' is set, which means nothing; MODELS= is meant?" in done.stderr.splitlines()
+    assert not (tmp_path / "cache").exists()

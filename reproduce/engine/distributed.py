@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import warnings
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TypeVar
 
@@ -15,7 +16,44 @@ from mmengine.model import MMDistributedDataParallel, convert_sync_batchnorm
 from torch import nn
 
 T = TypeVar("T")
+LAUNCHER = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def number(environment: Mapping[str, str], name: str, default: int) -> int:
+    """A variable that holds a count.
+
+    Raises:
+        ValueError: it does not.
+    """
+    text = environment.get(name, "") or str(default)
+    if not text.isdecimal():
+        raise ValueError(f"{name}={text!r} is no number; unset it, or let a launcher set it")
+    return int(text)
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a launcher has started this process as one of its ranks.
+
+    Schedulers set ``WORLD_SIZE=1``, or the number of their pods, where nothing has started ranks: one process alone is
+    no rank unless torchrun says so.
+
+    Raises:
+        ValueError: the variables contradict each other, or not all are there.
+    """
+    world, rank = (number(environment, name, default) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
+    if rank >= max(1, world):
+        raise ValueError(
+            f"RANK={rank} and WORLD_SIZE={environment.get('WORLD_SIZE', 'unset')} contradict each other, ranks count "
+            "from 0; unset both and use GPUS=, or start the command by torchrun"
+        )
+    missing = [name for name in LAUNCHER if name not in environment]
+    if world > 1 and missing:
+        raise ValueError(
+            f"WORLD_SIZE={world}, but {', '.join(missing)} not set: a scheduler has started this process, not "
+            "torchrun; unset WORLD_SIZE and RANK and use GPUS= on one machine, or start it by torchrun"
+        )
+    return world > 1 or "TORCHELASTIC_RUN_ID" in environment
 
 
 def start() -> None:
@@ -24,7 +62,7 @@ def start() -> None:
     Raises:
         ValueError: more ranks on this machine than GPUs.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or torch.distributed.is_initialized():
+    if number(os.environ, "WORLD_SIZE", 1) <= 1 or torch.distributed.is_initialized():
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # a launcher that is killed takes its ranks along
     gpu = torch.cuda.is_available()

@@ -75,7 +75,7 @@ def fold(net: nn.Module, clips: Tensor) -> None:
     before = []
     for name, norm in norms.items():
         conv = fed.get(norm)
-        if calls[norm] == calls[conv] == 1:
+        if calls[norm] == calls[conv] == 1 and "weight" in conv._parameters:  # not parametrized
             parent, _, child = name.rpartition(".")
             before.append((conv, conv.weight, conv.bias, net.get_submodule(parent), child, norm))
             statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias

@@ -25,7 +25,7 @@ from mmengine.hooks import EMAHook
 from mmengine.optim import CosineAnnealingLR, LinearLR, MultiStepLR
 from mmengine.runner import TestLoop
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from reproduce.data.datasets import StreamSampler, TestVideos, TrainClips, skipped_videos
@@ -42,13 +42,14 @@ from reproduce.engine.runner import (
     RunHook,
     StreamLoop,
     build_runner,
+    check_shared_memory,
     ignore_sigterm,
     preemptible,
     resume_from,
     threads_of,
 )
 from reproduce.engine.searching import check_searchable, resolved, search_config
-from reproduce.files import write_atomic, write_json
+from reproduce.files import save_weights, write_atomic, write_json
 from reproduce.lease import held
 from reproduce.measure.throughput import forward_throughput
 from reproduce.own import define
@@ -373,6 +374,8 @@ def optimiser(config: Config, accumulate: int) -> dict:
     """
     wrapper = config.optim_wrapper.to_dict()
     wrapper["accumulative_counts"] = accumulate
+    if wrapper.get("paramwise_cfg"):
+        wrapper["paramwise_cfg"]["bypass_duplicate"] = True  # a parameter of two names is one
     wrapper["optimizer"]["lr"] *= config.batch / config.get("reference_batch", config.batch)
     if config.get("amp") not in (None, "bf16"):
         raise ValueError(f"amp={config.amp!r} is unknown; known: 'bf16', or leave it out for fp32")
@@ -403,6 +406,10 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
             rate += f" ({config.optim_wrapper.optimizer.lr:g} per {config.reference_batch} clips)"
         dealt = f"batch {config.batch} = ranks {world} × passes {accumulate} × clips {clips}"
         print(f"  {spec.id} train: {dealt}, {rate}, {config.get('amp') or 'fp32'}", file=sys.stderr)
+    p, workers = suite.protocol, config.workers
+    views, clip = videos_at_once(config, p) * p.views, p.sampling.frames * 3  # a pixel, T × 3 bytes
+    check_shared_memory(workers, 2, clips * clip * p.crops.size**2, "train")
+    check_shared_memory(workers, 1, views * clip * p.crops.test_size**2, "test")
     torch.manual_seed(spec.seed)
     steps, schedulers = schedule(config, len(manifest.videos))
     dataset = TrainClips(manifest, suite.protocol, spec.seed, skipped=folder / "train" / SKIPPED)
@@ -445,14 +452,14 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
     )
     write_json(folder / "training.json", training.model_dump())
     model = ema.ema_model.module if ema else getattr(runner.model, "module", runner.model)
-    state = {k: v.contiguous() for k, v in model.net.state_dict().items()}
-    write_atomic(folder / "model.safetensors", lambda path: save_file(state, path))
+    save_weights(folder / "model.safetensors", model.net.state_dict())
     (work / LAST).unlink()
 
 
 def trained(spec: RunSpec, folder: Path) -> VideoClassifier:
     """The model of a finished training."""
     model, path = _model(_config(spec)), folder / "model.safetensors"
+    path.open("rb").close()  # of a file that may not be read safetensors says that it is not there
     try:
         model.net.load_state_dict(load_file(path))
     except SafetensorError as error:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import json
 import logging
+import multiprocessing.util
 import os
+import shutil
 import signal
 import threading
 import time
@@ -14,6 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from mmengine.config import Config
@@ -32,6 +36,11 @@ from reproduce.files import write_atomic, write_json
 from reproduce.progress import Progress
 
 LAST = "last.pth"
+SHARED_MEMORY = Path("/dev/shm")
+MORE_SHARED_MEMORY = (
+    "start the container with more (--shm-size=8g, or --ipc=host), or lower `workers` in the recipe; with workers = 0 "
+    "none is needed"
+)
 _instances = itertools.count()  # mmengine keeps loggers and visualizers by name; each Runner needs its own
 
 
@@ -66,6 +75,42 @@ class PreemptedError(RuntimeError):
 def ignore_sigterm(worker: int = 0) -> None:
     """For processes that decode: a scheduler's SIGTERM goes to them too, but the training wants its last batch."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@atexit.register  # after the import of multiprocessing.util, hence called before it waits for its children
+def _end_workers() -> None:
+    """End what still decodes, deaf to SIGTERM as it is, when an error that keeps a loader alive ends this process."""
+    workers = [child for child in multiprocessing.active_children() if child.daemon]
+    if workers:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes their end for an accident
+    for worker in workers:
+        worker.kill()
+
+
+class SharedMemoryError(OSError):
+    """There is too little shared memory for the decoding workers; the message says what to do."""
+
+
+def check_shared_memory(workers: int, batches: int, size: int, what: str) -> None:
+    """Find out before hours of work whether a loader's batches, which workers hand over in shared memory, have room.
+
+    Args:
+        workers: of the loader.
+        batches: that each prepares ahead.
+        size: of one, in bytes.
+        what: the loader is for.
+
+    Raises:
+        SharedMemoryError: they have not.
+    """
+    if not workers or not SHARED_MEMORY.is_dir():
+        return
+    free, wanted = shutil.disk_usage(SHARED_MEMORY).free, workers * batches * size
+    if wanted > free:
+        raise SharedMemoryError(
+            f"{SHARED_MEMORY} has {free / 2**20:.1f} MB of shared memory free, {workers} decoding workers need "
+            f"{wanted / 2**20:.1f} MB to {what}; {MORE_SHARED_MEMORY}"
+        )
 
 
 @contextlib.contextmanager
@@ -107,13 +152,14 @@ class Runner(MMRunner):
     refuses to load. The history is a window for smoothing the console's numbers; we do not save it.
 
     Attributes:
-        terminated: whether SIGTERM came during training; ``RunHook`` saves and stops after the step.
+        terminated: whether SIGTERM came during training; ``RunHook`` saves and stops after the step, ``StreamLoop``
+            after the pass.
     """
 
     terminated = False
 
     def train(self) -> torch.nn.Module:
-        """As mmengine's; SIGTERM waits for the end of the step."""
+        """As mmengine's; SIGTERM waits for the end of the step, or of the pass."""
         if threading.current_thread() is not threading.main_thread():
             return super().train()  # signals reach the main thread only
         previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "terminated", True))
@@ -174,6 +220,10 @@ class StreamLoop(BaseLoop):
     mmengine's ``IterBasedTrainLoop`` re-reads (decodes, augments) all batches before the one to resume at, and counts
     a step per pass; here a step is an update, of as many passes as the optimiser's wrapper accumulates.
 
+    SIGTERM on one rank stops between two passes: on a CPU a step may take many minutes. What they have moved, batch
+    norm's statistics, is put back, so that the state saved is that of the last whole step. Several ranks finish the
+    step: they would have to agree at every pass, and theirs are short.
+
     Args:
         runner: the Runner.
         dataloader: over a ``StreamSampler``; a batch per pass.
@@ -204,9 +254,13 @@ class StreamLoop(BaseLoop):
         batches = iter(self.dataloader)
         while self._iter < self._max_iters and not self.stop_training:
             batch = next(batches)
+            may_stop = self.passes > 1 and runner.world_size == 1
+            buffers = [b.clone() for b in runner.model.buffers()] if may_stop else []
             runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=batch)
             outputs = [runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)]
             for i in range(1, self.passes):
+                if may_stop and runner.terminated:
+                    self._undo(buffers)
                 runner.call_hook("before_train_pass", step=self._iter, number=i)
                 outputs.append(runner.model.train_step(next(batches), optim_wrapper=runner.optim_wrapper))
             means = {k: torch.stack([o[k] for o in outputs]).mean() for k in outputs[0]}
@@ -215,6 +269,15 @@ class StreamLoop(BaseLoop):
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
         return runner.model
+
+    @torch.no_grad()
+    def _undo(self, buffers: list[torch.Tensor]) -> None:
+        """Go back to the end of the last step, and stop there."""
+        for now, before in zip(self.runner.model.buffers(), buffers, strict=True):
+            now.copy_(before)
+        self.runner.optim_wrapper.zero_grad()
+        self._iter -= 1  # as after a step, until the next begins
+        self.runner.call_hook("after_undone_step", step=self._iter + 1)
 
 
 class DivergedError(RuntimeError):
@@ -233,7 +296,7 @@ class RunHook(Hook):
     Seeds torch from (seed, step, pass) before every pass, counted over all ranks, so that dropout depends neither on
     what ran before nor, with the same clips per pass, on the number of ranks; stops when the loss is not finite; keeps
     one checkpoint, ``last.pth``, never older than ``seconds``. There is no best one: no videos are held out to choose
-    it by, and the test videos must not. SIGTERM saves and stops after the step.
+    it by, and the test videos must not. SIGTERM saves and stops, see ``StreamLoop``.
 
     Args:
         seed: of the run.
@@ -265,7 +328,10 @@ class RunHook(Hook):
 
     def before_train_pass(self, runner: MMRunner, step: int, number: int) -> None:
         """Make this pass's random numbers a function of the seed, the step and the pass's place in the whole batch."""
-        place = runner.rank * getattr(runner.train_loop, "passes", 1) + number
+        passes = getattr(runner.train_loop, "passes", 1)
+        place = runner.rank * passes + number
+        if self._progress and number:
+            self._progress.step(0, f"pass {number}/{passes}")
         torch.manual_seed((self.seed * 1_000_003 + step) * 4099 + place)
 
     def after_train_iter(self, runner: MMRunner, batch_idx: int, data_batch=None, outputs=None) -> None:
@@ -286,15 +352,25 @@ class RunHook(Hook):
             self._progress.step(note=f"loss {loss:.3f}")
         due = step % self.interval == 0 or time.monotonic() - self._saved > self.seconds or terminated
         if runner.rank == 0 and (due or step == runner.max_iters) and _finite(runner.model):
-            now = self._saved = time.monotonic()
-            self.seconds_total, self._clock = self.seconds_total + now - self._clock, now
-            write_json(Path(runner.work_dir, "clock.json"), dict(a_seconds=self.seconds_total, b_loss=loss))
-            runner.save_checkpoint(runner.work_dir, LAST, by_epoch=False)
+            self._save(runner)
         if terminated and step < runner.max_iters:
             barrier()  # the launcher stops the others when one rank has left
-            raise PreemptedError(
-                f"{self.label}: stopped by SIGTERM after step {step}; issue the command again to go on"
-            )
+            self._stop(step)
+
+    def after_undone_step(self, runner: MMRunner, step: int) -> None:
+        """Save what is done, and stop: SIGTERM has come in the middle of the next step."""
+        if step and _finite(runner.model):
+            self._save(runner)
+        self._stop(step)
+
+    def _save(self, runner: MMRunner) -> None:
+        now = self._saved = time.monotonic()
+        self.seconds_total, self._clock = self.seconds_total + now - self._clock, now
+        write_json(Path(runner.work_dir, "clock.json"), dict(a_seconds=self.seconds_total, b_loss=self.loss))
+        runner.save_checkpoint(runner.work_dir, LAST, by_epoch=False)
+
+    def _stop(self, step: int) -> NoReturn:
+        raise PreemptedError(f"{self.label}: stopped by SIGTERM after step {step}; issue the command again to go on")
 
     def after_train(self, runner: MMRunner) -> None:
         """End the progress line."""

@@ -14,7 +14,6 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import barrier, get_rank, get_world_size
 from mmengine.optim import LinearLR
-from safetensors.torch import save_file
 
 from autotsnet.architecture import TwoStreamArchitecture
 from autotsnet.cost import CostModel
@@ -27,7 +26,7 @@ from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import optimiser
 from reproduce.engine.runner import LAST, RunHook, build_runner, resume_from
 from reproduce.engine.searching import halves, stream
-from reproduce.files import write_atomic, write_json
+from reproduce.files import save_weights, write_atomic, write_json
 from reproduce.plots import draw_architecture, draw_trajectory
 from reproduce.records import Search
 from reproduce.suites import Suite
@@ -100,8 +99,7 @@ def find(suite: Suite, config: Config, seed: int, manifest: Manifest, folder: Pa
     )
     runner.train()
     if get_rank() == 0:
-        state = {k: v.contiguous() for k, v in runner.model.net.state_dict().items()}
-        write_atomic(folder / "supernet.safetensors", lambda p: save_file(state, p))
+        save_weights(folder / "supernet.safetensors", runner.model.net.state_dict())
         _write(suite, runner.train_loop, hook, config, seed, folder)
     barrier()
 

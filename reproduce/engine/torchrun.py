@@ -14,6 +14,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from reproduce.engine.distributed import number
 from reproduce.engine.runner import PreemptedError
 from reproduce.files import OutputError
 
@@ -38,8 +39,24 @@ class RankError(RuntimeError):
 
 
 def machines_of_step() -> int:
-    """How many machines run this command: those of the Slurm step, else this one."""
-    return int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
+    """How many machines run this command: those of the Slurm step, else this one.
+
+    Raises:
+        ValueError: srun starts the command more than once on a machine, or what Slurm sets is not all there.
+    """
+    machines, tasks = (number(os.environ, name, 1) for name in ("SLURM_STEP_NUM_NODES", "SLURM_STEP_NUM_TASKS"))
+    if tasks > machines:
+        raise ValueError(
+            f"srun starts this command {tasks} times on {machines} machines, it starts the ranks of a machine itself; "
+            "use srun --ntasks-per-node=1 and GPUS="
+        )
+    missing = {"SLURM_JOB_ID", "SLURM_LAUNCH_NODE_IPADDR"} - set(os.environ)
+    if machines > 1 and missing:
+        raise ValueError(
+            f"SLURM_STEP_NUM_NODES={machines}, but {' and '.join(sorted(missing))} not set; start the command by srun, "
+            "or unset it"
+        )
+    return machines
 
 
 def launch(ranks: int, arguments: list[str], logs: Path, machines: int) -> None:

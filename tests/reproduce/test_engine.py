@@ -160,6 +160,40 @@ def test_sigterm_saves_the_step_and_the_repeated_command_ends_alike(tiny, done, 
     pd.testing.assert_frame_equal(predictions(spec, done[0]), predictions(spec, tmp_path / "runs"), check_exact=True)
 
 
+def test_sigterm_between_two_passes_undoes_them_and_the_repeated_command_ends_alike(tiny, tmp_path, monkeypatch, capfd):
+    """Batch norm's statistics and the averaged weights too; nothing is saved of a run's first step."""
+    from reproduce.engine.runner import PreemptedError, RunHook
+
+    suite, train, test = tiny
+    spec = spec_of(tiny, "x3d")
+    spec = spec.model_copy(update=dict(recipe=spec.recipe | dict(sub_batch=1, ema=0.01, checkpoint=1000)))
+    original, stops = RunHook.before_train_pass, {(0, 1), (1, 3), (4, 2)}
+
+    def terminate(self, runner, step, number):
+        original(self, runner, step, number)
+        if (step, number) in stops:
+            stops.remove((step, number))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    execute(suite, suite.entry("x3d"), spec, train, test, tmp_path / "whole", tmp_path / "results")
+    monkeypatch.setattr(RunHook, "before_train_pass", terminate)
+    folder = spec.folder(tmp_path / "runs")
+    for done in (0, 1, 4):
+        if done == 1:  # the last pass of a step: it is finished
+            with pytest.raises(PreemptedError, match="x3d-s0 train: stopped by SIGTERM after step 2; issue"):
+                execute(suite, suite.entry("x3d"), spec, train, test, tmp_path / "runs", tmp_path / "results")
+            continue
+        with pytest.raises(PreemptedError, match=f"x3d-s0 train: stopped by SIGTERM after step {done}; issue"):
+            execute(suite, suite.entry("x3d"), spec, train, test, tmp_path / "runs", tmp_path / "results")
+        checkpoint = folder / "train" / "last.pth"
+        assert checkpoint.exists() == bool(done)
+        assert not done or load_checkpoint(str(checkpoint))["meta"]["iter"] == done
+    execute(suite, suite.entry("x3d"), spec, train, test, tmp_path / "runs", tmp_path / "results")
+    whole, parts = (load_file(spec.folder(tmp_path / name) / "model.safetensors") for name in ("whole", "runs"))
+    assert all(value.equal(whole[name]) for name, value in parts.items())
+    assert "x3d-s0 train: 0/6  ETA ?  pass 1/4" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("how", ["keyboard", "SIGTERM"])
 def test_an_interrupted_test_goes_on_with_the_missing_parts(tiny, done, tmp_path, monkeypatch, how):
     from reproduce.data.datasets import TestVideos
