@@ -9,7 +9,7 @@ Symbols: R runs (seeds or architectures) of a model, n videos.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,11 @@ class Difference:
     low: float
     high: float
     p: float  # two-sided, of no difference; McNemar's exact where each model has one run and no spread is known
+    n: int  # videos
     known: bool = True  # how runs spread; else it is of the one run that was made, and says nothing of another
+
+    def __neg__(self) -> Difference:
+        return replace(self, points=-self.points, low=-self.high, high=-self.low)
 
     def __str__(self) -> str:
         return f"{self.points:+.1f} points [{self.low:+.1f}, {self.high:+.1f}]"
@@ -175,7 +179,7 @@ def outcomes(runs: Sequence[tuple[RunRecord, Path]], common: bool = False, k: in
     Raises:
         RecordError: predictions are not the record's, or the runs' videos differ and ``common`` is not set.
     """
-    tables = [_ranked(record, folder) for record, folder in runs]
+    tables = [answers(record, folder) for record, folder in runs]
     manifests = sorted({record.data.test_manifest for record, _ in runs})
     datasets = sorted({record.data.dataset for record, _ in runs})
     if len(datasets) > 1:
@@ -198,16 +202,21 @@ def outcomes(runs: Sequence[tuple[RunRecord, Path]], common: bool = False, k: in
 
 def labels(record: RunRecord, folder: Path) -> np.ndarray:
     """Of the test videos, in the order of ids."""
-    return _ranked(record, folder).label.to_numpy()
+    return answers(record, folder).label.to_numpy()
 
 
-def _ranked(record: RunRecord, folder: Path) -> pd.DataFrame:
-    """Per video, by id in order: ``label``, and ``rank`` of it among the scores. Files are read once in a process."""
+def answers(record: RunRecord, folder: Path) -> pd.DataFrame:
+    """Per video, by id in order: ``label``, its ``rank`` among the scores, and the ``answer``, the class of the best.
+
+    Files are read once in a process.
+    """
     path, sha = folder / record.result.predictions, record.result.predictions_sha256
     at = path.stat().st_mtime_ns if path.exists() else 0
     if (path, sha, at) not in _READ:
         table = predictions(record, folder)
-        _READ[path, sha, at] = table.assign(rank=ranks(table)).set_index("id").sort_index()[["label", "rank"]]
+        answer = [-1 if e else int(np.argmax(s)) for s, e in zip(table.scores, table.error, strict=True)]
+        table = table.assign(rank=ranks(table), answer=answer).set_index("id").sort_index()
+        _READ[path, sha, at] = table[["label", "rank", "answer"]]
     return _READ[path, sha, at]
 
 
@@ -228,6 +237,7 @@ def paired_difference(
     spread: tuple[Spread | None, Spread | None] = (None, None),
     seed: int = 0,
     resamples: int = RESAMPLES,
+    level: float = LEVEL,
 ) -> Difference:
     """Difference of mean accuracies, over videos in common and over runs: a bootstrap in two levels.
 
@@ -246,6 +256,7 @@ def paired_difference(
         spread: of the runs of each, see ``of_family``; None: their own.
         seed: of the bootstrap.
         resamples: of the bootstrap.
+        level: the interval holds the truth in all but this share of cases.
     """
     rng = np.random.default_rng(seed)
     per_video = a.mean(0) - b.mean(0)
@@ -260,13 +271,13 @@ def paired_difference(
     if total > 0:
         freedom = total**2 / sum(variance**2 / k for variance, k in known)
         draws += np.sqrt(total) * rng.standard_t(freedom, resamples)
-    low, high = np.quantile(100 * draws, (LEVEL / 2, 1 - LEVEL / 2))
+    low, high = np.quantile(100 * draws, (level / 2, 1 - level / 2))
     if len(a) == len(b) == 1 and not known:
         p = mcnemar(a[0], b[0])
     else:
         below, above = (draws <= 0).sum(), (draws >= 0).sum()
         p = min(1.0, 2 * (min(below, above) + 1) / (resamples + 1))
-    return Difference(float(100 * per_video.mean()), float(low), float(high), float(p), all(parts))
+    return Difference(float(100 * per_video.mean()), float(low), float(high), float(p), n, all(parts))
 
 
 def between(
@@ -274,6 +285,7 @@ def between(
     second: Sequence[tuple[RunRecord, Path]],
     known: Mapping[str, Spread],
     common: bool = False,
+    level: float = LEVEL,
 ) -> Difference:
     """Top-1 of one model's runs minus another's.
 
@@ -282,11 +294,12 @@ def between(
         second: of the other.
         known: spreads of their suite, see ``spreads_of``.
         common: see ``outcomes``.
+        level: see ``paired_difference``.
     """
     right = outcomes([*first, *second], common)
     sides = [[record for record, _ in runs] for runs in (first, second)]
     a, b = per_architecture(right[: len(first)], sides[0]), per_architecture(right[len(first) :], sides[1])
-    return paired_difference(a, b, (of_family(known, sides[0]), of_family(known, sides[1])))
+    return paired_difference(a, b, (of_family(known, sides[0]), of_family(known, sides[1])), level=level)
 
 
 def _part_of_runs(x: np.ndarray, spread: Spread | None) -> tuple[float, float] | None:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from reproduce.budget import BudgetError
 from reproduce.files import write_atomic
-from reproduce.records import Kind, RunRecord, Throughput, kind, load_all
+from reproduce.records import UNPROVEN, Kind, RunRecord, Throughput, kind, load_all
 from reproduce.statistics import (
     LEVEL,
     Difference,
@@ -40,25 +40,27 @@ ONE_RUN = "one run"
 NOT_SHOWN = "not shown"
 DID_NOT_LEARN = "did not learn"
 CONTROL = "control"
+FLIPPED = {"better": "worse", "worse": "better"}
 TITLES = {
     "slowfast": "SlowFast",
     "slow": "Slow",
     "x3d": "X3D",
     "tsm": "TSM",
     "mvit": "MViT",
-    "auto_tsnet_uniform": "Auto-TSNet, uniform",
-    "auto_tsnet_random": "Auto-TSNet's space, random",
-    "auto_tsnet": "Auto-TSNet, searched",
+    "auto_tsnet_uniform": "Auto-TSNet (uniform)",
+    "auto_tsnet_random": "Auto-TSNet (random)",
+    "auto_tsnet": "Auto-TSNet (searched)",
     "assemblenet": "AssembleNet",
-    "assemblenet_random": "AssembleNet's space, random",
-    "assemblenet_searched": "AssembleNet-style, searched",
-    "pvnas_random": "PV-NAS's space, random",
-    "pvnas": "PV-NAS-style, searched",
+    "assemblenet_random": "AssembleNet (random)",
+    "assemblenet_searched": "AssembleNet-style (searched)",
+    "pvnas_random": "PV-NAS-style (random)",
+    "pvnas": "PV-NAS-style (searched)",
 }
 RANDOM = "random architectures, of the space that a model was searched in, else of Auto-TSNet's"
 INTERVALS = (
-    "Intervals of accuracies: over videos (Wilson) and, of several runs, over runs (Student's t: wide where few runs "
-    "differ much)."
+    "Intervals of accuracies: over videos (Wilson) and over runs (Student's t). How runs that differ in the seed only "
+    "spread is pooled over the suite: a family's variance is moderated by those of all, and serves for one run too. Of "
+    "several architectures, their own spread counts."
 )
 PUBLISHED = Path(__file__).with_name("published.csv")
 
@@ -199,11 +201,16 @@ class Row:
         return {"better": "▲", "worse": "▼"}.get(self.verdict, "")
 
     @property
+    def verdict_cell(self) -> str:
+        """The verdict, its mark first."""
+        return f"{self.mark} {self.verdict}".strip()
+
+    @property
     def sure(self) -> str:
         """How sure the verdict is."""
         if self.p is None:
             return self.verdict if self.verdict == ONE_RUN else "–"
-        return "p < 0.001" if self.p < 0.001 else f"p = {self.p:.2g}" if self.p < 0.1 else f"p = {self.p:.2f}"
+        return "p < 0.001" if self.p < 0.001 else f"p = {self.p:.{3 if self.p < 0.1 else 2}f}"
 
 
 def rows(suite: Suite, results: Path, against: str = "") -> list[Row]:
@@ -218,10 +225,11 @@ def rows(suite: Suite, results: Path, against: str = "") -> list[Row]:
         ValueError: see ``table``.
     """
     folder = results / "records" / suite.name
-    return _rows(suite, load_all(folder), folder, against)
+    return rows_of(suite, load_all(folder), folder, against)
 
 
-def _rows(suite: Suite, records: list[RunRecord], folder: Path, against: str | None) -> list[Row]:
+def rows_of(suite: Suite, records: list[RunRecord], folder: Path, against: str | None) -> list[Row]:
+    """See ``rows`` and ``table``."""
     runs = runs_of(suite, records)
     suite = with_own(suite, records)
     _check(suite, [r for of in runs.values() for r in of])
@@ -474,7 +482,7 @@ def _cells(suite: Suite, row: Row, several: bool) -> dict[str, object]:
     return cells | {"search cost": row.cost, "literature top-1 %": value, "literature source": source}
 
 
-def _difference(row: Row, first: str) -> str:
+def difference_cell(row: Row, first: str) -> str:
     """The cell of a row's difference; ``first`` is the control that the column's title names."""
     if row.difference is None:
         return "–" if row.records and not row.control else NOT_RUN
@@ -529,17 +537,21 @@ def table(suite: Suite, records: list[RunRecord], folder: Path, against: str | N
         ValueError: records disagree on videos, or were made under another budget or protocol than the suite's; or
             ``against`` is no entry, or has no records.
     """
-    found = _rows(suite, records, folder, against)
-    suite = with_own(suite, records)
+    return frame_of(suite, rows_of(suite, records, folder, against), against)
+
+
+def frame_of(suite: Suite, found: list[Row], against: str | None) -> pd.DataFrame:
+    """Rows as text; see ``table``."""
     mine = [r for row in found for r in row.records]
+    suite = with_own(suite, mine)
     several = len({r.throughput.device for r in mine} | {r.provenance.device for r in mine}) > 1
     frame = pd.DataFrame([_cells(suite, row, several) for row in found])
     if against or (against is not None and any(e.variants > 1 for e in suite.entries)):
         first = against or _first_control(suite)
         columns = {
-            f"− {against or 'random'}, points [95 %]": [_difference(row, first) for row in found],
+            f"− {against or 'random'}, points [95 %]": [difference_cell(row, first) for row in found],
             "how sure": [row.sure for row in found],
-            "verdict": [f"{row.mark} {row.verdict}".strip() for row in found],
+            "verdict": [row.verdict_cell for row in found],
         }
         for i, (name, cells) in enumerate(columns.items(), frame.columns.get_loc("top-5 % [95 %]")):
             frame.insert(i, name, cells)
@@ -565,10 +577,15 @@ def rendered(suite: Suite, results: Path, against: str = "") -> dict[str, str]:
     """A suite's table as it should stand in ``results/tables``: Markdown and CSV, by suffix; see ``table``."""
     folder = results / "records" / suite.name
     records = load_all(folder)
-    frame = table(suite, records, folder, against)
+    found = rows_of(suite, records, folder, against)
+    frame = frame_of(suite, found, against)
     if suite.published is None:  # a literature value has no place beside embedded videos
         frame = frame.drop(columns=["literature top-1 %", "literature source"])
-    parts = f"## {title(suite, records)}", frame.to_markdown(index=False, disable_numparse=True), _notes(suite, against)
+    parts = (
+        f"## {title(suite, records)}",
+        frame.to_markdown(index=False, disable_numparse=True),
+        _notes(suite, found, against),
+    )
     markdown = "\n\n".join(parts) + "\n"
     return {".md": markdown, ".csv": frame.to_csv(index=False)}
 
@@ -611,21 +628,12 @@ def verdict_sentence(suite: Suite, found: list[Row]) -> str:
     parts = []
     if others and control.learned:
         best = max(others, key=lambda r: r.top1)
-        d = best.difference
-        parts.append(
-            _claim(
-                "Auto-TSNet's space",
-                best.title,
-                replace(d, points=-d.points, low=-d.high, high=-d.low),
-                best.verdict,
-                -1,
-            )
-            + " at equal GMACs"
-        )
+        verdict = FLIPPED.get(best.verdict, best.verdict)
+        parts.append(_claim("Auto-TSNet's space", best.title, -best.difference, verdict) + " at equal GMACs")
     searched = next((r for r in ran if r.name == "auto_tsnet" and r.control == control.name), None)
     if searched and searched.difference:
         subject = "its search" if parts else "Auto-TSNet's search"
-        parts.append(_claim(subject, "random architectures of its space", searched.difference, searched.verdict, 1))
+        parts.append(_claim(subject, "random architectures of its space", searched.difference, searched.verdict))
     if not parts:
         parts = [f"{control.title}: {control.top1:.1f} % [{control.low:.1f}, {control.high:.1f}]; nothing to compare"]
     idle = [r.title for r in ran if not r.learned]
@@ -633,50 +641,50 @@ def verdict_sentence(suite: Suite, found: list[Row]) -> str:
     return "; ".join(parts) + "." + lost
 
 
-def _claim(a: str, b: str, d: Difference, verdict: str, side: int) -> str:
-    """A difference a − b in words; ``verdict`` is a's (side 1) or b's (side −1)."""
-    interval = f"[{d.low:+.1f}, {d.high:+.1f}]"
-    if verdict in ("better", "worse"):
-        if (verdict == "better") == (side > 0):
-            return f"{a} beats {b} by {d.points:.1f} points [{d.low:.1f}, {d.high:.1f}]"
+def _claim(a: str, b: str, d: Difference, verdict: str) -> str:
+    """A difference a − b in words."""
+    if verdict == "better":
+        return f"{a} beats {b} by {d.points:.1f} points [{d.low:.1f}, {d.high:.1f}]"
+    if verdict == "worse":
         return f"{a} loses to {b} by {-d.points:.1f} points [{-d.high:.1f}, {-d.low:.1f}]"
-    reason = {NOT_SHOWN: "", ONE_RUN: "one run each, ", DID_NOT_LEARN: "did not learn, "}.get(verdict, f"{verdict}, ")
-    return f"{a} is not shown to beat {b} ({reason}{d.points:+.1f} points {interval})"
+    reason = {NOT_SHOWN: "", ONE_RUN: "one run each, "}.get(verdict, f"{verdict}, ")
+    return f"{a} is not shown to beat {b} ({reason}{d.points:+.1f} points [{d.low:+.1f}, {d.high:+.1f}])"
 
 
 def terminal(suite: Suite, results: Path, against: str = "") -> str:
-    """The verdicts of a suite in at most 100 columns, best first, what the marks mean, and where the files are."""
+    """The verdicts of a suite in at most 100 columns, best first; then what they mean, where the files are."""
     found = rows(suite, results, against)
-    named = with_own(suite, [r for row in found for r in row.records])
-    first = against or _first_control(named)
-    column = "− " + _brief(first or "none", 20)
-    lines = [f"{'#':>2}  {'model':<27}  {'top-1 % [95 %]':<18}  {column:<22}  {'sure':<10}  verdict", "─" * WIDTH]
+    suite = with_own(suite, [r for row in found for r in row.records])
+    first = against or _first_control(suite)
+    apart = {what: f"[{i}]" for i, what in enumerate(dict.fromkeys(r.kind for r in found if r.kind), 1)}
+    column = "− " + _brief(first, 19) if first else ""
+    lines = [
+        suite.dataset + (f" at {suite.gmacs:g} GMACs/view" if suite.gmacs else ""),
+        f"{'#':>2}  {'model':<24}  {'top-1 % [95 %]':<18}  {column:<21}  {'sure':<9}    verdict",
+        "─" * WIDTH,
+    ]
     for r in sorted(found, key=lambda r: (r.rank is None, r.rank or 0)):
-        other = "*" if r.difference and r.control != first else ""
         top1 = f"{r.top1:.1f} [{r.low:.1f}, {r.high:.1f}]" if r.records else "–"
         d = r.difference
-        cell = f"{d.points:+.1f} [{d.low:+.1f}, {d.high:+.1f}]{other}" if d else "–"
-        what = r.name + (f" ({r.kind})" if r.kind else "")
+        cell = f"{d.points:+.1f} [{d.low:+.1f}, {d.high:+.1f}]" + "*" * (r.control != first) if d else "–"
+        model = f"{_brief(r.name, 20)} {apart.get(r.kind, '')}"
         lines.append(
-            f"{r.rank or '–':>2}  {_brief(what, 27):<27}  {top1:<18}  {cell:<22}  {r.sure:<10}  "
-            f"{r.mark or ' '} {r.verdict}"
+            f"{r.rank or '–':>2}  {model:<24}  {top1:<18}  {cell:<21}  {r.sure:<9}  {r.mark or ' '} {r.verdict}"
         )
-    level = next((r.chance for r in found if r.records), None)
-    notes = [verdict_sentence(named, found)]
-    if level is not None:
-        notes.append(f"Chance: {level:.1f} %.")
+    notes = [verdict_sentence(suite, found)]
+    notes += [f"Chance: {r.chance:.1f} %." for r in found if r.records][:1]
     if any(r.difference and r.control != first for r in found):
         notes.append("*: minus random architectures of its own space.")
     if any(r.verdict == ONE_RUN for r in found):
-        notes.append("One run: how runs spread is not known here; more seeds: SEEDS=0,1,2.")
-    wrapped = "\n".join(textwrap.fill(note, WIDTH) for note in notes)
-    head = f"{suite.dataset}" + (f" at {suite.gmacs:g} GMACs/view" if suite.gmacs else "")
+        notes.append("One run: how runs spread is not known; with SEEDS=0,1,2 it is.")
+    notes += [f"{sign}: {what}." for what, sign in apart.items()]
     files = (
-        f"{results / 'tables' / suite.name}.md, .csv: the whole table\n"
-        f"{results / 'records' / suite.name}: records and predictions\n"
-        "next: make report (page and pictures), make verify (recompute everything)"
+        f"Whole table: {results / 'tables' / suite.name}.md and .csv",
+        f"Records and predictions: {results / 'records' / suite.name}",
+        "Next: make report (a page with pictures), make verify (recompute every number)",
     )
-    return "\n".join((head, *lines, "", wrapped, "", files))
+    wrapped = [textwrap.fill(note, WIDTH, break_on_hyphens=False) for note in notes]
+    return "\n".join((*lines, "", *wrapped, "", *files))
 
 
 def _first_control(suite: Suite) -> str:
@@ -688,18 +696,28 @@ def _brief(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _notes(suite: Suite, against: str) -> str:
+def _notes(suite: Suite, found: list[Row], against: str) -> str:
+    ran = [r for r in found if r.records]
+    precision = " and ".join(sorted({r.speed.precision for r in ran})) or "as it was measured"
     notes = [
         "GMACs: multiply-accumulates of convolutions, linear layers and attention products at the test crop; "
         f"GFLOPs = 2 × GMACs. Residual: against the budget. {INTERVALS} "
-        "clips/s: forward passes of one view, fp32, spread = interquartile range / median.",
+        f"clips/s: forward passes of one view, {precision}, spread = interquartile range / median.",
     ]
+    if ran:
+        notes.append(
+            f"Chance: {ran[0].chance:.1f} %, one class of all or the most frequent one. A model whose accuracy is not "
+            "shown to be above it (at 5 %, over the videos, of one run) did not learn: it is last, and nothing is claimed "
+            "of it."
+        )
     if suite.gmacs or against:
         notes.append(
             f"− {against or 'random'}: top-1 minus that of {against or RANDOM}; interval bootstrapped over videos in "
-            "common, the spread over runs by Student's t; a model of one run has no spread over runs in it. ▲ better, "
-            "▼ worse: holds at 5 % after Holm's correction over the table."
+            "common, the spread over runs by Student's t. How sure: p after Holm's correction over the table; ▲ better "
+            "and ▼ worse: below 5 %. One run: how runs spread is not known, so nothing is claimed."
         )
+    if any(r.spec is None for row in ran for r in row.records):
+        notes.append(f"Old record: it cannot prove {UNPROVEN}.")
     if not suite.gmacs:
         notes.append(
             "Each model is trained and tested as its authors do, as far as its recipe in configs/native says: rows "
