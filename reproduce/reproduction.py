@@ -2,13 +2,13 @@
 
 The rule. A row is one architecture of an entry, with all its seeds.
 
-- *identical*: every run has the reference's run of the same seed, and all answers are the same: per video the class that
-  scores highest, and the rank of the right one.
+- *identical*: every run has the reference's run of the same seed, and all answers are the same: per video the class
+  that scores highest, and the rank of the right one.
 - *reproduced*: the difference of top-1, own minus reference, is inside the interval within which two draws of the same
-  runs differ. It is paired by video, and by seed where seeds are the same; the spread of runs is the reference's, pooled
-  (``statistics.spreads``). Runs of one seed are taken for independent, which they are at most: where kernels or threads
-  differ, a seed fixes little. The intervals hold for all rows of a suite together (Bonferroni, over those that are not
-  identical): a reproduction in which nothing is wrong has a row outside in at most 5 % of cases.
+  runs differ. It is paired by video, and of the same seeds where the reference has them; the spread of runs is the
+  reference's, pooled (``statistics.spreads``). Runs of one seed are taken for independent, which they are at most:
+  where kernels or threads differ, a seed fixes little. The intervals hold for all rows of a suite together (Bonferroni,
+  over those that are not identical): where nothing is wrong, some row is outside in at most 5 % of cases.
 - *not reproduced*: outside.
 - *no reference*: none of the same entry, data, protocol, budget, recipe and network; or runs of one seed where nothing
   is known of their spread.
