@@ -277,20 +277,20 @@ def compare(
 
 
 def _compare_records(first: list[Path], second: list[Path], common: bool) -> str:
-    from reproduce.records import RunRecord
-    from reproduce.statistics import outcomes, paired_difference, per_architecture
+    from reproduce.records import RunRecord, load_all
+    from reproduce.statistics import between, spreads_of
 
     loaded = {path: RunRecord.load(path) for path in [*first, *second]}
     for paths in (first, second):
         models = {(loaded[p].suite, loaded[p].entry) for p in paths}
         if len(models) > 1 or len(set(paths)) < len(paths):
             raise ValueError(f"{' '.join(map(str, paths))}: name different runs of one model in one suite")
-    right = outcomes([(loaded[path], path.parent) for path in [*first, *second]], common)
-    a, b = right[: len(first)], right[len(first) :]
-    difference = paired_difference(
-        *(per_architecture(x, [loaded[p] for p in paths]) for x, paths in ((a, first), (b, second)))
-    )
-    return f"{difference}, p = {difference.p:.2g} ({right.shape[1]} videos, {len(first)} against {len(second)} runs)"
+    runs = [[(loaded[path], path.parent) for path in paths] for paths in (first, second)]
+    beside = [(r, folder) for folder in {path.parent for path in loaded} for r in load_all(folder)]
+    suites = {record.suite for record in loaded.values()}
+    found = between(*runs, spreads_of([(r, folder) for r, folder in beside if r.suite in suites]), common)
+    said = f"{found}, p = {found.p:.2g} ({found.n} videos, {len(first)} against {len(second)} runs)"
+    return said if found.known else f"{said}; one run: how runs spread is not known, another seed may say otherwise"
 
 
 @app.command()

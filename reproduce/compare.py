@@ -127,18 +127,26 @@ def _side_by_side(
             ids = {i for i, _ in set.intersection(*(set(zip(t.id, t.label, strict=True)) for t in tested))}
             records = [restricted(r, folder, Path(temporary), ids) for r in records]
             folder = Path(temporary)
-        of = {e.name: [r for r in records if r.entry == e.name] for e in (mine, *others)}
-        found = tables.differences({e.name: (of[mine.name], of[e.name]) for e in others}, folder)
         chosen = replace(suite, entries=(mine, *others))
-        frame = tables.table(chosen, records, folder, against=None)
+        rows = tables.rows_of(chosen, records, folder, against=mine.name)
+    frame = tables.frame_of(chosen, rows, against=None)
     if suite.published is None:
         frame = frame.drop(columns=["literature top-1 %", "literature source"])
-    column = f"{mine.name} − it, points [95 %]"
-    frame.insert(frame.columns.get_loc("top-5 % [95 %]"), column, ["–", *found.values()])
+    flipped = [  # rows are set against the user's model; the reader wants it set against them
+        replace(r, difference=r.difference and -r.difference, verdict=tables.FLIPPED.get(r.verdict, r.verdict))
+        for r in rows
+    ]
+    columns = {
+        f"{mine.name} − it, points [95 %]": [tables.difference_cell(r, mine.name) for r in flipped],
+        "how sure": [r.sure for r in flipped],
+        "verdict": ["–" if r.name == mine.name else r.verdict_cell for r in flipped],
+    }
+    for i, (name, cells) in enumerate(columns.items(), frame.columns.get_loc("top-5 % [95 %]")):
+        frame.insert(i, name, cells)
     notes = [
-        f"{mine.name} − it: its top-1 minus that of the line's model, on the same videos; interval over videos and, "
-        f"of several seeds, over runs. ▲ {mine.name} is better, ▼ it is worse: holds at 5 % after Holm's correction "
-        "over the lines.",
+        f"{mine.name} − it: its top-1 minus that of the line's model, on the same videos; interval over videos and "
+        f"runs. ▲ {mine.name} is better, ▼ it is worse: holds at 5 % after Holm's correction over the lines. One run: "
+        "how runs spread is not known, so nothing is claimed.",
         f"Residual: of GMACs against the budget. {tables.INTERVALS}",
     ]
     if common:

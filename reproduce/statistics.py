@@ -1,22 +1,46 @@
 """Is a difference real? Intervals and tests over videos and runs, from per-video predictions.
 
+Runs that differ in the seed only are few, and say little of their own spread. It is pooled over all runs of a suite,
+see ``spreads``, and taken for a model of one run too.
+
 Symbols: R runs (seeds or architectures) of a model, n videos.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.stats import binomtest, norm
+from scipy.stats import f as fisher
 from scipy.stats import t as student
 
-from reproduce.records import RecordError, RunRecord, predictions, ranks
+from reproduce.records import RecordError, RunRecord, kind, predictions, ranks
 
 RESAMPLES = 10_000
 LEVEL = 0.05  # of tests; intervals are 1 - LEVEL
+_READ: dict[tuple[Path, str, int], pd.DataFrame] = {}
+FAMILIES = 3  # fewer do not say how families differ
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much accuracies of a family's runs differ where only the seed does.
+
+    Variances are over (m (1 - m))², m the accuracy: of the logit, nearly. A model that is right in 85 % has less room
+    to differ than one in 50 %, and on this scale the families of a suite are more alike.
+    """
+
+    variance: float  # of runs
+    chance: float  # the part of it that finitely many videos make
+    freedom: float  # degrees of freedom of the variance
+
+    def beyond(self, accuracy: float) -> float:
+        """Variance of the accuracies of runs beyond the chance of videos."""
+        return max(0.0, self.variance - self.chance) * (accuracy * (1 - accuracy)) ** 2
 
 
 @dataclass(frozen=True)
@@ -26,7 +50,12 @@ class Difference:
     points: float
     low: float
     high: float
-    p: float  # two-sided, of no difference; McNemar's exact where each model has one run
+    p: float  # two-sided, of no difference; McNemar's exact where each model has one run and no spread is known
+    n: int  # videos
+    known: bool = True  # how runs spread; else it is of the one run that was made, and says nothing of another
+
+    def __neg__(self) -> Difference:
+        return replace(self, points=-self.points, low=-self.high, high=-self.low)
 
     def __str__(self) -> str:
         return f"{self.points:+.1f} points [{self.low:+.1f}, {self.high:+.1f}]"
@@ -40,26 +69,104 @@ def wilson(correct: float, n: float) -> tuple[float, float]:
     return float(100 * max(0.0, low)), float(100 * min(1.0, high))
 
 
-def accuracy_interval(right: np.ndarray) -> tuple[float, float]:
+def spreads(groups: Iterable[tuple[str, np.ndarray]]) -> dict[str, Spread]:
+    """The spread of runs by family, from all runs of a suite; nothing is said of a family that was not run twice.
+
+    Families differ (on synthetic-ssv2 quick by a factor of ten), and most have few runs: the variance of each is
+    moderated by all, as of genes in limma (Smyth 2004). Variances of families are taken to be scattered like
+    v₀ d₀ / χ²(d₀); v₀ and d₀ are those that make the variances seen likeliest, which follow v₀ F(d, d₀) then. A
+    family's is the mean of its own and v₀, weighted by the degrees of freedom d and d₀, and has d + d₀: where families
+    agree d₀ is large, and all are pooled; where they do not, each stands for itself. It is never taken for less than
+    its own: a family that spreads widely by nature would be called sure too often (in simulation, 8 % of suites with an
+    error instead of 4 %). With fewer than ``FAMILIES`` families there is no telling how they differ: each has its own.
+
+    Args:
+        groups: per group the family and the outcomes, runs × videos. Runs of a group differ in the seed only.
+    """
+    found: dict[str, list[tuple[float, float, int]]] = {}
+    for family, right in groups:
+        room = (right.mean() * (1 - right.mean())) ** 2
+        if len(right) > 1 and room:
+            total, chance = _variances(right)
+            found.setdefault(family, []).append((total / room, chance / room, len(right) - 1))
+    own = {}
+    for family, parts in found.items():
+        total, chance, freedom = np.array(parts).T
+        own[family] = Spread(*(float(np.average(x, weights=freedom)) for x in (total, chance)), float(freedom.sum()))
+    if len(own) < FAMILIES:
+        return own
+    total, chance, freedom = np.array([(s.variance, s.chance, s.freedom) for s in own.values()]).T
+    total = np.maximum(total, chance / 10)  # two runs may agree by luck: no evidence for a variance of nothing
+    most = freedom.sum()  # v₀ is known no better than that
+    d0 = np.geomspace(1, most, 40)[:, None, None]
+    v0 = np.geomspace(total.min(), total.max(), 80)[:, None]
+    likelihood = (fisher.logpdf(total / v0, freedom, d0) - np.log(v0)).sum(-1)
+    i, j = np.unravel_index(likelihood.argmax(), likelihood.shape)
+    d0, v0 = float(d0[i, 0, 0]), float(v0[j, 0])
+    return {
+        family: Spread(
+            max(s.variance, (d0 * v0 + s.freedom * s.variance) / (d0 + s.freedom)), s.chance, min(d0 + s.freedom, most)
+        )
+        for family, s in own.items()
+    }
+
+
+def spreads_of(runs: Iterable[tuple[RunRecord, Path]], k: int = 1) -> dict[str, Spread]:
+    """See ``spreads``; of records, each with the folder of its predictions, grouped by all but the seed."""
+    groups: dict[tuple, list[tuple[RunRecord, Path]]] = {}
+    for record, folder in runs:
+        key = record.suite, record.data.test_manifest, record.entry, record.variant, kind(record)
+        groups.setdefault(key, []).append((record, folder))
+    return spreads((of[0][0].model.family, outcomes(of, k=k)) for of in groups.values() if len(of) > 1)
+
+
+def of_family(known: Mapping[str, Spread], records: Sequence[RunRecord]) -> Spread | None:
+    """The spread to take for records of one model; None: its own, where it has several architectures or runs."""
+    if len({r.variant for r in records}) > 1:
+        return None
+    return known.get(records[0].model.family)
+
+
+def accuracy_interval(right: np.ndarray, spread: Spread | None = None) -> tuple[float, float]:
     """95 % interval of a mean accuracy over videos and over runs, in percent.
 
-    Of one run it is Wilson's. Of several, Wilson's for as many videos as would give the mean over runs its variance
-    over videos; the runs' own variance comes in by Student's t, at right angles to it (as in ``paired_difference``).
+    Of one run of unknown spread it is Wilson's. Of several, Wilson's for as many videos as would give the mean over
+    runs its variance over videos; the variance of runs comes in by Student's t, at right angles to it (as in
+    ``paired_difference``).
 
     Args:
         right: runs × videos, 1 where right, or architectures × videos, the share of its runs that were.
+        spread: of runs, from more than these.
     """
-    runs, n = right.shape
+    n = right.shape[1]
     per_video = right.mean(0)
     mean = per_video.mean()
     if per_video.var() > 0:
         n = mean * (1 - mean) / per_video.var() * n
     low, high = wilson(mean * n, n)
-    if runs > 1:
-        mean = 100 * mean
-        spread = 100 * student.ppf(1 - LEVEL / 2, runs - 1) * np.sqrt(_variance_of_runs(right) / runs)
+    part = _part_of_runs(right, spread)
+    if part:
+        mean, spread = 100 * mean, 100 * student.ppf(1 - LEVEL / 2, part[1]) * np.sqrt(part[0])
         low, high = mean - np.hypot(mean - low, spread), mean + np.hypot(high - mean, spread)
     return float(max(0.0, low)), float(min(100.0, high))
+
+
+def learned(accuracy: float, n: int, chance: float) -> bool:
+    """Whether an accuracy is shown to be above chance: its one-sided Wilson bound at 5 % is.
+
+    Args:
+        accuracy: mean over runs, 0 to 1. Runs that know nothing may all say the same, so however many there are, the
+            bound is that of one run.
+        n: videos.
+        chance: see ``chance_level``.
+    """
+    z = norm.ppf(1 - LEVEL)
+    return bool(accuracy - chance > z * np.sqrt(chance * (1 - chance) / n))
+
+
+def chance_level(labels: np.ndarray, classes: int) -> float:
+    """What can be had without looking at the videos, 0 to 1: one class of all, or the most frequent one."""
+    return float(max(1 / classes, np.bincount(labels).max() / len(labels)))
 
 
 def outcomes(runs: Sequence[tuple[RunRecord, Path]], common: bool = False, k: int = 1) -> np.ndarray:
@@ -73,7 +180,7 @@ def outcomes(runs: Sequence[tuple[RunRecord, Path]], common: bool = False, k: in
     Raises:
         RecordError: predictions are not the record's, or the runs' videos differ and ``common`` is not set.
     """
-    tables = [predictions(record, folder).set_index("id").sort_index() for record, folder in runs]
+    tables = [answers(record, folder) for record, folder in runs]
     manifests = sorted({record.data.test_manifest for record, _ in runs})
     datasets = sorted({record.data.dataset for record, _ in runs})
     if len(datasets) > 1:
@@ -91,7 +198,27 @@ def outcomes(runs: Sequence[tuple[RunRecord, Path]], common: bool = False, k: in
         raise RecordError(f"predictions of test manifest {manifests[0]} list different videos; run `verify`")
     if ids.empty:
         raise RecordError(f"records of test manifests {' and '.join(manifests)} have no video in common")
-    return np.stack([ranks(table.loc[ids]) < k for table in tables]).astype(float)
+    return np.stack([table["rank"].loc[ids] < k for table in tables]).astype(float)
+
+
+def labels(record: RunRecord, folder: Path) -> np.ndarray:
+    """Of the test videos, in the order of ids."""
+    return answers(record, folder).label.to_numpy()
+
+
+def answers(record: RunRecord, folder: Path) -> pd.DataFrame:
+    """Per video, by id in order: ``label``, its ``rank`` among the scores, and the ``answer``, the class of the best.
+
+    Files are read once in a process.
+    """
+    path, sha = folder / record.result.predictions, record.result.predictions_sha256
+    at = path.stat().st_mtime_ns if path.exists() else 0
+    if (path, sha, at) not in _READ:
+        table = predictions(record, folder)
+        answer = [-1 if e else int(np.argmax(s)) for s, e in zip(table.scores, table.error, strict=True)]
+        table = table.assign(rank=ranks(table), answer=answer).set_index("id").sort_index()
+        _READ[path, sha, at] = table[["label", "rank", "answer"]]
+    return _READ[path, sha, at]
 
 
 def per_architecture(right: np.ndarray, records: Sequence[RunRecord]) -> np.ndarray:
@@ -105,50 +232,93 @@ def per_architecture(right: np.ndarray, records: Sequence[RunRecord]) -> np.ndar
     return np.stack([right[variants == v].mean(0) for v in sorted(set(variants))])
 
 
-def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Difference:
+def paired_difference(
+    a: np.ndarray,
+    b: np.ndarray,
+    spread: tuple[Spread | None, Spread | None] = (None, None),
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Difference:
     """Difference of mean accuracies, over videos in common and over runs: a bootstrap in two levels.
 
     The videos are resampled, all runs of both models keeping theirs. Runs are too few to be resampled: of three, the
-    bootstrap misses a third of the variance and all of Student's tails, and with a run spread of 4 points its intervals
-    covered 92 % of the truths, with 10 points 85 %. So the runs' part of each draw comes from Student's t: the runs'
-    variance, less what the videos make of it (the interaction of runs and videos, which the resampled videos
-    already carry), with Welch's degrees of freedom.
+    bootstrap misses a third of the variance and all of Student's tails. So the runs' part of each draw comes from
+    Student's t: the runs' variance, less what the videos make of it (the interaction of runs and videos, which the
+    resampled videos already carry), with Welch's degrees of freedom.
 
-    Coverage over 2,000 synthetic repeats (``tests/reproduce/test_statistics.py``): 94 to 97 % with 1, 3 or 5 runs a
-    side and a run spread of 0 to 8 points. Limits: with two runs it was between 91 and 98 %, in intervals too wide to
-    be of use. A model of one run is taken as it is: nothing is said of its other seeds.
+    Coverage, errors and power in simulated suites: ``python -m reproduce.studies.verdicts`` and
+    ``tests/reproduce/test_statistics.py``. A model of one run and of no known spread is taken as it is: nothing is said
+    of its other seeds (``Difference.known``).
 
     Args:
         a: runs × videos, 1 where right, or architectures × videos, the share of its runs that were.
         b: the same for the other model; same videos in the same order.
+        spread: of the runs of each, see ``of_family``; None: their own.
         seed: of the bootstrap.
         resamples: of the bootstrap.
+        level: the interval holds the truth in all but this share of cases.
     """
     rng = np.random.default_rng(seed)
     per_video = a.mean(0) - b.mean(0)
     values, counts = np.unique(per_video, return_counts=True)  # resampling videos is drawing these counts anew
     n = len(per_video)
     draws = rng.multinomial(n, counts / n, resamples) @ values / n
-    spread = [(_variance_of_runs(x) / len(x), len(x) - 1) for x in (a, b) if len(x) > 1]
-    total = sum(variance for variance, _ in spread)
+    parts = [_part_of_runs(x, s) for x, s in zip((a, b), spread, strict=True)]
+    known = [part for part in parts if part]
+    if spread[0] and spread[0] is spread[1]:  # one estimate serves both
+        known = [(parts[0][0] + parts[1][0], parts[0][1])]
+    total = sum(variance for variance, _ in known)
     if total > 0:
-        freedom = total**2 / sum(variance**2 / k for variance, k in spread)
+        freedom = total**2 / sum(variance**2 / k for variance, k in known)
         draws += np.sqrt(total) * rng.standard_t(freedom, resamples)
-    low, high = np.quantile(100 * draws, (LEVEL / 2, 1 - LEVEL / 2))
-    if len(a) == len(b) == 1:
+    low, high = np.quantile(100 * draws, (level / 2, 1 - level / 2))
+    if len(a) == len(b) == 1 and not known:
         p = mcnemar(a[0], b[0])
     else:
         below, above = (draws <= 0).sum(), (draws >= 0).sum()
         p = min(1.0, 2 * (min(below, above) + 1) / (resamples + 1))
-    return Difference(float(100 * per_video.mean()), float(low), float(high), float(p))
+    return Difference(float(100 * per_video.mean()), float(low), float(high), float(p), n, all(parts))
 
 
-def _variance_of_runs(x: np.ndarray) -> float:
-    """Variance of accuracies between runs beyond the chance of finitely many videos (two-way analysis of variance)."""
+def between(
+    first: Sequence[tuple[RunRecord, Path]],
+    second: Sequence[tuple[RunRecord, Path]],
+    known: Mapping[str, Spread],
+    common: bool = False,
+    level: float = LEVEL,
+) -> Difference:
+    """Top-1 of one model's runs minus another's.
+
+    Args:
+        first: records of one model, each with the folder of its predictions.
+        second: of the other.
+        known: spreads of their suite, see ``spreads_of``.
+        common: see ``outcomes``.
+        level: see ``paired_difference``.
+    """
+    right = outcomes([*first, *second], common)
+    sides = [[record for record, _ in runs] for runs in (first, second)]
+    a, b = per_architecture(right[: len(first)], sides[0]), per_architecture(right[len(first) :], sides[1])
+    return paired_difference(a, b, (of_family(known, sides[0]), of_family(known, sides[1])), level=level)
+
+
+def _part_of_runs(x: np.ndarray, spread: Spread | None) -> tuple[float, float] | None:
+    """Variance of a mean over runs beyond the chance of videos, and its degrees of freedom; None: not known."""
+    if spread:
+        return spread.beyond(x.mean()) / len(x), spread.freedom
+    if len(x) == 1:
+        return None
+    total, chance = _variances(x)
+    return max(0.0, total - chance) / len(x), len(x) - 1
+
+
+def _variances(x: np.ndarray) -> tuple[float, float]:
+    """Of accuracies between runs: all of it, and what finitely many videos make (two-way analysis of variance)."""
     runs, videos = x.shape
     residual = x - x.mean(1, keepdims=True) - x.mean(0) + x.mean()
     interaction = (residual**2).sum() / ((runs - 1) * (videos - 1))
-    return max(0.0, float(x.mean(1).var(ddof=1) - interaction / videos))
+    return float(x.mean(1).var(ddof=1)), float(interaction / videos)
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
