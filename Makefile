@@ -3,7 +3,9 @@ VENV ?= .venv
 PYTHON ?= python3
 RUN := "$$VENV/bin/python" -m reproduce
 SEEDS ?= 0
+VERIFIED := $(if $(RESULTS),$(RESULTS),results)
 RESULTS ?= my-results
+FROM ?= $(RESULTS)
 EMBEDDED ?= quick
 GPUS ?= 0
 ENGINE ?= local
@@ -11,14 +13,23 @@ JOBS ?= 0
 TIERS ?= instant,inference
 REASON ?=
 # Recipes take them from the environment, quoted: there they may hold spaces, & and quotes.
-export SEEDS EMBEDDED GPUS ENGINE JOBS TIERS REASON VENV PYTHON RESULTS
+export SEEDS EMBEDDED GPUS ENGINE JOBS TIERS REASON VENV PYTHON RESULTS VERIFIED FROM
 export OMP_WAIT_POLICY ?= PASSIVE  # spinning OpenMP threads and decoding workers slow each other down tenfold
 
 .DEFAULT_GOAL := help
 .PHONY: $(shell awk -F: '/^[a-z0-9-]+:/{print $$1}' $(MAKEFILE_LIST))  # all are commands, none is a file
 
-help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+#? SEEDS=0,1,2        seeds of a run or a search
+#? MODELS=x3d,tsm     entries; all: the optional ones, too
+#? EMBEDDED=quick     size of the embedded data: tiny, quick or full
+#? GPUS=8             GPUs of a run; JOBS=1: runs at a time on a CPU; ENGINE=ray: the cluster of RAY_ADDRESS
+#? RESULTS=my-results records and tables of your own; RUNS=runs: state and checkpoints; CACHE=.cache: embedded videos
+#? KINETICS_ROOT=, SSV2_ROOT=   copies of the real data; ALLOW_PARTIAL=1: even where much is missing
+#? DECODER=pyav, VENV=.venv, PYTHON=python3, TIERS=instant,inference, REASON=, FROM=
+
+help:  ## list the targets and the variables
+	@awk -F ':.*## ' '/^##@/{printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## /{printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN{print "\nVariables"} /^#\? /{print "  " substr($$0, 4)}' $(MAKEFILE_LIST)
 
 env:  ## make the environment in VENV (default .venv)
 	@cmp -s requirements.lock "$$VENV/requirements.lock" || { \
@@ -29,6 +40,7 @@ env:  ## make the environment in VENV (default .venv)
 	  "$$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable . && \
 	  cp requirements.lock "$$VENV/requirements.lock"; }
 
+##@ Experiments
 reproduce-kinetics: env  ## train, test and tabulate on KINETICS_ROOT; without it, on embedded videos (minutes)
 	$(RUN) run kinetics
 
@@ -47,8 +59,12 @@ table-kinetics: env  ## tables of Kinetics-400 and of its embedded twin, from wh
 table-ssv2: env  ## tables of Something-Something-V2 and of its embedded twin
 	$(RUN) table ssv2 "ssv2-$$EMBEDDED"
 
-verify: env  ## recompute every accuracy and every table of RESULTS; fails where one disagrees
-	$(RUN) verify "$$RESULTS"
+##@ Evidence
+verify: env  ## recompute every accuracy and every table of the reference, or of RESULTS=; fails where one disagrees
+	$(RUN) verify "$$VERIFIED"
+
+update-reference: env  ## maintainers: take FROM= (my-results, or an archive of `submit`) over into results/; REASON= is noted
+	$(RUN) update-reference "$$FROM"
 
 report: env  ## all tables and pictures of RESULTS as one page, report.html
 	$(RUN) report
@@ -62,6 +78,7 @@ check-results: env  ## do the recipes yield what stands beside them? TIERS=insta
 accept-results: env  ## make what they yield now the expectation; REASON= goes into results/CHANGES.md
 	$(RUN) accept
 
+##@ Studies of the suite itself: records go to RESULTS/studies
 study-planted: env  ## the search engines on a space whose best is known (minutes)
 	"$$VENV/bin/python" -m reproduce.studies.planted --out "$$RESULTS/studies/planted.json"
 
@@ -83,6 +100,10 @@ study-regressions: env  ## planted regressions in every family, and clean repeat
 study-slower: env  ## what its speed tier says of networks 15 % slower; nothing else may run (half an hour)
 	"$$VENV/bin/python" -m reproduce.studies.regressions --speed --out "$$RESULTS/studies/slower.json"
 
+study-verdicts: env  ## how often verdicts err, and which differences they find, by simulation (minutes)
+	"$$VENV/bin/python" -m reproduce.studies.verdicts --out "$$RESULTS/studies/verdicts.json"
+
+##@ Development
 lint: env  ## style: ruff check and format
 	"$$VENV/bin/ruff" check .
 	"$$VENV/bin/ruff" format --check .
@@ -114,7 +135,7 @@ bench-save: env  ## time what is slow in this code (pytest-benchmark), as the ba
 	"$$VENV/bin/python" -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage="$$RESULTS/benchmarks" --benchmark-save=baseline tests/bench
 
 bench-compare: env  ## time it again, beside the baseline
-	"$$VENV/bin/python" -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage="$$RESULTS/benchmarks" tests/bench --benchmark-compare
+	"$$VENV/bin/python" -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage="$$VERIFIED/benchmarks" tests/bench --benchmark-compare
 
 lock: env  ## renew requirements.lock from pyproject.toml
 	"$$VENV/bin/python" -m pip install --quiet uv

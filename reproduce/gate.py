@@ -59,6 +59,7 @@ from reproduce.files import save_weights, write_atomic, write_json
 from reproduce.progress import Progress
 from reproduce.protocol import Protocol
 from reproduce.records import Model, RunRecord, git_commit, load_all, score
+from reproduce.reference import REFERENCE
 from reproduce.suites import CONFIGS, SUITES, Entry, Suite, difference
 
 CHANGES = CONFIGS.parent / "results" / "CHANGES.md"
@@ -396,7 +397,7 @@ def _kind(family: str) -> str:
 def training(
     suite: Suite, entry: Entry, cache: Path, runs: Path, results: Path, seeds: Sequence[int] = ()
 ) -> dict[str, Measured]:
-    """The mean accuracy of an entry's records in ``results``; what is missing of today's recipe is trained first.
+    """The mean accuracy of an entry's records in ``results``, else the reference; what is missing of today's recipe is trained first.
 
     Args:
         suite: of the entry.
@@ -407,11 +408,15 @@ def training(
         seeds: that must be among them; without any and without a record, 0.
     """
 
+    def stored() -> list[RunRecord]:
+        places = dict.fromkeys((REFERENCE, results))  # one's own count where there are both
+        return [r for place in places for r in load_all(place / "records" / suite.name)]
+
     def found() -> dict[tuple[int, int], RunRecord]:
-        mine = [r for r in load_all(folder) if r.entry == entry.name and r.variant < entry.variants]
+        mine = [r for r in stored() if r.entry == entry.name and r.variant < entry.variants]
         return {(r.seed, r.variant): r for r in mine if not difference(r, suite, entry)}
 
-    folder, variants = results / "records" / suite.name, range(entry.variants)
+    variants = range(entry.variants)
     there = found()
     whole = {seed for seed, _ in there if all((seed, v) in there for v in variants)}
     wanted = sorted(whole | set(seeds)) or [0]
@@ -421,7 +426,7 @@ def training(
         there = found()
     records = [there[seed, v] for seed in wanted for v in variants]
     top1 = float(np.mean([100 * r.result.top1 / r.result.n for r in records]))
-    half = spread(load_all(folder), records[0].model.family, len(records))
+    half = spread(stored(), records[0].model.family, len(records))
     return {
         "top-1 %": Measured(top1, [round(top1 - half, 2), round(top1 + half, 2)], seeds=tuple(wanted)),
         "at the budget": _at_budget([r.model for r in records]),
