@@ -397,7 +397,9 @@ def _kind(family: str) -> str:
 def training(
     suite: Suite, entry: Entry, cache: Path, runs: Path, results: Path, seeds: Sequence[int] = ()
 ) -> dict[str, Measured]:
-    """The mean accuracy of an entry's records in ``results``, else the reference; what is missing of today's recipe is trained first.
+    """The mean accuracy of an entry's records in ``results``, else in the reference.
+
+    What is missing of today's recipe is trained first.
 
     Args:
         suite: of the entry.

@@ -24,6 +24,7 @@ from types import ModuleType
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import get_rank
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -74,6 +75,13 @@ def own_entry(path: Path, suite: Suite) -> Entry:
             f"{path}: {name} costs {solution.gmacs:.4g} GMACs, {100 * solution.residual:+.1f} % of the budget of "
             f"{suite.gmacs:g}, and has no width knob; give it one, or compare at its own cost: "
             f"--budget {solution.gmacs:.4g}"
+        )
+    if not solution.matched and get_rank() == 0:
+        print(
+            f"{path}: the nearest that the knobs of {name} come to the budget of {suite.gmacs:g} GMACs is "
+            f"{solution.gmacs:.4g} ({100 * solution.residual:+.1f} %): its line will say that it misses the budget, and "
+            "claim nothing; finer steps, or another knob, would mend it",
+            file=sys.stderr,
         )
     return entry
 
