@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import itertools
 import json
@@ -77,7 +76,6 @@ def ignore_sigterm(worker: int = 0) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-@atexit.register  # after the import of multiprocessing.util, hence called before it waits for its children
 def _end_workers() -> None:
     """End what still decodes, deaf to SIGTERM as it is, when an error that keeps a loader alive ends this process."""
     workers = [child for child in multiprocessing.active_children() if child.daemon]
@@ -85,6 +83,9 @@ def _end_workers() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes their end for an accident
     for worker in workers:
         worker.kill()
+
+
+multiprocessing.util.Finalize(None, _end_workers, exitpriority=1)  # before it terminates its children, and waits
 
 
 class SharedMemoryError(OSError):
