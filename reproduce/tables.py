@@ -707,7 +707,7 @@ def _notes(suite: Suite, found: list[Row], against: str) -> str:
     if ran:
         notes.append(
             f"Chance: {ran[0].chance:.1f} %, one class of all or the most frequent one. A model whose accuracy is not "
-            "shown to be above it (at 5 %, over the videos of one run) did not learn: it is last, and nothing is claimed."
+            "shown to be above it (at 5 %, over the videos of one run) did not learn: it is last, and not judged."
         )
     if suite.gmacs or against:
         notes.append(

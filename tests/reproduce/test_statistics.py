@@ -13,7 +13,20 @@ from scipy.stats import binomtest, norm
 
 from reproduce.cli import app
 from reproduce.records import RecordError, RunRecord, load_all, predictions, sha256
-from reproduce.statistics import accuracy_interval, holm, mcnemar, outcomes, paired_difference, per_architecture, wilson
+from reproduce.statistics import (
+    accuracy_interval,
+    chance_level,
+    holm,
+    learned,
+    mcnemar,
+    outcomes,
+    paired_difference,
+    per_architecture,
+    spreads,
+    spreads_of,
+    wilson,
+)
+from reproduce.studies import verdicts
 
 RECORDS = Path(__file__).parents[2] / "results" / "records" / "ssv2-quick"
 
@@ -142,6 +155,88 @@ def test_interval_and_p_value_agree(runs):
     assert 30 < sum(d.p < 0.05 for d in found) < 270, "a world in which some differences hold"
     # McNemar's is exact, the interval a bootstrap: they may part where it is close
     assert np.mean([(d.p < 0.05) == (d.low > 0 or d.high < 0) for d in found]) > 0.95
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 5])
+def test_verdicts_of_simulated_suites_keep_their_promises(seeds):
+    """The short form of ``reproduce.studies.verdicts``: families that spread by 1.5, 4 and 7 points."""
+    found = verdicts.suites(seeds, repeats=60)
+    assert found["family_wise_error"] <= 0.05 + 2 * (0.05 * 0.95 / 60) ** 0.5
+    assert 0.91 <= found["coverage_of_differences"] <= 0.99  # 360 intervals: two standard errors about 93 to 97
+    assert 0.91 <= found["coverage_of_accuracies"] <= 0.99
+
+
+def test_one_run_without_the_spread_of_others_is_called_too_sure():
+    found = verdicts.suites(1, repeats=30, pooled=False)
+    assert found["family_wise_error"] > 0.25, "or pooling would not be needed"
+    assert found["coverage_of_differences"] < 0.8
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_reproduction_raises_few_false_alarms(seeds):
+    found = verdicts.reproductions(seeds, repeats=60, rows=1)
+    assert found["false_alarms_per_row"] <= 0.05 + 2 * (0.05 * 0.95 / 60) ** 0.5
+
+
+def runs_that_differ(rng: np.random.Generator, points: float, groups: int = 1, number: int = 3) -> list[np.ndarray]:
+    models = verdicts.Models(rng, [50.0] * groups, [points] * groups)
+    return [models.runs(m, number) for m in range(groups)]
+
+
+def test_spreads_are_pooled_where_families_agree_and_not_lowered_where_one_does_not():
+    rng = np.random.default_rng(0)
+    alike = [(f"f{i}", x) for i, x in enumerate(runs_that_differ(rng, 4.0, groups=9))]
+    known = spreads(alike)
+    assert all(s.freedom > 8 for s in known.values()), "of two degrees each"
+    own = spreads([alike[0]])["f0"]
+    assert own.freedom == 2, "one family says nothing of others"
+    far = spreads([*alike, *(("wild", x) for x in runs_that_differ(rng, 20.0, groups=2, number=6))])["wild"]
+    alone = spreads([("wild", x) for x in runs_that_differ(np.random.default_rng(0), 20.0, groups=2, number=6)])["wild"]
+    assert 100 * far.beyond(0.5) ** 0.5 > 10
+    assert 100 * alone.beyond(0.5) ** 0.5 > 10
+    assert "other" not in known
+
+
+def test_one_run_is_as_wide_as_its_family_says():
+    rng = np.random.default_rng(1)
+    a, b = runs_that_differ(rng, 6.0, groups=2, number=4)
+    known = spreads([("a", a), ("b", b)])
+    one = paired_difference(a[:1], b[:1])
+    both = paired_difference(a[:1], b[:1], (known["a"], known["b"]))
+    assert not one.known
+    assert both.known
+    assert both.high - both.low > 1.5 * (one.high - one.low)
+    assert paired_difference(a[:1], b, (None, known["b"])).known is False
+    wide, narrow = accuracy_interval(a[:1], known["a"]), accuracy_interval(a[:1])
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_a_spread_in_common_is_one_estimate():
+    """Its degrees of freedom are not counted twice: two models of a family are no surer of it than one."""
+    rng = np.random.default_rng(2)
+    (a,) = runs_that_differ(rng, 6.0)
+    s = spreads([("f", a)])["f"]
+    same = paired_difference(a[:1], a[1:2], (s, s))
+    twice = paired_difference(a[:1], a[1:2], (s, spreads([("f", a)])["f"]))
+    assert same.high - same.low > twice.high - twice.low
+
+
+def test_what_is_not_above_chance_did_not_learn():
+    assert not learned(0.142, 400, 1 / 8)
+    assert learned(0.16, 400, 1 / 8)
+    n = 400
+    edge = next(k for k in range(50, n) if learned(k / n, n, 1 / 8))
+    low = binomtest(edge, n).proportion_ci(0.90, method="wilson").low  # one-sided 95 %
+    assert binomtest(edge - 1, n).proportion_ci(0.90, method="wilson").low <= 1 / 8 < low
+    assert chance_level(np.array([0, 0, 0, 1]), 4) == 0.75
+    assert chance_level(np.array([0, 1, 2, 3]), 4) == 0.25
+
+
+def test_committed_runs_have_a_spread_for_each_family():
+    known = spreads_of([(r, RECORDS) for r in load_all(RECORDS)])
+    assert {"auto_tsnet", "slowfast", "tsm", "x3d"} <= known.keys()
+    assert known["slowfast"].freedom > 2
+    assert known["tsm"].beyond(0.5) > 0
 
 
 def record(name: str) -> RunRecord:

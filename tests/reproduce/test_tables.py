@@ -1,13 +1,16 @@
 """Tables from records, and from none."""
 
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from reproduce import tables
-from reproduce.records import load_all
-from reproduce.suites import SUITES
+from reproduce.records import RunRecord, load_all
+from reproduce.suites import SUITES, at_budget
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -17,7 +20,8 @@ def test_without_records_costs_are_there_and_the_rest_is_not_run(name, tmp_path)
     text = tables.render(SUITES[name], tmp_path)
     assert SUITES[name].dataset in text.splitlines()[0]
     frame = tables.table(SUITES[name], [], tmp_path)
-    assert set(frame["top-1 % [95 %]"]) == {"not run"}
+    assert set(frame["top-1 % [95 %]"]) == set(frame.verdict) == {"not run"}
+    assert set(frame["rank"]) == {"–"}
     entries = [e for e in SUITES[name].entries if not (SUITES[name].size and e.optional)]
     assert [model.split()[0] for model in frame.model] == [e.name for e in entries]
     searched = pd.Series([e.search is not None for e in entries])
@@ -51,9 +55,7 @@ def test_a_baseline_can_be_named():
     frame = tables.table(suite, load_all(folder := RESULTS / "records" / suite.name), folder, "tsm")
     cells = dict(zip(frame.model.str.split().str[0], frame["− tsm, points [95 %]"], strict=True))
     assert cells["tsm"] == "–"
-    runs = tables.runs_of(suite, load_all(folder))
-    pairs = {name: (of, runs["tsm"]) for name, of in runs.items() if name != "tsm" and of}
-    assert cells == {"tsm": "–"} | tables.differences(pairs, folder)
+    assert all(re.match(r"[+-]\d", cell) for name, cell in cells.items() if name != "tsm")
     assert cells["auto_tsnet_random"] in text
     assert "− tsm: top-1 minus that of tsm; interval" in text
     with pytest.raises(ValueError, match="no entry 'resnet'"):
@@ -74,3 +76,135 @@ def test_published_rows_exist():
     assert values["x3d"].startswith("76.2 (X3D-M")
     assert values["slowfast"].startswith("75.6 (R50 4x16")
     assert values["auto_tsnet"].startswith("78.9 (Auto-TSNet-L")
+
+
+SOURCE = RESULTS / "records" / "kinetics-quick"
+QUICK = SUITES["kinetics-quick"]
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch) -> Path:
+    """A folder of results to be filled, with no reference to learn the spread of runs from."""
+    (tmp_path / "records" / "kinetics-quick").mkdir(parents=True)
+    monkeypatch.setattr(tables, "REFERENCE", tmp_path / "nowhere")
+    return tmp_path
+
+
+def take(results: Path, *names: str, **changes) -> None:
+    """Committed records, with other values."""
+    for name in names:
+        record = RunRecord.load(SOURCE / f"{name}.json").model_copy(update=changes)
+        folder = results / "records" / "kinetics-quick"
+        shutil.copy(SOURCE / f"{name}.parquet", folder)
+        record.save(folder / f"{name}.json")
+
+
+def of(rows: list[tables.Row], name: str) -> list[tables.Row]:
+    return [row for row in rows if row.name == name and row.records]
+
+
+CHOSEN = replace(
+    QUICK, entries=tuple(e for e in QUICK.entries if e.name in ("x3d", "tsm", "mvit", "auto_tsnet_random"))
+)
+
+
+def test_one_run_each_of_unknown_spread_is_no_verdict(results):
+    take(results, "x3d-s0", "tsm-s0", "auto_tsnet_random-s0")
+    for row in of(tables.rows(CHOSEN, results), "tsm") + of(tables.rows(CHOSEN, results), "x3d"):
+        assert (row.verdict, row.sure, row.mark, row.p) == ("one run", "one run", "", None)
+    text = tables.terminal(CHOSEN, results)
+    assert "▲" not in text
+    assert "▼" not in text
+    assert "SEEDS=0,1,2" in text
+    assert "is not shown to beat" in tables.verdict_sentence(CHOSEN, tables.rows(CHOSEN, results))
+    assert "one run" in tables.verdict_sentence(CHOSEN, tables.rows(CHOSEN, results))
+
+
+def test_one_run_of_a_known_spread_has_a_verdict(results, monkeypatch):
+    take(results, "x3d-s0", "tsm-s0", "auto_tsnet_random-s0")
+    monkeypatch.setattr(tables, "REFERENCE", RESULTS)
+    found = tables.rows(CHOSEN, results)
+    assert "one run" not in {row.verdict for row in found}
+    (x3d,) = of(found, "x3d")
+    assert (x3d.verdict, x3d.mark) == ("worse", "▼")
+    assert len(x3d.dots) == 1
+
+
+def test_a_model_at_chance_is_named_ranked_last_and_claimed_nothing_of(results, monkeypatch):
+    monkeypatch.setattr(tables, "REFERENCE", RESULTS)
+    take(results, *(f"{name}-s{s}" for name in ("x3d", "mvit", "auto_tsnet_random") for s in (0, 1, 2)))
+    found = tables.rows(CHOSEN, results)
+    (mvit,) = of(found, "mvit")
+    assert not mvit.learned
+    assert (mvit.verdict, mvit.p, mvit.rank) == ("did not learn", None, 3)
+    against = {row.name: row for row in tables.rows(CHOSEN, results, "mvit") if row.records}
+    assert {row.verdict for row in against.values()} == {"did not learn"}, "nor is anything claimed against it"
+    text = tables.rendered(CHOSEN, results)[".md"]
+    assert "- Chance: 12.5 %" in text
+    assert "MViT did not learn." in tables.verdict_sentence(CHOSEN, found)
+
+
+def test_runs_of_a_row_differ_in_the_seed_only(results):
+    """A seed of another recipe or device is a row of its own, which says so."""
+    take(results, "x3d-s0", "x3d-s1")
+    there = RunRecord.load(SOURCE / "x3d-s2.json")
+    take(results, "x3d-s2", recipe_text=there.recipe_text.replace("epochs = 3", "epochs = 1"))
+    rows = of(tables.rows(CHOSEN, results), "x3d")
+    assert [len(row.records) for row in rows] == [2, 1]
+    assert len({row.label for row in rows}) == 2
+    assert all("recipe" in row.kind for row in rows)
+    session = there.provenance.train[0].model_copy(update={"device": "AMD EPYC, 2 cores"})
+    take(results, "x3d-s2", provenance=there.provenance.model_copy(update={"train": [session]}))
+    rows = of(tables.rows(CHOSEN, results), "x3d")
+    assert [len(row.records) for row in rows] == [2, 1]
+    assert "AMD EPYC" in rows[1].label
+    assert "AMD EPYC" in tables.rendered(CHOSEN, results)[".md"]
+
+
+def test_the_precision_is_what_was_measured(results):
+    take(results, "x3d-s0")
+    assert "one view, fp32, spread" in tables.rendered(CHOSEN, results)[".md"]
+    measured = RunRecord.load(SOURCE / "x3d-s0.json").throughput.model_copy(update={"precision": "tf32"})
+    take(results, "x3d-s0", throughput=measured)
+    assert "one view, tf32, spread" in tables.rendered(CHOSEN, results)[".md"]
+
+
+def test_an_entry_that_cannot_meet_the_budget_is_out_of_reach(tmp_path):
+    suite = at_budget(SUITES["kinetics-tiny"], 0.0015)
+    suite = replace(suite, size="", entries=tuple(e for e in suite.entries if e.name in ("tsm", "mvit")))
+    found = {row.name: row.verdict for row in tables.rows(suite, tmp_path)}
+    assert found["mvit"] == "out of reach"
+    assert "out of reach" in tables.terminal(suite, tmp_path)
+    assert "out of reach" in tables.rendered(suite, tmp_path)[".md"]
+
+
+def test_a_missed_budget_is_not_called_better(results, monkeypatch):
+    monkeypatch.setattr(tables, "REFERENCE", RESULTS)
+    take(results, "x3d-s0", "auto_tsnet_random-s0")
+    model = RunRecord.load(SOURCE / "tsm-s0.json").model
+    take(results, "tsm-s0", model=model.model_copy(update={"residual": 0.12, "matched": False}))
+    found = tables.rows(CHOSEN, results)
+    assert [row.verdict for row in of(found, "tsm")] == ["budget missed"]
+    assert [row.verdict for row in of(found, "x3d")] == ["worse"]
+
+
+def test_the_terminal_has_a_hundred_columns_and_what_comes_next():
+    text = tables.terminal(QUICK, RESULTS)
+    assert max(map(len, text.splitlines())) <= 100
+    ranked = [line.split()[1] for line in text.splitlines() if re.match(r" ?\d+  ", line)]
+    rows = sorted((r for r in tables.rows(QUICK, RESULTS) if r.rank), key=lambda r: r.rank)
+    assert ranked == [r.name for r in rows]
+    assert f"{RESULTS / 'tables' / QUICK.name}.md" in text
+    assert "make report" in text
+
+
+def test_the_sentence_says_what_the_rows_say():
+    found = tables.rows(QUICK, RESULTS)
+    sentence = tables.verdict_sentence(QUICK, found)
+    best = max((r for r in found if r.name in ("slowfast", "x3d", "tsm", "assemblenet")), key=lambda r: r.top1)
+    assert best.verdict == "worse"
+    d = best.difference
+    assert f"Auto-TSNet's space beats {best.title} by {-d.points:.1f} points [{-d.high:.1f}, {-d.low:.1f}]" in sentence
+    (searched,) = of(found, "auto_tsnet")
+    assert ("is not shown to beat random" in sentence) == (searched.verdict == "not shown")
+    assert tables.verdict_sentence(QUICK, []) == "Nothing was run yet."
