@@ -26,17 +26,17 @@ from reproduce.plots import GREY, INK, RULE, narrow, save, tidy
 from reproduce.statistics import wilson
 
 FAMILIES = {
-    "auto_tsnet": ("#D55E00", "D"),
-    "slowfast": ("#0072B2", "o"),
-    "slow": ("#6A3D7C", "<"),
-    "x3d": ("#009E73", "s"),
-    "tsm": ("#E69F00", "^"),
-    "mvit": ("#CC79A7", "v"),
-    "assemblenet": ("#56B4E9", "p"),
-    "pvnas": (INK, "X"),
-    "other": (GREY, "h"),
+    "auto_tsnet": ("#D55E00", "D", "Auto-TSNet"),
+    "slowfast": ("#0072B2", "o", "SlowFast"),
+    "slow": ("#6A3D7C", "<", "Slow"),
+    "x3d": ("#009E73", "s", "X3D"),
+    "tsm": ("#E69F00", "^", "TSM"),
+    "mvit": ("#CC79A7", "v", "MViT"),
+    "assemblenet": ("#56B4E9", "p", "AssembleNet"),
+    "pvnas": (INK, "X", "PV-NAS"),
+    "other": (GREY, "h", "other"),
 }
-"""Colour and mark of each family. An entry is of the first family that its name begins with."""
+"""Colour, mark and name of each family. An entry is of the first family that its name begins with."""
 
 KINDS = {"searched": "*", "random": "P", "uniform": "d"}
 """Mark of an architecture that was not made by hand, instead of its family's."""
@@ -80,7 +80,7 @@ class Point:
     @property
     def style(self) -> tuple[str, str]:
         """Colour and mark."""
-        colour, mark = FAMILIES[self.family]
+        colour, mark, _ = FAMILIES[self.family]
         return colour, KINDS.get(self.kind, mark)
 
 
@@ -215,8 +215,8 @@ def _range(axes: Axes, xs: Sequence[float]) -> None:
 
 def _legend(points: Sequence[Point]) -> list[Line2D]:
     handles = []
-    for name, (colour, mark) in FAMILIES.items():
-        mine = [p for p in points if p.family == name]
+    for family, (colour, mark, name) in FAMILIES.items():
+        mine = [p for p in points if p.family == family]
         if mine:  # a square of its colour, where only searched, random or uniform ones are there
             shown = mark if any(not p.kind for p in mine) else "s"
             handles.append(Line2D([], [], color=colour, marker=shown, ms=7, lw=0, label=name))
@@ -273,7 +273,7 @@ def _label(axes: Axes, points: Sequence[Point], front: np.ndarray) -> None:
         outside = (boxes[:, :2] < (inside.x0, inside.y0)).any(1) | (boxes[:, 2:] > (inside.x1, inside.y1)).any(1)
         away = np.stack([_away(mark, boxes) for mark in marks], 1)  # place, mark
         near = away[:, i] < np.delete(away, i, 1).min(1, initial=np.inf) - dots
-        faults = 1000 * outside + 100 * _meets(boxes, np.array(taken)) + 3 * ~near + _meets(boxes, crossed)
+        faults = 1000 * outside + 100 * _meets(boxes, np.array(taken)) + 50 * ~near + _meets(boxes, crossed)
         best = int(np.argmin(faults))  # the first of the best: the nearest
         taken.append(tuple(boxes[best]))
         text.set_position(((boxes[best, 0] + 2 * dots - x) / dots, (boxes[best, 1] + high / 2 - y) / dots))

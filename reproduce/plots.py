@@ -146,7 +146,7 @@ def narrow(title: str, height: float, **kwargs) -> Figure:
     figure = Figure(figsize=(NARROW, height), facecolor="white", **kwargs)
     FigureCanvasAgg(figure)
     if title:
-        figure.suptitle(title, x=0.02, ha="left", fontsize=12, weight="bold")
+        figure.suptitle(title, x=0.02, ha="left", fontsize=12, weight="bold", gid="title")
     return figure
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from math import ceil, floor, isnan, nan
 from pathlib import Path
@@ -25,7 +26,7 @@ from reproduce.files import write_atomic
 from reproduce.measure.throughput import Mode
 from reproduce.natives import NATIVES, printed
 from reproduce.plots import draw_architecture
-from reproduce.records import RunRecord, load_all, predictions
+from reproduce.records import RunRecord, predictions
 from reproduce.suites import SUITES, Suite
 from reproduce.suites import suite as suite_named
 from reproduce.tables import Row
@@ -115,12 +116,12 @@ def report(results: Path, runs: Path) -> Path:
         The page.
     """
     named = [*SUITES, *sorted(path.name for path in results.glob("records/*"))]  # those of other budgets too
-    for suite in map(suite_named, dict.fromkeys(named)):
-        records = load_all(results / "records" / suite.name)
-        if records or (suite.root and not (results / "tables" / f"{suite.name}.csv").exists()):
+    found = {suite: _rows(suite, results) for suite in map(suite_named, dict.fromkeys(named))}
+    for suite, rows in found.items():
+        if rows or (suite.root and not (results / "tables" / f"{suite.name}.csv").exists()):
             tables.render(suite, results)
-        _draw(suite, records, results, runs)
-    text = page(results)
+        _draw(suite, rows, results, runs)
+    text = page(results, found)
     write_atomic(results / PAGE, lambda path: path.write_text(text))
     return results / PAGE
 
@@ -130,7 +131,7 @@ def disagreement(results: Path) -> str | None:
     path = results / PAGE
     if not path.exists() or page(results) == path.read_text():
         return None
-    return f"{path} is not the page of the records, tables and pictures beside it; write it anew: python -m reproduce report"
+    return f"{path} is not the page of what lies beside it; write it anew: python -m reproduce report"
 
 
 def human(suite: Suite) -> str:
@@ -164,12 +165,11 @@ def _join(parts: Iterable[str], between: str = "") -> Html:
     return Html(between.join(part if isinstance(part, Html) else escape(part) for part in parts))
 
 
-def page(results: Path) -> str:
-    """The page of the results as they are."""
-    order = list(SUITES)
+def page(results: Path, known: Mapping[Suite, list[Row]] | None = None) -> str:
+    """The page of the results as they are; of suites in ``known`` with these rows."""
     names = {path.name for path in results.glob("records/*")} | {path.stem for path in results.glob("tables/*.csv")}
-    suites = [suite_named(n) for n in sorted(names - {"natives"}, key=lambda n: (n not in order, *_place(n), n))]
-    found = {s: tables.rows(s, results) if _has_records(s, results) else [] for s in suites}
+    suites = [suite_named(name) for name in sorted(names - {"natives"}, key=_place)]
+    found = {s: known[s] if known and s in known else _rows(s, results) for s in suites}
     shown = [s for s in suites if found[s] and s.size != "tiny"]
     verdicts = [
         tag(
@@ -194,8 +194,9 @@ def _place(name: str) -> tuple:
     return list(SUITES).index(base) if base in SUITES else len(SUITES), name
 
 
-def _has_records(suite: Suite, results: Path) -> bool:
-    return any((results / "records" / suite.name).glob("*.json"))
+def _rows(suite: Suite, results: Path) -> list[Row]:
+    """Of a suite with records."""
+    return tables.rows(suite, results) if any((results / "records" / suite.name).glob("*.json")) else []
 
 
 # ---------------------------------------------------------------------------------------------------------- verdict
@@ -205,7 +206,7 @@ def _forest(suite: Suite, rows: Sequence[Row]) -> Html:
     """A line per model, the best first: its runs, their mean with its interval, and how far it is from its control."""
     ran = sorted((r for r in rows if r.top1 is not None), key=lambda r: (r.rank is None, r.rank or 0, -r.top1))
     chance = next((r.chance for r in ran if r.chance is not None), None)
-    first = next((r for r in ran if r.name == next((s.control for s in ran if s.control), "")), None)
+    first = _first_control(ran)
     values = [v for r in ran for v in (r.low, r.high, *r.dots)] + [v for v in (chance,) if v is not None]
     low, high = 10 * floor(min(values) / 10), 10 * ceil(max(values) / 10)
 
@@ -213,7 +214,7 @@ def _forest(suite: Suite, rows: Sequence[Row]) -> Html:
         return f"{100 * (value - low) / max(high - low, 10):.2f}%"
 
     def upright(value: float | None, kind: str) -> Html:
-        return Html() if value is None else tag("line", class_=kind, x1=at(value), x2=at(value), y1=0, y2="100%")
+        return Html() if value is None else tag("line", class_=kind, x1=at(value), x2=at(value), y1=-8, y2=37)
 
     ticks = range(low, high + 1, 10 if high - low <= 50 else 20)
     behind = [*(upright(t, "grid") for t in ticks), upright(chance, "chance"), upright(first and first.top1, "control")]
@@ -222,17 +223,17 @@ def _forest(suite: Suite, rows: Sequence[Row]) -> Html:
         track = [
             tag("line", class_="interval", x1=at(r.low), x2=at(r.high), y1="50%", y2="50%"),
             *(tag("circle", class_="run", cx=at(dot), cy="50%", r=2.6) for dot in r.dots),
-            tag("svg", tag("path", d=MARKS[_kind(r.name, r.records)], class_="mean"), x=at(r.top1), y="50%"),
+            tag("svg", tag("path", d=MARKS[_kind(r)], class_="mean"), x=at(r.top1), y="50%"),
         ]
         lines.append(
             tag(
                 "li",
-                tag("span", r.title, class_="who"),
+                tag("span", r.title, tag("small", _label(r, rows).removeprefix(r.title)), class_="who"),
                 tag("svg", *behind, *track, class_="track", aria_hidden="true"),
                 tag("span", f"{r.top1:.1f}", class_="top1"),
                 tag("span", _difference(r), class_="difference"),
                 _verdict(r),
-                style=f"--mark:{_colour(FAMILIES[r.family][0])}",
+                style=f"--mark:{_colour(FAMILIES[family_of(r.name)][0])}",
             )
         )
     axis = [tag("text", str(t), x=at(t), y="1em", text_anchor="middle") for t in ticks]
@@ -258,11 +259,11 @@ def _forest(suite: Suite, rows: Sequence[Row]) -> Html:
     )
 
 
-def _kind(name: str, records: Iterable[RunRecord]) -> str:
+def _kind(row: Row) -> str:
     """A key of ``MARKS``."""
-    if any(r.search for r in records):
+    if any(r.search for r in row.records):
         return "searched"
-    return next((kind for kind in charts.KINDS if name.endswith(f"_{kind}")), "")
+    return next((kind for kind in charts.KINDS if row.name.endswith(f"_{kind}")), "")
 
 
 def _colour(light: str) -> str:
@@ -289,14 +290,13 @@ def _verdict(row: Row) -> Html:
 
 def _numbers(suite: Suite, rows: Sequence[Row], results: Path) -> Iterator[Html]:
     """The table of a suite, its pictures, and behind them what was held equal and all the rest."""
-    yield _table(
-        ["rank", "model", "top-1 % [95 %]", "difference, points [95 %]", "how sure", "clips/s", "search cost"],
-        [
-            _line(r, {other.name: other.title for other in rows})
-            for r in sorted(rows, key=lambda r: r.rank or len(rows) + 1)
-        ],
-        [r.name for r in rows],
-    )
+    ranked = sorted(rows, key=lambda r: r.rank or len(rows) + 1)
+    first = _first_control(ranked)
+    heads = ["rank", "model", "top-1 % [95 %]", "difference, points [95 %]", "how sure", "clips/s", "search cost"]
+    yield _table(heads, [_line(r, first) for r in ranked])
+    if first:
+        told = f"Differences are to {first.title}, where nothing else is said; ▲ and ▼ hold after Holm's correction."
+        yield tag("p", told, class_="told")
     yield from _pictures(suite, results)
     yield _details("What was held equal", tag("dl", *_equal(suite, rows)))
     yield from _rest(suite, results)
@@ -314,19 +314,26 @@ def _numbers(suite: Suite, rows: Sequence[Row], results: Path) -> Iterator[Html]
     )
 
 
-def _line(row: Row, titles: dict[str, str]) -> list[Html]:
+def _first_control(rows: Sequence[Row]) -> Row | None:
+    """The random architectures that most models are set against."""
+    counted = Counter(r.control for r in rows if r.control).most_common(1)
+    return next((r for r in rows if counted and r.name == counted[0][0] and r.records), None)
+
+
+def _line(row: Row, first: Row | None) -> list[Html]:
     """The cells of a model; what they are sorted by stands in them, where it is not the number that they begin with."""
     speed = row.speed
-    against = f" against {titles.get(row.control, row.control)}" if row.difference else ""
+    other = row.difference and not (first and row.control == first.name)
+    against = f" to {tables.title_of(row.control)}" if other else ""
     sure = tag("td", _verdict(row), Html(" "), row.sure if row.p is not None else "", data_v=row.p)
     return [
         tag("td", str(row.rank or NOT_RUN)),
-        tag("th", row.title, *([Html("<br>"), tag("small", row.kind)] if row.kind else []), scope="row"),
+        tag("th", row.title, tag("small", f" {row.kind}"), scope="row"),
         tag("td", NOT_RUN if row.top1 is None else f"{row.top1:.1f} [{row.low:.1f}, {row.high:.1f}]"),
         tag("td", _difference(row), tag("small", against)),
         sure,
         tag("td", f"{speed.clips_per_s:.3g} ±{100 * speed.spread:.0f} %" if speed else NOT_RUN),
-        tag("td", row.cost),
+        tag("td", row.cost, class_="long"),
     ]
 
 
@@ -339,7 +346,13 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[Html]]) -> Html:
 
 def _frame(frame: pd.DataFrame) -> Html:
     """A table as it is."""
-    lines = [[tag("td", str(cell).replace("**", "")) for cell in row] for row in frame.itertuples(index=False)]
+    lines = [
+        [
+            tag("td", text, class_="long" if len(text) > 40 else None)
+            for text in (str(cell).replace("**", "") for cell in row)
+        ]
+        for row in frame.itertuples(index=False)
+    ]
     return _table(list(frame.columns), lines)
 
 
@@ -372,7 +385,7 @@ def _equal(suite: Suite, rows: Sequence[Row]) -> Iterator[Html]:
         "training": listed(f"{r.training.epochs} epochs, batch {r.training.batch}, from scratch" for r in records)
         if suite.gmacs
         else "each as its authors do",
-        "runs": f"{listed(len({r.seed for r in row.records}) for row in rows if row.records)} seeds of each architecture",
+        "seeds": listed(len({r.seed for r in row.records}) for row in rows if row.records) + " of each architecture",
         "speed": listed(
             f"{r.throughput.device}: {r.throughput.precision}, batch {r.throughput.batch}" for r in records
         ),
@@ -483,7 +496,8 @@ def _provenance(records: Sequence[RunRecord], suite: Suite) -> list[Html]:
         f"trained on {listed(p.device for p in made)}, threads: {threads}",
         f"timed on {listed(f'{r.throughput.device}, {r.throughput.precision}' for r in records)}",
         f"seeds {listed(r.seed for r in records)}",
-        f"manifests: train {listed(r.data.train_manifest for r in records)}, test {listed(r.data.test_manifest for r in records)}",
+        f"manifest of the training {listed(r.data.train_manifest for r in records)}, "
+        f"of the test {listed(r.data.test_manifest for r in records)}",
         f"torch {listed(s.versions['torch'] for p in made for s in p.sessions)}",
         f"made {times[0]}" + (f" to {times[-1]}" if times[-1] != times[0] else ""),
         *sorted({r.note for r in records} - {""}),
@@ -494,17 +508,18 @@ def _provenance(records: Sequence[RunRecord], suite: Suite) -> list[Html]:
 # --------------------------------------------------------------------------------------------------------- pictures
 
 
-def _draw(suite: Suite, records: list[RunRecord], results: Path, runs: Path) -> None:
+def _draw(suite: Suite, rows: Sequence[Row], results: Path, runs: Path) -> None:
     """All pictures of a suite, as PNG and SVG; those that are no longer drawn are removed."""
-    folder = results / "records" / suite.name
-    runs_of = {name: mine for name, mine in tables.runs_of(suite, records).items() if mine}
-    top1 = {name: tables.accuracy(mine, folder) for name, mine in runs_of.items()}
+    folder, name = results / "records" / suite.name, human(suite)
+    ran = {_label(r, rows): r for r in rows if r.records}
     # Models of one budget differ in cost by what the solver left over: nothing to be seen.
-    cost = [] if suite.gmacs else [*_measured_costs(runs_of, top1), *_literature(suite)]
-    speeds = _measured_speeds(runs_of, top1) | ({} if suite.gmacs else _native_speeds(suite, results))
-    diagnosed = {path.stem: json.loads(path.read_text()) for path in temporal_files(results, suite.name)}
-    found = sorted((r for r in records if r.search and "architecture" in r.model.net), key=lambda r: (r.seed, r.entry))
-    name = human(suite)
+    cost = [] if suite.gmacs else [*(_point(n, r, r.gmacs) for n, r in ran.items()), *_literature(suite)]
+    speeds = _measured_speeds(ran) | ({} if suite.gmacs else _native_speeds(suite, results))
+    names = {Path(r.result.predictions).stem: _run(r, row) for row in rows for r in row.records}
+    diagnosed = {
+        names.get(path.stem, path.stem): json.loads(path.read_text()) for path in temporal_files(results, suite.name)
+    }
+    found = [r for row in rows for r in row.records if r.search and "architecture" in r.model.net]
     for suffix in ("png", "svg"):
         drawn = set()
 
@@ -528,18 +543,28 @@ def _draw(suite: Suite, records: list[RunRecord], results: Path, runs: Path) -> 
                 low_is_better=False,
                 title=f"{name}: accuracy and speed",
             )
-        if runs_of:
-            confused = {n: pd.concat([predictions(r, folder) for r in mine]) for n, mine in runs_of.items()}
+        if ran:
+            confused = {n: pd.concat([predictions(r, folder) for r in row.records]) for n, row in ran.items()}
             charts.draw_confusion(confused, class_names(suite), at("confusion"), f"{name}: what is confused")
         if diagnosed:
             charts.draw_orders(diagnosed, at("temporal"), f"{name}: which models use time")
             charts.draw_temporal_classes(diagnosed, at("temporal-classes"), f"{name}: where order matters")
         if found:
-            _draw_network(found[0], name, at("network"))
+            _draw_network(min(found, key=lambda r: r.seed), name, at("network"))
         for source in sorted(runs.glob(f"{suite.name}/search-*/search.{suffix}")):
             write_atomic(at(source.parent.name), lambda p, source=source: shutil.copyfile(source, p))
         for kind in KINDS.keys() - drawn:
             (results / "pictures" / f"{suite.name}-{kind}.{suffix}").unlink(missing_ok=True)
+
+
+def _label(row: Row, rows: Sequence[Row]) -> str:
+    """A row's title, with its kind where the entry has several rows."""
+    return row.title + (f" ({row.kind})" if sum(r.name == row.name for r in rows) > 1 else "")
+
+
+def _run(record: RunRecord, row: Row) -> str:
+    several = len({r.variant for r in row.records}) > 1
+    return row.title + (f" {record.variant + 1}" if several else "") + f", seed {record.seed}"
 
 
 def _draw_network(record: RunRecord, suite: str, path: Path) -> None:
@@ -564,23 +589,18 @@ def class_names(suite: Suite) -> list[str]:
     return list({"kinetics": kinetics, "ssv2": ssv2}[suite.layout].CLASSES)
 
 
-def _measured_costs(runs_of: dict[str, list[RunRecord]], top1: dict[str, tuple]) -> Iterator[Point]:
-    for name, records in runs_of.items():
-        gmacs = sum(r.model.gmacs for r in records) / len(records)
-        yield Point(name, family_of(name), gmacs, *top1[name], kind=_kind(name, records))
+def _point(name: str, row: Row, x: float, spread: float = 0.0) -> Point:
+    return Point(name, family_of(row.name), x, row.top1, (row.low, row.high), spread, _kind(row))
 
 
-def _measured_speeds(runs_of: dict[str, list[RunRecord]], top1: dict[str, tuple]) -> dict[str, list[Point]]:
+def _measured_speeds(ran: dict[str, Row]) -> dict[str, list[Point]]:
     """Points by device."""
     panels: dict[str, list[Point]] = {}
-    for name, records in runs_of.items():
-        for device in sorted({r.throughput.device for r in records}):
-            speed = tables.median_speed(records, device)
+    for name, row in ran.items():
+        for device in sorted({r.throughput.device for r in row.records}):
+            speed = tables.median_speed(row.records, device)
             heading = f"{device}, {speed.precision}, batch {speed.batch}"
-            point = Point(
-                name, family_of(name), speed.clips_per_s, *top1[name], spread=speed.spread, kind=_kind(name, records)
-            )
-            panels.setdefault(heading, []).append(point)
+            panels.setdefault(heading, []).append(_point(name, row, speed.clips_per_s, speed.spread))
     return dict(sorted(panels.items()))
 
 
@@ -620,16 +640,16 @@ def _pictures(suite: Suite, results: Path) -> Iterator[Html]:
     folder, figures = results / "pictures", []
     for kind, (title, caption) in KINDS.items():
         if (path := folder / f"{suite.name}-{kind}.svg").exists():
-            figures.append(_figure(path, title, caption))
+            figures.append(_figure(path, title, caption, kind))
     for path in sorted(folder.glob(f"{suite.name}-search-*.svg")):
         strategy, _, seed = path.stem.removeprefix(f"{suite.name}-search-").rpartition("-")[0].rpartition("-s")
         caption = SEARCHES.get(strategy, SEARCHES[""])
-        figures.append(_figure(path, f"The course of a search: {strategy}, seed {seed}", caption))
+        figures.append(_figure(path, f"The course of a search: {strategy}, seed {seed}", caption, "search"))
     if figures:
         yield tag("div", *figures, class_="pictures")
 
 
-def _figure(path: Path, title: str, caption: str) -> Html:
+def _figure(path: Path, title: str, caption: str, kind: str) -> Html:
     """A picture in the page: its ids are its own, since all share one page, and its colours those of the page."""
     svg = path.read_text()
     svg = re.sub(r"(?s)<metadata>.*?</metadata>", "", svg[svg.index("<svg") :])
@@ -638,4 +658,6 @@ def _figure(path: Path, title: str, caption: str) -> Html:
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{path.stem}-", svg)
     svg = re.sub(r"#[0-9a-fA-F]{6}\b", lambda found: _colour(found[0]) if found[0].lower() in DARK else found[0], svg)
     zoom = tag("button", "enlarge", type="button", class_="zoom")
-    return tag("figure", tag("h4", title), zoom, tag("div", Html(svg), class_="svg"), tag("figcaption", caption))
+    return tag(
+        "figure", tag("h4", title), zoom, tag("div", Html(svg), class_="svg"), tag("figcaption", caption), class_=kind
+    )
