@@ -301,7 +301,7 @@ def confusion_figure(tables: Mapping[str, pd.DataFrame], classes: Sequence[str],
     """The figure that ``draw_confusion`` writes."""
     columns = min(CONFUSION_COLUMNS, len(tables))
     rows = ceil(len(tables) / columns)
-    figure = narrow(title, 1.3 + 1.75 * rows, layout="constrained")
+    figure = narrow(title, 1.3 + 1.9 * rows, layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(tables) :]:
         axes.set_axis_off()
@@ -310,7 +310,7 @@ def confusion_figure(tables: Mapping[str, pd.DataFrame], classes: Sequence[str],
         extent = (0.5, len(classes) + 0.5, len(classes) + 0.5, 0.5)  # classes are numbered from 1
         matrix = confusion(table, len(classes))
         image = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=100, aspect="auto", extent=extent)
-        axes.set_title(name, fontsize=9)
+        axes.set_title(fill(name, 20), fontsize=8)
         axes.tick_params(labelsize=8, labelbottom=i + columns >= len(tables), labelleft=i % columns == 0)
         if named:
             numbers = range(1, len(classes) + 1)
