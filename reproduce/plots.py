@@ -1,8 +1,9 @@
 """Pictures: a two-stream architecture for a slide, the course of a search, curves of several runs.
 
-All are 16:9, 1920 × 1080 as PNG, and drawn with Matplotlib's objects, never with pyplot's global state. Colours are
-from Okabe and Ito's palette and a one-hue ramp, so that they survive colour blindness and grey printing; nothing is
-said by colour alone.
+A network is drawn for a slide, 16:9; all else on a canvas so narrow that its letters can be read on a phone. All are
+1920 pixels wide as PNG, and drawn with Matplotlib's objects, never with pyplot's global state. Colours are from Okabe
+and Ito's palette and a one-hue ramp, so that they survive colour blindness and grey printing; nothing is said by colour
+alone. Every colour is written out, so that a page can put those of a dark palette in their place.
 """
 
 from __future__ import annotations
@@ -43,11 +44,14 @@ ATTENTION_NAMES = {
 JOURNAL_COLUMNS = ("step", "stage", "gmacs", "log_likelihood", "entropy", "samples")
 FORMATS = ("png", "svg", "pdf")
 
-WIDTH, HEIGHT, DPI = 40 / 3, 7.5, 144  # inches of a 16:9 slide; 1920 × 1080 pixels
+WIDTH, HEIGHT = 40 / 3, 7.5  # inches of a 16:9 slide
+NARROW = 6.4  # inches, of all other pictures
+PIXELS = 1920  # width of a PNG
+
+INK, GREY, RULE, PAPER, GRID = "#222222", "#666666", "#9a9a9a", "#f3f3f1", "#dddddd"
 # SVG text stays text (searchable, editable); a fixed salt makes equal pictures equal files.
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "autotsnet", "font.family": "sans-serif", "hatch.linewidth": 0.8}
-
-INK, GREY, RULE, PAPER = "#222222", "#666666", "#9a9a9a", "#f3f3f1"
+_STYLE |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
 FEATURES = "#4d4d4d"
 FUSION = "#D55E00"  # Okabe-Ito vermillion
 ATTENTION = "#8A3B73"  # Okabe-Ito reddish purple, darker, for white letters
@@ -78,6 +82,8 @@ def draw_architecture(
 
 def draw_trajectory(journal: pd.DataFrame, path: Path, budgets: Mapping[str, float]) -> None:
     """Draw the course of a search: entropy, samples per step, GMACs against the budget, log-likelihood.
+
+    Above it stands how much the search decided: the share of the entropy that P has lost.
 
     Args:
         journal: a row per sampled architecture (or per step): ``step``, ``stage``, ``gmacs`` (per view),
@@ -129,10 +135,29 @@ def save(make: Callable[..., Figure], path: Path, *args, **kwargs) -> None:
 
 
 def _write(figure: Figure, path: Path, suffix: str, metadata: dict) -> None:
-    figure.savefig(path, format=suffix, dpi=DPI, metadata=metadata)
+    figure.savefig(path, format=suffix, dpi=PIXELS / figure.get_figwidth(), metadata=metadata)
     if suffix == "png":  # 256 colours are plenty for these, and half the size
         with Image.open(path) as image:
             image.convert("RGB").quantize(256).save(path, format="png", optimize=True)
+
+
+def narrow(title: str, height: float, **kwargs) -> Figure:
+    """An empty picture that fits a phone; ``height`` in inches."""
+    figure = Figure(figsize=(NARROW, height), facecolor="white", **kwargs)
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, x=0.02, ha="left", fontsize=12, weight="bold", gid="title")
+    return figure
+
+
+def tidy(axes: Axes, grid: str) -> None:
+    """Two spines, a faint grid, letters of one size."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color=GRID, lw=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9)
+    axes.xaxis.label.set_size(10)
+    axes.yaxis.label.set_size(10)
 
 
 # ---------------------------------------------------------------------------------------------------- architecture
@@ -453,7 +478,7 @@ def _legend(axes: Axes, architecture: TwoStreamArchitecture, blocks: list[BlockC
     groups = [g for n in STREAMS for g in getattr(architecture, n) or ()]
     two_streams = architecture.slow is not None and architecture.fast is not None
     high, low = 0.66, 0.28
-    axes.plot([MARGIN, WIDTH - MARGIN], [0.96, 0.96], color="#dddddd", lw=0.8)
+    axes.plot([MARGIN, WIDTH - MARGIN], [0.96, 0.96], color=GRID, lw=0.8)
     renderer = axes.figure.canvas.get_renderer()
 
     def say(x: float, y: float, text: str, **kwargs) -> float:
@@ -516,10 +541,9 @@ def trajectory_figure(journal: pd.DataFrame, budgets: Mapping[str, float]) -> Fi
     if journal.empty:
         raise ValueError("the journal has no rows; draw it after the first step of the search")
     steps = _steps(journal)
-    figure = Figure(figsize=(WIDTH, HEIGHT), facecolor="white")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(4, 1, sharex=True, gridspec_kw={"hspace": 0.16})
-    figure.subplots_adjust(left=0.085, right=0.935, top=0.91, bottom=0.085)
+    figure = narrow(f"The search decided {100 * decided(journal):.0f} % of the entropy of P", 6.6)
+    panels = figure.subplots(4, 1, sharex=True, gridspec_kw={"hspace": 0.18})
+    figure.subplots_adjust(left=0.145, right=0.885, top=0.86, bottom=0.095)
     colours = ("#0072B2", "#009E73", "#D55E00", "#6A3D7C")  # Okabe-Ito blue, green, vermillion; a dark purple
 
     entropy, samples, gmacs, likelihood = panels
@@ -539,7 +563,7 @@ def trajectory_figure(journal: pd.DataFrame, budgets: Mapping[str, float]) -> Fi
         (6, 0),
         ha="left",
         va="center",
-        fontsize=10,
+        fontsize=9,
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
     )
@@ -549,20 +573,22 @@ def trajectory_figure(journal: pd.DataFrame, budgets: Mapping[str, float]) -> Fi
     window = _window(steps)
     running = f", running over {window} steps" if window > 1 else ""
     likelihood.set_xlabel(
-        f"update of P, warm-up left out; lines: mean of the step's samples{running}; bands: their range"
+        f"update of P, warm-up left out; lines: mean of the step's samples{running};\nbands: their range"
     )
     for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(axis="y", color="#dddddd", lw=0.6)
-        panel.set_axisbelow(True)
-        panel.tick_params(labelsize=10)
-        panel.yaxis.label.set_size(11)
+        tidy(panel, "y")
     figure.align_ylabels(panels)
-    likelihood.xaxis.label.set_size(11)
     edges = steps["position"].iloc[0] - 0.5, steps["position"].iloc[-1] + 0.5
     likelihood.set_xlim(*edges)
     _stages(panels, steps)
     return figure
+
+
+def decided(journal: pd.DataFrame) -> float:
+    """Share of the entropy that P has lost in a search; of several stages, each has its own variables: of their sum."""
+    parts = [part["entropy"] for part in _stage_runs(_steps(journal))]
+    first, last = sum(part.iloc[0] for part in parts), sum(part.iloc[-1] for part in parts)
+    return 1 - last / first if first else 0.0
 
 
 def _steps(journal: pd.DataFrame) -> pd.DataFrame:
@@ -600,7 +626,7 @@ def _band(panel: Axes, steps: pd.DataFrame, column: str, colour: str) -> None:
 def _stages(panels: Sequence[Axes], steps: pd.DataFrame) -> None:
     """Shade every second stage, and name all above the first panel, on a second line where names would touch."""
     first, last = steps["position"].iloc[0] - 0.5, steps["position"].iloc[-1] + 0.5
-    inches = panels[0].get_position().width * WIDTH / (last - first)
+    inches = panels[0].get_position().width * NARROW / (last - first)
     taken = [-np.inf, -np.inf]
     for i, part in enumerate(_stage_runs(steps)):
         name, start, end = str(part["stage"].iloc[0]), part["position"].iloc[0] - 0.5, part["position"].iloc[-1] + 0.5
@@ -609,18 +635,18 @@ def _stages(panels: Sequence[Axes], steps: pd.DataFrame) -> None:
                 panel.axvspan(start, end, color="#000000", alpha=0.06, lw=0, zorder=0)
             if i:
                 panel.axvline(start, color=RULE, lw=0.8, zorder=1)
-        middle, half = (start + end) / 2, 0.06 * len(name) + 0.08  # inches, 12 points bold
+        middle, half = (start + end) / 2, 0.05 * len(name) + 0.06  # inches, 10 points bold
         line = int(middle * inches - half < taken[0])
         taken[line] = middle * inches + half
         panels[0].annotate(
             name,
             (middle, 1),
-            (0, 6 + 17 * line),
+            (0, 4 + 13 * line),
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
             ha="center",
             va="bottom",
-            fontsize=12,
+            fontsize=10,
             weight="bold",
         )
 
@@ -630,8 +656,7 @@ def _stages(panels: Sequence[Axes], steps: pd.DataFrame) -> None:
 
 def curves_figure(curves: Mapping[str, Sequence[np.ndarray]], x: str, y: str) -> Figure:
     """The figure that ``draw_curves`` writes."""
-    figure = Figure(figsize=(WIDTH, HEIGHT), facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = narrow("", 4.2, layout="constrained")
     axes = figure.subplots()
     styles = zip(("#0072B2", "#D55E00", "#009E73", "#6A3D7C"), ("-", "--", ":", "-."), strict=True)
     for (name, runs), (colour, dash) in zip(curves.items(), styles, strict=False):
@@ -640,28 +665,25 @@ def curves_figure(curves: Mapping[str, Sequence[np.ndarray]], x: str, y: str) ->
     if all(np.nanmin(run) >= 0 for runs in curves.values() for run in runs):
         axes.set_ylim(0)
     axes.margins(x=0)
-    axes.set_xlabel(x, size=13)
-    axes.set_ylabel(y, size=13)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#dddddd", lw=0.6)
-    axes.legend(frameon=False, fontsize=13, handlelength=3)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    tidy(axes, "y")
+    axes.legend(frameon=False, fontsize=10, handlelength=3)
     return figure
 
 
 def connections_figure(journal: pd.DataFrame) -> Figure:
     """The figure that ``draw_connections`` writes."""
-    figure = Figure(figsize=(WIDTH, HEIGHT), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    share = 100 * journal.kept.mean()
+    figure = narrow(f"The search kept {share:.0f} % of the connections", 4.4, layout="constrained")
     axes = figure.subplots()
     for kept, colour, face in ((True, "#0072B2", "#0072B2"), (False, "#D55E00", "white")):
         rows = journal[journal.kept == kept]
         name = f"{'kept' if kept else 'pruned'} ({len(rows)} of {len(journal)})"
-        axes.plot(rows.node, rows.weight, "o" if kept else "s", color=colour, mfc=face, ms=8, mew=1.6, label=name)
+        axes.plot(rows.node, rows.weight, "o" if kept else "s", color=colour, mfc=face, ms=6, mew=1.4, label=name)
     axes.set_xticks(sorted(journal.node.unique()))
-    axes.set_xlabel("node of the graph; a mark for each of its inputs", size=13)
-    axes.set_ylabel("learned weight of the connection (sigmoid, 0 to 1)", size=13)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#dddddd", lw=0.6)
-    axes.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncol=2, frameon=False, fontsize=13)
+    axes.set_xlabel("node of the graph; a mark for each of its inputs")
+    axes.set_ylabel("learned weight of the connection (sigmoid, 0 to 1)")
+    tidy(axes, "y")
+    figure.legend(loc="outside lower center", ncol=2, frameon=False, fontsize=10)
     return figure

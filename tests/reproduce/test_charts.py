@@ -66,7 +66,6 @@ def test_labels_cover_nothing(cloud, panels):
         {f"device {i}": points for i in range(panels)},
         "cost of a view (GMACs)",
         low_is_better=True,
-        budget=4.7,
         title="a chart",
     )
     legible(figure)
@@ -77,6 +76,53 @@ def test_labels_cover_nothing(cloud, panels):
         boxes = [Text.get_window_extent(t) for t in axes.texts]
         assert not any(box.contains(*m) for box in boxes for m in marks)
     assert figure.axes[0].get_ylabel() == "top-1 accuracy (%)"
+
+
+CROWD = {  # where "slowfast" stood at the mark of tsm, and "tsm" at slowfast's
+    "slowfast": (514, 52.2, 8.4), "x3d": (500, 43.0, 6.6), "tsm": (527, 54.1, 4.5), "auto_tsnet_uniform": (372, 69.2, 4.0),
+    "auto_tsnet_random": (390, 69.7, 3.6), "auto_tsnet": (383, 69.5, 3.6), "pvnas_random": (569, 55.2, 5.0), "pvnas": (651, 57.3, 17),
+}  # fmt: skip
+
+
+def strays(figure, points) -> list[str]:
+    """Names whose nearest mark is not their own, and to which no line leads from it."""
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    marks = axes.transData.transform([(p.x, p.top1) for p in points])
+    found = []
+    for text in axes.texts:
+        box = Text.get_window_extent(text)
+        own = marks[[p.name for p in points].index(text.get_text())]
+        away = np.hypot(*(marks - np.clip(marks, box.p0, box.p1)).T)
+        near = np.hypot(*(own - np.clip(own, box.p0, box.p1))) <= away.min()
+        lines = [line for line in axes.lines if line.get_gid() == f"leader of {text.get_text()}"]
+        ends = [axes.transData.transform(line.get_xydata()) for line in lines]
+        led = any(np.allclose(a, own) and box.padded(4).contains(*b) for a, b in ends)
+        if not near and not led:
+            found.append(text.get_text())
+    return found
+
+
+def test_a_name_stands_at_its_own_mark_or_a_line_leads_to_it():
+    points = [Point(n, charts.family_of(n), x, y, (y - h, y + h), 0.08) for n, (x, y, h) in CROWD.items()]
+    for cloud in (points, CLOUDS["wide"], CLOUDS["one budget"]):
+        figure = charts.accuracy_figure({"": cloud}, "clips/s", low_is_better=False)
+        assert strays(figure, cloud) == []
+    figure = charts.accuracy_figure({"": points}, "clips/s", low_is_better=False)
+    first, second = (t for t in figure.axes[0].texts if t.get_text() in ("x3d", "pvnas"))
+    at, other = first.get_position(), second.get_position()
+    first.xy, second.xy = second.xy, first.xy  # what the check is there to find
+    first.set_position(at), second.set_position(other)
+    assert sorted(strays(figure, points)) == ["pvnas", "x3d"]
+
+
+def test_searched_random_and_uniform_differ_in_mark():
+    kinds = ("searched", "random", "uniform", "")
+    points = [Point(k or "by hand", "auto_tsnet", 1 + i, 50 + i, (40, 60), kind=k) for i, k in enumerate(kinds)]
+    (axes,) = charts.accuracy_figure({"": points}, "clips/s", low_is_better=False).axes
+    marks = {line.get_marker() for line in axes.lines if line.get_marker() not in ("None", None, "")}
+    assert len(marks) == len(kinds)
+    assert {p.style[0] for p in points} == {charts.FAMILIES["auto_tsnet"][0]}
 
 
 def test_literature_is_hollow_and_no_part_of_the_front():

@@ -148,6 +148,14 @@ def test_a_trajectory_names_stages_units_and_budget(suffix, tmp_path):
             assert word in text
 
 
+def test_a_search_says_how_much_it_decided():
+    frame = journal(("slow", 5), ("fast", 3))
+    assert plots.decided(frame) == pytest.approx(1 - (5 + 7) / (9 + 9))  # entropy falls by 1 a step, from 9
+    figure = plots.trajectory_figure(frame, {"slow": 1.5, "fast": 2.5})
+    assert figure.get_suptitle() == "The search decided 33 % of the entropy of P"
+    assert plots.decided(journal(("slow", 1)).assign(entropy=0.0)) == 0
+
+
 def test_stages_that_count_anew_follow_each_other():
     figure = plots.trajectory_figure(journal(("slow", 5), ("fast", 4)), {"slow": 1.5, "fast": 2.5})
     entropy, _, gmacs, _ = figure.axes
@@ -191,6 +199,7 @@ def test_pruned_connections_are_told_from_kept_ones():
         ([4], [0.4]),
     ]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["kept (2 of 3)", "pruned (1 of 3)"]
+    assert figure.get_suptitle() == "The search kept 67 % of the connections"
 
 
 def test_curves_below_zero_are_not_cut_off():
