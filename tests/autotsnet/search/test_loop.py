@@ -1,4 +1,4 @@
-"""The loop itself around a stub of a network whose losses are planted: where it goes, by which clips, what it judges."""
+"""The loop itself around a stub of a network whose losses are planted: where it goes, and what it judges."""
 
 import logging
 from contextlib import nullcontext
@@ -192,7 +192,7 @@ def test_finalists_of_every_strategy_use_the_budget_and_the_likeliest_judged_are
 
 def test_where_nothing_uses_the_budget_whatever_is_in_it_is_judged(judged):
     searched(replace(SHORT, use_budget=1 - 1e-12))
-    for _, codes, share, told, _ in judged:
+    for _, codes, share, *_ in judged:
         assert codes
         assert max(share) <= 1
     assert min(min(share) for _, _, share, *_ in judged) < 0.95
