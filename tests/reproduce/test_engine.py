@@ -412,8 +412,7 @@ def test_batch_norm_is_made_precise_for_the_averaged_weights(tiny, done, tmp_pat
     """Those that are tested: statistics by hand of the averaged weights on the first two batches of the stream."""
     suite, train, test = tiny
     plain = spec_of(tiny)
-    recipe = plain.recipe.replace("ema = None", "ema = 0.3").replace("precise_bn = 0", "precise_bn = 2")
-    spec = replace(plain, recipe=recipe)
+    spec = with_recipe(plain, ema=0.3, precise_bn=2)
     execute(suite, suite.entry("tsm"), spec, train, test, tmp_path / "runs", tmp_path / "results")
     state = load_file(spec.folder(tmp_path / "runs") / "model.safetensors")
     config = _config(spec)

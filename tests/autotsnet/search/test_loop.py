@@ -190,6 +190,13 @@ def test_finalists_of_every_strategy_use_the_budget_and_the_likeliest_judged_are
     assert any(len(set(codes) & set(told)) >= 3 for _, codes, _, told, _ in judged)
 
 
+def test_the_likeliest_finalist_is_kept(judged):
+    loop = searched(replace(SHORT, use_budget=0, finalists=8))
+    _, codes, *_ = judged[-1]
+    of_finalists = [right(TINY.decode(np.array(code))) for code in codes]
+    assert right(loop.architecture) == max(of_finalists) > min(of_finalists)
+
+
 def test_where_nothing_uses_the_budget_whatever_is_in_it_is_judged(judged):
     searched(replace(SHORT, use_budget=1 - 1e-12))
     for _, codes, share, *_ in judged:
