@@ -161,7 +161,9 @@ def recalibrate(
     acting = stored  # of a supernet, the norms of the subnet act, on slices of the stored statistics
     if architecture is not None:
         acting = [m for m in model.skeleton(architecture).modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    training, momenta = model.training, [m.momentum for m in acting]
+    training, momenta, fair = model.training, [m.momentum for m in acting], getattr(model, "fair", None)
+    if fair:
+        model.fair = None  # a window would fill the statistics of other channels than those that act afterwards
     for m in stored:
         m.reset_running_stats()
     for m in acting:
@@ -176,6 +178,8 @@ def recalibrate(
     finally:
         for m, momentum in zip(acting, momenta, strict=True):
             m.momentum = momentum
+        if fair:
+            model.fair = fair
         model.train(training)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         for m in stored:

@@ -1,11 +1,12 @@
 """Search of Auto-TSNet's space: progressive, over one supernet.
 
-Leaves ``supernet.safetensors``, ``journal.parquet``, ``trajectory.parquet`` and ``network.png``.
+Leaves ``supernet.safetensors``, ``journal.parquet``, ``trajectory.parquet`` and ``network.png``: the network as it
+will be trained, scaled to the budget.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -109,10 +110,10 @@ def _write(suite: Suite, loop: ProgressiveSearchLoop, hook: RunHook, config: Con
     write_atomic(folder / "journal.parquet", lambda p: journal.to_parquet(p, index=False))
     write_atomic(folder / "trajectory.parquet", lambda p: trajectory.to_parquet(p, index=False))
     write_atomic(folder / "architecture.json", loop.architecture.save)
-    gmacs = CostModel(loop.space, suite.classes).gmacs(loop.template[None])[0]
-    draw_architecture(
-        loop.architecture, folder / "network.png", title=f"Found on {suite.dataset}, seed {seed}", gmacs=float(gmacs)
-    )
+    trained = suite.solution(replace(suite.entry(config.entry), architecture=loop.architecture))
+    scales = {name: trained.kwargs.get(name, 1.0) for name in ("width", "expansion")}  # as trained, not as found
+    title = f"Found on {suite.dataset}, seed {seed}, at the budget"
+    draw_architecture(loop.architecture.scaled(**scales), folder / "network.png", title=title, gmacs=trained.gmacs)
     cost = Search(
         strategy=config.strategy if config.progressive else f"{config.strategy}, joint",
         space=loop.space.name,

@@ -62,6 +62,27 @@ def test_slow_stream_sees_both_end_points():
     assert seen == [0, 7]
 
 
+def test_a_subnet_is_the_first_channels_of_each_space_and_the_centres_of_kernels():
+    net = SuperNet(TINY, 5)
+    tensors = {**dict(net.whole.named_parameters()), **dict(net.whole.named_buffers())}
+    for architecture in architectures(3):
+        skeleton = net.skeleton(architecture)
+        for name, piece in net.slices(skeleton).items():
+            expected, path = tensors[name], name.rpartition(".")[0]
+            axes = zip(net.whole.get_submodule(path).axes, skeleton.get_submodule(path).axes, strict=True)
+            for axis, (stored, used) in enumerate(axes):
+                sizes, start, index = {c.space: c.size for c in used}, 0, []
+                for channels in stored:
+                    index += range(start, start + sizes.get(channels.space, 0))
+                    start += channels.size
+                if index and axis < expected.dim():
+                    expected = expected.index_select(axis, torch.tensor(index))
+            for axis in range(2, expected.dim()):
+                margin = (expected.shape[axis] - piece.shape[axis]) // 2
+                expected = expected.narrow(axis, margin, piece.shape[axis])
+            assert torch.equal(piece, expected), name
+
+
 @pytest.mark.parametrize("fair", [False, True])
 def test_extracted_model_has_the_outputs_of_the_subnet(fair):
     torch.manual_seed(0)
@@ -75,8 +96,8 @@ def test_extracted_model_has_the_outputs_of_the_subnet(fair):
                     p -= 0.01 * p.grad.clamp(-1, 1)
     for architecture in [*architectures(6, seed=1), architectures(1)[0].alone("fast")]:
         recalibrate(net, [CLIP], architecture)
+        static = net.train().extract(architecture).eval()  # while fair windows are open
         net.eval()
-        static = net.extract(architecture)
         with torch.no_grad():
             torch.testing.assert_close(static(CLIP), net(CLIP, architecture), atol=1e-5, rtol=1e-5)
             assert net(CLIP, architecture).std() > 0
@@ -127,9 +148,10 @@ def test_recalibration_gives_the_statistics_of_the_data():
     assert torch.equal(norm.running_mean, before)
 
 
-def test_recalibration_of_a_subnet_is_that_of_its_static_model():
+@pytest.mark.parametrize("fair", [False, True])
+def test_recalibration_of_a_subnet_is_that_of_its_static_model(fair):
     torch.manual_seed(0)
-    net, architecture = SuperNet(TINY, 3), architectures(1)[0]
+    net, architecture = SuperNet(TINY, 3, fair=fair), architectures(1)[0]
     static = net.extract(architecture)
     batches = [CLIP, CLIP * 2 - 1, CLIP + 3]
     recalibrate(static, batches)

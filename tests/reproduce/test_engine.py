@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from reproduce.data.datasets import TrainClips
 from reproduce.engine.local import _config, _model, execute, schedule
 from reproduce.engine.runner import CheckpointError, DivergedError, load_checkpoint, loggers
 from reproduce.files import OutputError, write_atomic
@@ -439,6 +440,32 @@ def test_precise_batch_norm_is_that_of_the_final_weights(tiny, tmp_path):
     state = load_file(spec.folder(tmp_path / "runs") / "model.safetensors")
     counts = {int(v) for k, v in state.items() if k.endswith("num_batches_tracked")}
     assert counts == {2}
+
+
+def test_batch_norm_is_made_precise_for_the_averaged_weights(tiny, done, tmp_path):
+    """Those that are tested: statistics by hand of the averaged weights on the first two batches of the stream."""
+    suite, train, test = tiny
+    plain = spec_of(tiny)
+    spec = with_recipe(plain, ema=0.3, precise_bn=2)
+    execute(suite, suite.entry("tsm"), spec, train, test, tmp_path / "runs", tmp_path / "results")
+    state = load_file(spec.folder(tmp_path / "runs") / "model.safetensors")
+    config = _config(spec)
+    model = _model(config)
+    model.net.load_state_dict(state)
+    clips = TrainClips(train, suite.protocol, spec.seed)
+    batches = [torch.stack([clips[b * config.batch + i]["clips"] for i in range(config.batch)]) for b in range(2)]
+    seen = []
+    norm = next(m for m in model.net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm))
+    norm.register_forward_hook(lambda module, ins, out: seen.append(ins[0].detach()))
+    model.train()
+    for batch in batches:
+        model(batch, mode="tensor")
+    dims = [0, *range(2, seen[0].dim())]
+    name = next(n for n, m in model.net.named_modules() if m is norm)
+    expected = torch.stack([x.mean(dims) for x in seen]).mean(0)
+    torch.testing.assert_close(state[f"{name}.running_mean"], expected, rtol=1e-3, atol=1e-4)
+    last = load_file(plain.folder(done[0]) / "model.safetensors")
+    assert not torch.equal(last[f"{name}.weight"], state[f"{name}.weight"])
 
 
 def test_tensorboard_is_the_default_and_other_logs_are_known_by_name(tiny, done, tmp_path):

@@ -35,6 +35,7 @@ VIDEOS = 101  # prime: no number of ranks divides it
 RECIPE = dict(
     epochs=4,
     precise_bn=1,
+    ema=0.3,
     sub_batch=2,
     optim_wrapper=dict(
         type="mmengine.optim.OptimWrapper",

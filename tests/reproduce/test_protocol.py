@@ -29,6 +29,22 @@ def test_dense_clips_span_the_video():
     assert Sampling("dense", frames=4, stride=5).test(8).tolist() == [[0, 5, 7, 7]]
 
 
+def test_dense_training_clips_start_anywhere_that_they_fit():
+    sampling, rng = Sampling("dense", frames=4, stride=5), np.random.default_rng(0)
+    clips = np.concatenate([sampling.train(25, rng) for _ in range(900)])
+    starts, counts = np.unique(clips[:, 0], return_counts=True)
+    assert starts.tolist() == list(range(10))
+    assert counts.min() > 60, "each a tenth of the time"
+    assert (np.diff(clips, axis=1) == 5).all()
+
+
+def test_training_takes_any_frame_of_each_segment():
+    sampling, rng = Sampling("segment", frames=4), np.random.default_rng(0)
+    clips = np.concatenate([sampling.train(40, rng) for _ in range(400)])
+    for part, frames in enumerate(clips.T):
+        assert np.unique(frames).tolist() == list(range(10 * part, 10 * part + 10))
+
+
 def test_segments_are_sampled_at_their_middles():
     assert Sampling("segment", frames=4).test(40).tolist() == [[5, 15, 25, 35]]
     assert Sampling("segment", frames=4, clips=2).test(40).tolist() == [[2, 12, 22, 32], [7, 17, 27, 37]]
@@ -46,14 +62,24 @@ def test_cropping_before_resizing_shows_the_same_pixels():
         assert np.abs(view.astype(int) - expected).max() <= 2
 
 
-def test_training_crops_are_deterministic_and_flip_mirrors():
+def test_training_crops_mirror_move_and_change_their_scale():
     frames = np.arange(2 * 50 * 70 * 3, dtype=np.uint32).astype(np.uint8).reshape(2, 50, 70, 3)
     crops = [Crops(32, 36, (36, 40), flip=p) for p in (0.0, 1.0)]
     (plain, no), (mirror, yes) = (c.train(frames, np.random.default_rng(3)) for c in crops)
     assert (no, yes) == (False, True)
     assert np.abs(plain[:, :, ::-1].astype(int) - mirror.astype(int)).max() <= 1
-    again, _ = crops[0].train(frames, np.random.default_rng(3))
-    assert np.array_equal(plain, again)
+    ramps = np.stack([*np.meshgrid(np.arange(70), np.arange(50)), np.zeros((50, 70))], -1)[None].astype(np.uint8)
+    rng, seen = np.random.default_rng(0), []
+    for _ in range(300):  # the ramps tell where a crop lies and how large it is
+        crop, _ = crops[0].train(ramps, rng)
+        x, y = crop[0, :, :, 0].astype(int), crop[0, :, :, 1].astype(int)
+        seen.append((x[0, 0], y[0, 0], x[0, -1] - x[0, 0] + 1, y[-1, 0] - y[0, 0] + 1))
+    left, top, width, height = np.array(seen).T
+    assert (left.min(), top.min()) == (0, 0)
+    assert (left + width).max() >= 69
+    assert (top + height).max() >= 49
+    assert abs(width - height).max() <= 1
+    assert (width.min(), width.max()) == (40, 44), "32 of a short side of 36 to 40, in pixels of 50"
 
 
 def test_views_and_impossible_protocols():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,15 @@ import torch
 
 from autotsnet.architecture import TwoStreamArchitecture
 from autotsnet.cost import CostModel
-from autotsnet.search.progressive import SearchError, SearchOptions, stages
+from autotsnet.meta import on_meta
+from autotsnet.models import TwoStreamNet
+from autotsnet.search.fpnas import FPNASOptions
+from autotsnet.search.progressive import ProgressiveSearchLoop, SearchError, SearchOptions, stages
 from autotsnet.space import PRESETS, STAGES, preset
 from reproduce.engine import search_auto_tsnet, searching
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.runner import RunHook, load_checkpoint
+from reproduce.measure.macs import count
 from reproduce.studies.presets import one_step
 
 SHORT = dict(warmup=1, steps=2, type_steps=1)  # for strategies that judge many architectures per step
@@ -43,11 +48,22 @@ def config_of(tiny, **changes):
     return config
 
 
+drawn: dict = {}
+
+
 @pytest.fixture(scope="module")
 def found(tiny, tmp_path_factory):
-    """A finished search of the tiny suite."""
+    """A finished search of the tiny suite; what it drew is in ``drawn``."""
     suite, train, _ = tiny
-    return searching.search(suite, config_of(tiny), 0, train, tmp_path_factory.mktemp("search"))
+    original = search_auto_tsnet.draw_architecture
+
+    def draw(architecture, path, **texts):
+        drawn[path.name] = architecture, texts
+        original(architecture, path, **texts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_auto_tsnet, "draw_architecture", draw)
+        return searching.search(suite, config_of(tiny), 0, train, tmp_path_factory.mktemp("search"))
 
 
 def test_a_search_leaves_its_artefacts(tiny, found):
@@ -69,6 +85,28 @@ def test_a_search_leaves_its_artefacts(tiny, found):
     assert (np.stack(journal[journal.stage == "fusion"].code)[:, undecided] == 0).all(), "attention waits for its stage"
     trajectory = pd.read_parquet(found.folder / "trajectory.parquet")
     assert trajectory.probabilities.map(sum).between(0.999, 1.001).all()
+
+
+def test_the_picture_shows_the_network_that_is_trained(tiny, found):
+    """Not the one found, which the solver brings to the budget."""
+    suite, *_ = tiny
+    architecture, texts = drawn["network.png"]
+    clip = suite.protocol.sampling.frames, suite.protocol.crops.size
+    counted = count(lambda: TwoStreamNet(architecture, suite.classes), *clip).gmacs
+    assert texts["gmacs"] == pytest.approx(counted)
+    assert abs(counted / suite.gmacs - 1) <= 0.02
+    solution = suite.solution(replace(suite.entry("auto_tsnet"), architecture=found.architecture))
+    assert counted == pytest.approx(solution.gmacs)
+    assert architecture != found.architecture
+
+
+def test_a_search_of_another_procedure_is_another_search(tiny, monkeypatch):
+    suite, train, _ = tiny
+    folders = []
+    for procedure in (1, search_auto_tsnet.PROCEDURE):
+        monkeypatch.setattr(search_auto_tsnet, "PROCEDURE", procedure)
+        folders.append(searching.folder_of(suite, config_of(tiny), 0, train, Path("runs")))
+    assert folders[0] != folders[1]
 
 
 def test_a_finished_search_is_read_not_repeated(tiny, found):
@@ -102,14 +140,25 @@ def test_interrupted_in_any_stage_it_finds_the_same(tiny, found, tmp_path, monke
 
 
 @pytest.mark.parametrize("changes", [dict(strategy=s) for s in ("parsec", "random", "evolution")] + [dict(fair=True)])
-def test_every_strategy_ends_with_an_architecture_in_the_budget(tiny, tmp_path, changes):
+def test_every_strategy_ends_with_the_likeliest_finalist(tiny, tmp_path, monkeypatch, changes):
     suite, train, _ = tiny
     config = config_of(tiny, **changes)
     config.options.update(SHORT)
+    judged, original = [], ProgressiveSearchLoop._judge
+
+    def judge(self, codes, batches):
+        values = original(self, codes, batches)
+        judged.append((self.restriction.expand(codes), values))
+        return values
+
+    monkeypatch.setattr(ProgressiveSearchLoop, "_judge", judge)
     found = searching.search(suite, config, 0, train, tmp_path)
     space = search_auto_tsnet.space_of(suite, config_of(tiny))
-    gmacs = CostModel(space, suite.classes).gmacs(space.encode(found.architecture)[None])[0]
-    assert gmacs <= suite.gmacs
+    code = space.encode(found.architecture)
+    assert CostModel(space, suite.classes).gmacs(code[None])[0] <= suite.gmacs
+    finalists, values = judged[-1]
+    assert finalists[values.argmax()].tolist() == code.tolist()
+    assert pd.read_parquet(found.folder / "journal.parquet").code.map(tuple).nunique() > 8, "none repeats itself"
 
 
 def test_joint_search_has_one_stage(tiny, tmp_path):
@@ -148,8 +197,6 @@ def test_a_failed_sample_is_dropped_and_all_failed_stop_with_the_checkpoint_name
 
 
 def test_a_budget_out_of_range_says_the_range(tiny, tmp_path):
-    from dataclasses import replace
-
     suite, train, _ = tiny
     with pytest.raises(
         SearchError, match=r"budget of 3 GMACs is outside of space 'tiny', whose architectures cost 0\.0"
@@ -160,8 +207,11 @@ def test_a_budget_out_of_range_says_the_range(tiny, tmp_path):
 
 
 def test_halves_are_disjoint_whole_and_stratified(tiny):
-    _, train, _ = tiny
+    suite, train, _ = tiny
     first, second = searching.halves(train, 0)
+    loop = search_auto_tsnet.search_loop(config_of(tiny), suite, train, 0)
+    assert loop["dataloader"].dataset.manifest == first, "weights learn on one"
+    assert loop["held_out"].dataset.manifest == second, "alpha on the other"
     a, b = ({v.id for v in half.videos} for half in (first, second))
     assert not a & b
     assert a | b == {v.id for v in train.videos}
@@ -240,10 +290,18 @@ def test_a_dead_rank_ends_the_job_and_it_resumes(kinetics_root, tmp_path):
 @pytest.mark.parametrize("name", ["s", "m", "l"])
 def test_one_real_step_of_each_preset(name):
     """Forward, backward and an update of alpha at full size; ``make study-presets`` records time and peak memory."""
-    step = one_step(name)
-    assert step["alpha_moved"] > 0
-    assert len(step["gmacs"]) == 2
+    check_step(one_step(name), name)
 
 
 def test_one_real_step_of_the_tiny_preset():
-    assert one_step("tiny")["alpha_moved"] > 0
+    check_step(one_step("tiny"), "tiny")
+
+
+def check_step(step: dict, name: str) -> None:
+    """Two subnets of the preset were judged, and the first update of Adam moved alpha by its rate."""
+    assert step["alpha_moved"] == pytest.approx(FPNASOptions().lr, rel=1e-3)
+    low, high = CostModel(preset(name), 400).range()
+    assert len(step["gmacs"]) == 2
+    assert all(low <= gmacs <= high for gmacs in step["gmacs"])
+    largest = on_meta(lambda: TwoStreamNet(preset(name).extreme(largest=True), 400))
+    assert step["supernet_params"] > sum(p.numel() for p in largest.parameters()), "every type is held too"

@@ -1,0 +1,210 @@
+"""The loop itself around a stub of a network whose losses are planted: where it goes, and what it judges."""
+
+import logging
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+
+from autotsnet.architecture import STREAMS
+from autotsnet.cost import CostModel
+from autotsnet.search.fpnas import FPNASOptions
+from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions
+from autotsnet.space import preset
+
+TINY = preset("tiny")
+BUDGET = 0.03
+CLIPS = 8
+TRAINING, HELD_OUT = -1.0, 1.0  # what a clip is worth: it tells the stub which half it is of
+SHORT = SearchOptions(fpnas=FPNASOptions(lr=0.2), warmup=1, steps=6, type_steps=4, judge_batches=1)
+
+
+class Stream:
+    """A data loader of clips that are all alike."""
+
+    collate_fn, batch_size = staticmethod(default_collate), CLIPS
+
+    def __init__(self, value: float):
+        self.value, self.sampler, self.dataset = value, SimpleNamespace(step=0), self
+
+    def __getitem__(self, n: int) -> dict:
+        return dict(clips=torch.tensor([self.value]), label=0)
+
+    def __iter__(self):
+        while True:
+            yield default_collate([self[i] for i in range(CLIPS)])
+
+
+class Stub(nn.Module):
+    """A network whose loss on an architecture is given."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.net, self.loss = nn.Linear(1, 1, bias=False), loss
+        self.net.fair = None
+
+    def data_preprocessor(self, data: dict, training: bool) -> dict:
+        return data
+
+    def forward(self, clips, label, mode, architecture) -> dict:
+        assert mode == "loss"
+        return dict(loss=self.loss(self, architecture, clips))
+
+
+class Wrapper:
+    """An optimiser that keeps the gradients of each step."""
+
+    def __init__(self, model: Stub):
+        self.model, self.gradients = model, []
+
+    def zero_grad(self) -> None:
+        self.model.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        self.gradients.append(self.model.net.weight.grad.item())
+
+    def optim_context(self, model: nn.Module):
+        return nullcontext()
+
+
+def values(architecture) -> dict[str, object]:
+    """What was chosen for each variable of the streams that there are."""
+    streams = [s for s in STREAMS if getattr(architecture, s)]
+    out = {f"fusion.{i}": kind for i, kind in enumerate(architecture.fusions)} if len(streams) == 2 else {}
+    for s in streams:
+        for g, group in enumerate(getattr(architecture, s)):
+            out |= {f"{s}.{g}.c": group.channels, f"{s}.attention.{g}": group.attention}
+            out |= {f"{s}.{g}.{b}.{v}": getattr(block, v) for b, block in enumerate(group.blocks) for v in "tke"}
+    return out
+
+
+PLANTED = values(TINY.decode(TINY.sample(1, np.random.default_rng(5))[0]))
+
+
+def right(architecture) -> float:
+    """Share of the variables that are as planted."""
+    chosen = values(architecture)
+    return sum(PLANTED[name] == value for name, value in chosen.items()) / len(chosen)
+
+
+def planted(model: Stub, architecture, clips) -> torch.Tensor:
+    """On held-out clips the planted architecture is the best, on training clips the worst."""
+    return 2 - clips.mean() * right(architecture) + 0 * model.net.weight.sum()
+
+
+def searched(options: SearchOptions, loss=planted, gmacs: float = BUDGET) -> ProgressiveSearchLoop:
+    """A finished search."""
+    model = Stub(loss)
+    runner = SimpleNamespace(
+        model=model,
+        optim_wrapper=Wrapper(model),
+        call_hook=lambda *a, **k: None,
+        logger=logging.getLogger("test"),
+        work_dir=".",
+    )
+    training, held_out = Stream(TRAINING), Stream(HELD_OUT)
+    loop = ProgressiveSearchLoop(
+        runner, training, held_out=held_out, space=TINY, num_classes=10, gmacs=gmacs, options=options
+    )
+    loop.run()
+    return loop
+
+
+def test_the_loop_finds_what_held_out_clips_say_is_best():
+    """Not what they say is worst, and not what training clips say."""
+    options = SearchOptions(fpnas=FPNASOptions(lr=0.2), warmup=1, steps=40, type_steps=20, use_budget=0)
+    loop = searched(options, gmacs=CostModel(TINY, 10).range()[1])
+    assert loop.max_iters <= 150
+    assert right(loop.architecture) > 0.8
+
+
+def test_shared_weights_follow_the_likelier_sample():
+    """Of two samples whose losses differ by many nats per batch, the gradient is that of the one of less loss."""
+    slopes: list[float] = []
+
+    def loss(model, architecture, clips):
+        if clips.mean() == HELD_OUT or not torch.is_grad_enabled():
+            return torch.tensor(1.0)
+        slopes.append(float(len(slopes) + 1))
+        bad = 5.0 * (len(slopes) % 2)  # the first, third, ... sample is the worse one
+        return bad + slopes[-1] * (model.net.weight.sum() - model.net.weight.sum().detach())
+
+    fpnas = FPNASOptions(fixed_samples=2)
+    loop = searched(replace(SHORT, fpnas=fpnas, warmup=0, steps=1, type_steps=1), loss)
+    np.testing.assert_allclose(loop.runner.optim_wrapper.gradients, [2, 4, 6, 8], rtol=1e-6)
+
+
+def test_a_stage_freezes_what_it_has_decided_for_the_next():
+    loop = searched(SHORT)
+    found = TINY.encode(loop.architecture)
+    journal, _ = loop.journals()
+    decided: list[int] = []
+    for stage in loop.stages:
+        codes = np.stack(journal[journal.stage == stage.name].code)
+        assert (codes[:, decided] == found[decided]).all(), "decided before"
+        decided += TINY.positions(*stage.decides)
+        waiting = [i for i in range(len(found)) if i not in decided]
+        assert (codes[:, waiting] == 0).all(), "decided later"
+    assert sorted(decided) == list(range(len(found)))
+
+
+@pytest.fixture
+def judged(monkeypatch) -> list[tuple]:
+    """Finalists of each stage with their costs and the stage's journal, as they are judged."""
+    seen, original = [], ProgressiveSearchLoop._finalists
+
+    def finalists(self):
+        codes = original(self)
+        journal = self.journals()[0]
+        here = journal[journal.stage == self.stage.name]
+        told = dict(zip((tuple(map(int, c)) for c in here.code), here.log_likelihood, strict=True))
+        costs = {c: self._cost(self.restriction.restrict(torch.tensor([c]))).item() / self.target for c in told}
+        whole = [tuple(c) for c in self.restriction.expand(codes).tolist()]
+        seen.append((self.stage.name, whole, (self._cost(codes) / self.target).tolist(), told, costs))
+        return codes
+
+    monkeypatch.setattr(ProgressiveSearchLoop, "_finalists", finalists)
+    return seen
+
+
+@pytest.mark.parametrize("strategy", ["fpnas", "parsec", "random", "evolution"])
+def test_finalists_of_every_strategy_use_the_budget_and_the_likeliest_judged_are_among_them(strategy, judged):
+    options = replace(SHORT, strategy=strategy, finalists=6, steps=30, type_steps=8)
+    loop = searched(options)
+    assert [name for name, *_ in judged] == [stage.name for stage in loop.stages]
+    for name, codes, share, told, costs in judged:
+        assert len(set(codes)) == len(codes) <= 6
+        assert max(share) <= 1
+        if name in STREAMS:  # later stages have what the earlier ones left
+            assert min(share) >= 0.95, f"{strategy}, stage {name}"
+        assert len({s >= 0.95 for s in share}) == 1, "where one uses the budget, all do"
+        least = 0.95 if min(share) >= 0.95 else 0
+        likeliest = sorted((c for c in told if least <= costs[c] <= 1), key=lambda c: -told[c])
+        wanted = likeliest[: 3 if strategy in ("fpnas", "parsec") else 6]
+        assert set(wanted) <= set(codes)
+    assert any(len(set(codes) & set(told)) >= 3 for _, codes, _, told, _ in judged)
+
+
+def test_the_likeliest_finalist_is_kept(judged):
+    loop = searched(replace(SHORT, use_budget=0, finalists=8))
+    _, codes, *_ = judged[-1]
+    of_finalists = [right(TINY.decode(np.array(code))) for code in codes]
+    assert right(loop.architecture) == max(of_finalists) > min(of_finalists)
+
+
+def test_where_nothing_uses_the_budget_whatever_is_in_it_is_judged(judged):
+    searched(replace(SHORT, use_budget=1 - 1e-12))
+    for _, codes, share, *_ in judged:
+        assert codes
+        assert max(share) <= 1
+    assert min(min(share) for _, _, share, *_ in judged) < 0.95
+
+
+def test_the_share_of_the_budget_is_an_option(judged):
+    searched(replace(SHORT, use_budget=0))
+    assert min(min(share) for _, _, share, *_ in judged) < 0.9
