@@ -79,8 +79,8 @@ def own_entry(path: Path, suite: Suite) -> Entry:
     if not solution.matched and get_rank() == 0:
         print(
             f"{path}: the nearest that the knobs of {name} come to the budget of {suite.gmacs:g} GMACs is "
-            f"{solution.gmacs:.4g} ({100 * solution.residual:+.1f} %): its line will say that it misses the budget, and "
-            "claim nothing; finer steps, or another knob, would mend it",
+            f"{solution.gmacs:.4g} ({100 * solution.residual:+.1f} %): its line will say that it misses the budget, "
+            "and claim nothing; finer steps, or another knob, would mend it",
             file=sys.stderr,
         )
     return entry
