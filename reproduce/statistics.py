@@ -78,8 +78,8 @@ def spreads(groups: Iterable[tuple[str, np.ndarray]]) -> dict[str, Spread]:
     family's is the mean of its own and v₀, weighted by the degrees of freedom d and d₀, and has d + d₀: where families
     agree d₀ is large, and all are pooled; where they do not, each stands for itself. Two cautions, without which 8 to
     12 % of simulated suites had an error: d₀ is at most half the number of families, since so few do not say it better;
-    and a variance is never taken for less than the family's own, or those that spread widely by nature would be called sure
-    too often. With fewer than ``FAMILIES`` families there is no telling how they differ: each has its own.
+    and a variance is never taken for less than the family's own, or those that spread widely by nature would be called
+    sure too often. With fewer than ``FAMILIES`` families there is no telling how they differ: each has its own.
 
     Args:
         groups: per group the family and the outcomes, runs × videos. Runs of a group differ in the seed only.
