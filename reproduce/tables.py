@@ -15,6 +15,7 @@ import pandas as pd
 from reproduce.budget import BudgetError
 from reproduce.files import write_atomic
 from reproduce.records import UNPROVEN, Kind, RunRecord, Throughput, kind, load_all
+from reproduce.reference import REFERENCE
 from reproduce.statistics import (
     LEVEL,
     Difference,
@@ -30,9 +31,9 @@ from reproduce.statistics import (
     per_architecture,
     spreads_of,
 )
-from reproduce.suites import CONFIGS, Entry, Suite, difference
+from reproduce.suites import Entry, Suite, difference
 
-REFERENCE = CONFIGS.parent / "results"  # the committed results
+
 WIDTH = 100  # columns of a terminal
 NOT_RUN = "not run"
 OUT_OF_REACH = "out of reach"

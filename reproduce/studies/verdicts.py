@@ -1,6 +1,6 @@
 """Do verdicts keep their promises? Simulated suites with run-to-run noise, and simulated reproductions.
 
-Usage: python -m reproduce.studies.verdicts [--repeats 1000] [--out results/studies/verdicts.json]; a minute or two.
+Usage: python -m reproduce.studies.verdicts [--repeats 400] [--out results/studies/verdicts.json]; a minute or two.
 
 A suite has a control and six other models on the same 400 videos, each of a family of its own, whose accuracies differ
 between runs by a standard deviation of 1.5, 4 or 7 points, two of each. Three are as good as the control, one of each
@@ -142,7 +142,7 @@ def reproductions(seeds: int, repeats: int, rows: int = ROWS) -> dict:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the study; print and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=400)
     parser.add_argument("--out", type=Path, default=Path("results/studies/verdicts.json"))
     options = parser.parse_args(argv)
     data = {
