@@ -63,8 +63,9 @@ def test_every_entry_that_needs_no_search_has_its_expectations():
     assert sum(gate.checkpoint(e, CONFIGS).stat().st_size for e in entries) < 200_000 * len(entries)
 
 
-def test_twenty_clean_repeats_pass(cache):
-    for _ in range(20):
+def test_clean_repeats_pass(cache):
+    """Three; twenty in every family are recorded, see below."""
+    for _ in range(3):
         found = rows(cache)
         assert not wrong(found)
         assert len(found) == 9
@@ -162,12 +163,14 @@ def test_a_model_slower_by_15_percent_is_caught_and_noise_is_not():
     assert [judged(seed, 0.8) for seed in range(5)] == [""] * 5
 
 
+@pytest.mark.alone
 def test_ratios_are_of_fresh_processes_and_of_their_platform(monkeypatch):
     monkeypatch.setattr(gate, "PROCESSES", 2)
     entries = [gate.GATE.entry(ENTRY)]
     ratios = gate.speeds(gate.GATE, entries)[ENTRY]
+    assert len(ratios.value) == 2
+    monkeypatch.setattr(gate, "PROCESSES", 1)
     slow = gate.speeds(gate.GATE, entries, partial(regressions.slower, 1.0))[ENTRY]
-    assert len(ratios.value) == len(slow.value) == 2
     assert min(slow.value) > 1.5 * max(ratios.value), "really twice as slow"
     expected = {"expected": 8 * [r / 10 for r in ratios.value], "tolerance": gate.SLOWDOWN, "platform": "another"}
     assert gate.judge(ratios, expected, "here") == "", "not comparable: not gated"
