@@ -3,19 +3,32 @@
 The first knob of a family is turned until its grid brackets the budget. Costs grow roughly with its square, so a
 power law through the points seen so far guesses the next one, and bisection takes over where it stalls. If neither
 neighbour is good enough, the other knobs trim what is left, one after the other.
+
+Counting takes seconds a model, so solutions are remembered on disk, by everything that they depend on.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from autotsnet.registry import Knob
+from reproduce.files import OutputError, write_json
 from reproduce.measure.macs import MacCount, count
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = "autotsnet", "baselines"  # packages whose models a solution is remembered of: their source is in the key
+PARTS = "torch", "mmengine", "mmaction2", "mmcv-lite", "pytorchvideo"  # what they are built from
 
 GOOD_ENOUGH = 0.003  # relative residual at which the search stops; well below what any table prints
 FIRST_EXPONENT = 2.0  # of the cost in a width, before there are two points to tell
@@ -58,6 +71,7 @@ def solve(
     num_classes: int,
     fixed: Mapping[str, Any] | None = None,
     tolerance: float = 0.02,
+    memory: Path | None = None,
 ) -> Solution:
     """Find the knobs that bring a family nearest to a budget.
 
@@ -70,6 +84,7 @@ def solve(
         num_classes: N.
         fixed: other arguments of ``build``; a knob named here is not turned.
         tolerance: relative residual up to which the solution counts as matched.
+        memory: folder of solutions that need not be found again; not of users' models.
 
     Returns:
         The best of all models counted. It may be unmatched if the grids are too coarse around the budget.
@@ -80,6 +95,35 @@ def solve(
     if gmacs <= 0:
         raise BudgetError(f"{build.__name__}: a budget of {gmacs:g} GMACs is not positive; state GMACs per view")
     fixed = dict(fixed or {})
+    key = [build.__module__, build.__qualname__, [vars(k) for k in knobs], gmacs, frames, crop, num_classes, fixed]
+
+    def found() -> dict[str, Any]:
+        return _solve(build, knobs, gmacs, frames, crop, num_classes, fixed, tolerance)
+
+    ours = build.__module__.partition(".")[0] in OURS
+    solved = remembered(memory if ours else None, [*key, tolerance], found)
+    residual = solved["gmacs"] / gmacs - 1
+    return Solution(
+        kwargs={**fixed, **{k.name: solved["knobs"][k.name] for k in knobs if k.name in solved["knobs"]}},
+        gmacs=solved["gmacs"],
+        params=solved["params"],
+        residual=residual,
+        matched=abs(residual) <= tolerance,
+        evaluations=solved["evaluations"],
+    )
+
+
+def _solve(
+    build: Callable[..., nn.Module],
+    knobs: Sequence[Knob],
+    gmacs: float,
+    frames: int,
+    crop: int,
+    num_classes: int,
+    fixed: dict[str, Any],
+    tolerance: float,
+) -> dict[str, Any]:
+    """The settings of the knobs, what they cost, and how many models were counted."""
     turned = [knob for knob in knobs if knob.name not in fixed]
     counts: dict[tuple[tuple[str, float], ...], MacCount] = {}
 
@@ -106,10 +150,9 @@ def solve(
         if miss(nearest[0]) <= GOOD_ENOUGH:
             break
     best = min((dict(key) for key in counts), key=miss, default={})
-    residual = cost(best) / gmacs - 1
-    matched = abs(residual) <= tolerance
+    cost(best)  # without a knob nothing was counted yet
 
-    if turned and not matched:
+    if turned and miss(best) > tolerance:
         reach = [cost({knob.name: _grid(knob)[end] for knob in turned}) for end in (0, -1)]
         if not reach[0] <= gmacs <= reach[1]:
             raise BudgetError(
@@ -118,14 +161,45 @@ def solve(
                 "change the budget, frames and crop, or the fixed arguments"
             )
     counted = counts[tuple(best.items())]
-    return Solution(
-        kwargs={**fixed, **best},
-        gmacs=counted.gmacs,
-        params=counted.params,
-        residual=residual,
-        matched=matched,
-        evaluations=len(counts),
-    )
+    return dict(knobs=best, gmacs=counted.gmacs, params=counted.params, evaluations=len(counts))
+
+
+def remembered(memory: Path | None, key: Sequence[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``make`` returns, from disk where it was made before by the same code, versions and key.
+
+    Args:
+        memory: folder of files named by their key's hash; None: nothing is read or written.
+        key: everything else that the result depends on.
+        make: its result must survive JSON. What it raises is not remembered.
+    """
+    if memory is None:
+        return make()
+    key = json.dumps([code(), *key], sort_keys=True, default=repr)
+    path = memory / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    try:
+        file = json.loads(path.read_text())
+        if file["key"] == key and file["sha256"] == _digest(file["value"]):
+            return file["value"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there, or damaged: found again
+    value = make()
+    with contextlib.suppress(OutputError):  # a folder that cannot be written costs time only
+        write_json(path, dict(key=key, sha256=_digest(value), value=value))
+    return value
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def code() -> str:
+    """Hash of the source of all that is counted and counts, and of the versions of what it stands on."""
+    files = [p for name in OURS for p in sorted((ROOT / name).rglob("*.py"))]
+    files += [ROOT / "reproduce" / "budget.py", ROOT / "reproduce" / "measure" / "macs.py"]
+    text = [f"{name} {version(name)}".encode() for name in PARTS]
+    text += [part for p in files for part in (str(p.relative_to(ROOT)).encode(), p.read_bytes())]
+    return hashlib.sha256(b"\0".join(text)).hexdigest()
 
 
 def middle(knob: Knob) -> float:

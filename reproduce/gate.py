@@ -31,6 +31,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import cache
 from pathlib import Path
 from platform import machine, processor
 
@@ -60,7 +61,7 @@ from reproduce.progress import Progress
 from reproduce.protocol import Protocol
 from reproduce.records import Model, RunRecord, git_commit, load_all, score
 from reproduce.reference import REFERENCE
-from reproduce.suites import CONFIGS, SUITES, Entry, Suite, difference
+from reproduce.suites import CONFIGS, SUITES, Architecture, Entry, Suite, difference
 
 CHANGES = CONFIGS.parent / "results" / "CHANGES.md"
 HEADER = "# Changes of expectations\n\nWritten by `make accept-results` only.\n\n"
@@ -152,12 +153,17 @@ def ready(suite: Suite, only: Sequence[str] = ()) -> list[Entry]:
         if entry.search is None:
             out.append(entry)
         elif entry.variants > 1:
-            config = search_config(entry)
-            architecture = method(config).draw(SUITES[suite.name], config, 0)
+            architecture = _drawn(suite.name, entry)
             # The space does not reach down to the gate's budget: there the solver may scale what was drawn.
             variants = 1 if suite is GATE else entry.variants
             out.append(replace(entry, architecture=architecture, variants=variants))
     return out
+
+
+@cache
+def _drawn(suite_name: str, entry: Entry) -> Architecture:
+    config = search_config(entry)
+    return method(config).draw(SUITES[suite_name], config, 0)
 
 
 def cost(suite: Suite, entry: Entry) -> dict[str, Measured]:

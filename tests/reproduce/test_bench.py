@@ -55,6 +55,7 @@ def test_the_warm_up_ends_when_times_are_stable(monkeypatch):
     assert not time_passes(step, CPU).stable
 
 
+@pytest.mark.alone
 def test_clocks_are_read_while_passes_run(monkeypatch, tmp_path):
     device, passes = SimpleNamespace(type="cuda"), []
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="1-2"))

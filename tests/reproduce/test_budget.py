@@ -8,6 +8,7 @@ from autotsnet.registry import FAMILIES, Knob
 from baselines.slowfast import slowfast
 from baselines.tsm import tsm
 from baselines.x3d import x3d
+from reproduce import budget, suites
 from reproduce.budget import GOOD_ENOUGH, BudgetError, solve
 from reproduce.measure.macs import count
 
@@ -113,3 +114,94 @@ def test_the_seed_of_the_caller_is_left_alone():
     torch.manual_seed(0)
     solve(tsm, KNOBS[tsm], 0.05, **TINY, fixed=SHALLOW[tsm])
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How often a model was counted."""
+    calls = []
+    monkeypatch.setattr(budget, "count", lambda *of: calls.append(of) or count(*of))
+    return calls
+
+
+def test_a_solution_is_remembered_by_what_it_depends_on(tmp_path, monkeypatch, counted):
+    def solved(build=x3d, gmacs=0.03, memory=tmp_path, **changes):
+        before = len(counted)
+        return solve(build, KNOBS[x3d], gmacs, **(TINY | changes), fixed=SHALLOW[x3d], memory=memory), len(
+            counted
+        ) > before
+
+    first, anew = solved()
+    assert anew
+    again, anew = solved()
+    assert not anew
+    assert (again, list(again.kwargs)) == (first, list(first.kwargs))
+    assert again.kwargs == first.kwargs
+    assert solved(memory=None) == (first, True)
+    for changes in (dict(gmacs=0.031), dict(frames=4), dict(crop=32), dict(num_classes=7)):
+        assert solved(**changes)[1], changes
+    monkeypatch.setattr(budget, "version", lambda name: "0")
+    budget.code.cache_clear()
+    assert solved()[1], "another torch"
+    budget.code.cache_clear()
+
+
+def test_changed_source_is_another_key(tmp_path, monkeypatch):
+    for name in (*budget.OURS, "reproduce/measure"):
+        (tmp_path / name).mkdir(parents=True)
+    sources = [tmp_path / name for name in ("autotsnet/a.py", "baselines/b.py", "reproduce/measure/macs.py")]
+    sources.append(tmp_path / "reproduce" / "budget.py")
+    monkeypatch.setattr(budget, "ROOT", tmp_path)
+    found = []
+    for source in [*sources, None]:
+        for path in sources:
+            path.write_text("changed" if path == source else "")
+        budget.code.cache_clear()
+        found.append(budget.code())
+    budget.code.cache_clear()
+    assert len(set(found)) == 5
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "other number", "other key"])
+def test_a_damaged_memory_is_ignored_and_rewritten(tmp_path, damage, counted):
+    def solved():
+        return solve(tsm, KNOBS[tsm], 0.05, **TINY, fixed=SHALLOW[tsm], memory=tmp_path)
+
+    first = solved()
+    (path,) = tmp_path.iterdir()
+    whole = path.read_text()
+    text = {"other number": whole.replace('"params": ', '"params": 1'), "other key": whole.replace("tsm", "x3d")}
+    path.write_text(text.get(damage, damage))
+    before = len(counted)
+    assert solved() == first
+    assert len(counted) > before
+    assert path.read_text() == whole
+
+
+def test_users_models_and_failures_are_not_remembered(tmp_path):
+    def mine(*, num_classes, frames, crop, width=4):
+        return nn.Sequential(
+            nn.Conv3d(3, width, 3), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(width, num_classes)
+        )
+
+    solve(mine, [Knob("width", 4, 64, 1)], 0.01, **TINY, memory=tmp_path)
+    with pytest.raises(BudgetError):
+        solve(x3d, KNOBS[x3d], 1e-9, **TINY, fixed=SHALLOW[x3d], memory=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    assert solve(tsm, KNOBS[tsm], 0.05, **TINY, fixed=SHALLOW[tsm], memory=tmp_path / "file").matched
+
+
+def test_the_suites_remember_their_solutions(tmp_path, monkeypatch):
+    monkeypatch.setenv("CACHE", str(tmp_path))
+    suites._solution.cache_clear()
+    for name, entry in (("ssv2-tiny", "tsm"), ("kinetics-native", "x3d_xs")):
+        suite = suites.SUITES[name]
+        suite = suite.of(suite.entry(entry))
+        first = suite.solution(suite.entry(entry))
+        suites._solution.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(budget, "count", None)
+            patch.setattr(suites, "count", None)
+            assert suite.solution(suite.entry(entry)) == first
+    suites._solution.cache_clear()

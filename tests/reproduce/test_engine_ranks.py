@@ -211,6 +211,7 @@ torchrun.PORT = int(os.environ["FREE_PORT"])
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_machines_of_a_slurm_step_are_one_run(cache, tmp_path):
     """Two launchers, as srun starts one on each machine."""
     with socket.socket() as free:

@@ -29,6 +29,7 @@ def test_a_living_holder_of_another_machine_is_named_and_respected(tmp_path):
         pass
 
 
+@pytest.mark.alone
 def test_a_dead_holder_is_followed_by_one_of_many(tmp_path):
     """Eight machines at once find a holder that has been silent for too long."""
     leave(tmp_path, "dead", silent=60)
@@ -67,6 +68,7 @@ def test_a_dead_holder_of_this_machine_is_followed_at_once(tmp_path):
         pass
 
 
+@pytest.mark.alone
 def test_a_heartbeat_keeps_a_lease_and_one_that_was_cut_off_learns_of_it(tmp_path):
     reasons = []
     holder = leased(tmp_path, "a", beat=0.05, expiry=3, lost=reasons.append)
