@@ -81,12 +81,12 @@ def test_a_file_is_tried_twice_and_no_more(clips, monkeypatch):
         return read
 
     monkeypatch.setattr(decoding, "DECODERS", {d: fails(d) for d in ("decord", "pyav")})
-    with pytest.raises(DecodeError, match=r"0\.mp4: decord cannot decode it: decord says no"):
+    with pytest.raises(DecodeError, match=r"0\.mp4: pyav cannot decode it: pyav says no"):
         decode(clips / "0.mp4", np.arange, "decord")
     assert tried == ["decord", "pyav"]
     with pytest.raises(DecodeError, match="pyav says no"):
         decode(clips / "0.mp4", np.arange, "pyav")
-    assert tried[2:] == ["pyav", "decord"]
+    assert tried[2:] == ["pyav"], "nobody checks what another decoder makes of a file that PyAV cannot read"
 
 
 def test_a_file_cut_after_its_header_is_no_shorter_video(clips, tmp_path):

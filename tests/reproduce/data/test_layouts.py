@@ -118,6 +118,35 @@ def test_rows_in_another_order_are_the_same_data_set(kinetics_copy, ssv2_copy, t
         assert [v.id for v in after.videos] == sorted(v.id for v in after.videos)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("layout", ["official", "mmaction2", "pyslowfast", "webm"])
+def test_annotations_saved_on_windows_are_read(kinetics_copy, ssv2_copy, tmp_path, layout, encoding):
+    copy, load = (ssv2_copy, ssv2.load) if layout == "webm" else (kinetics_copy, kinetics.load)
+    root = copy(tmp_path / "copy", layout)
+    before = load(root, "val")
+    annotations = [p for p in root.rglob("*") if p.suffix in (".csv", ".txt", ".json")]
+    for path in annotations:
+        path.write_text(path.read_text(), encoding=encoding)
+    after = load(root, "val")
+    assert (after.videos, after.hash) == (before.videos, before.hash)
+    for path in annotations:
+        path.write_bytes(b"caf\xe9")
+    with pytest.raises(DataError, match=r"is no text in UTF-8: .*; save it as UTF-8"):
+        load(root, "val")
+
+
+@pytest.mark.parametrize("layout", ["official", "mmaction2", "webm"])
+def test_a_file_may_have_two_suffixes(kinetics_copy, ssv2_copy, tmp_path, layout):
+    copy, load = (ssv2_copy, ssv2.load) if layout == "webm" else (kinetics_copy, kinetics.load)
+    root = copy(tmp_path / "copy", layout)
+    before = load(root, "val")
+    for n, path in enumerate(before.path(v) for v in before.videos):
+        path.rename(path.with_suffix((".mp4.mkv", ".mp4.webm", ".mpg", ".TS", ".mov")[n % 5]))
+    after = load(root, "val")
+    assert [(v.id, v.label) for v in after.videos] == [(v.id, v.label) for v in before.videos]
+    assert min(after.sizes.values()) > 0
+
+
 def test_wrong_roots_are_named(tmp_path):
     with pytest.raises(DataError, match=r"KINETICS_ROOT=.*/none is no folder; see README"):
         kinetics.load(tmp_path / "none", "train")
