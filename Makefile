@@ -128,6 +128,9 @@ test-all: env chromium  ## all tests
 	$(PYTEST) -m "not alone" -n $(WORKERS) --dist worksteal
 	$(PYTEST) -m alone
 
+mutants: env  ## do the tests kill faults planted over all packages, one by one (half an hour)
+	$(VENV)/bin/python -m reproduce.studies.mutants --out $(RESULTS)/studies/mutants.json
+
 bench: env  ## throughput of all native variants and of the peers' networks on this machine, in every mode
 	$(RUN) bench --results "$$RESULTS"
 

@@ -65,6 +65,7 @@ def test_without_a_knob_to_turn_the_miss_is_reported():
     fixed = {**SHALLOW[tsm], "base_channels": 8, "stem_channels": 8}
     solution = solve(tsm, KNOBS[tsm], 0.05, **TINY, fixed=fixed)
     assert not solution.matched
+    assert solution.residual == pytest.approx(solution.gmacs / 0.05 - 1)
     assert solution.evaluations == 1
     assert solution.kwargs == fixed
 

@@ -198,3 +198,26 @@ def test_proposals_are_distinct_repeat_and_leave_the_search_alone(name):
 def test_distinct_keeps_the_first_of_each():
     codes = torch.tensor([[3, 1], [0, 2], [3, 1], [5, 5], [0, 2]])
     assert distinct(codes).tolist() == [[3, 1], [0, 2], [5, 5]]
+
+
+def test_the_entropy_term_fades():
+    """Likelihoods that are all alike leave its gradient alone; so small a rate leaves the distribution as it is."""
+    options = FPNASOptions(lr=1e-9, fixed_samples=4, anneal=10, entropy_weight=2.0, joint_from=None)
+    strategy = FPNAS(BLOCKS, gmacs, None, options)
+    with torch.no_grad():
+        strategy.distribution.alpha.normal_(generator=torch.Generator().manual_seed(0))
+    sizes = []
+    for _ in range(10):
+        codes = strategy.ask()
+        strategy.tell(codes, torch.full((4,), -1.0), gmacs(codes), num_clips=64)
+        sizes.append(strategy.distribution.alpha.grad.norm().item())
+    assert sizes[0] > 0.1
+    assert [size / sizes[0] for size in sizes] == pytest.approx([(9 - i) / 9 for i in range(10)], abs=1e-6)
+
+
+def test_children_are_of_the_likeliest_of_a_tournament():
+    strategy = Evolution(BLOCKS, gmacs, None, EvolutionOptions(population=12, tournament=200), batch=40)
+    codes = EVERYTHING[::60]
+    strategy.tell(codes, log_likelihood(codes), gmacs(codes), num_clips=64)
+    parent = codes[log_likelihood(codes).argmax()]
+    assert ((strategy.ask() != parent).sum(1) == 1).all()

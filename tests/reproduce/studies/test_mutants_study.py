@@ -26,14 +26,10 @@ def test_every_mutant_can_be_planted_and_its_test_is_there(mutant):
 def test_there_are_many_over_all_packages():
     assert len(MUTANTS) == len({m.name for m in MUTANTS}) == len({(m.file, m.new) for m in MUTANTS}) >= 40
     places = Counter("/".join(m.file.split("/")[:2]) for m in MUTANTS)
-    assert {
-        "autotsnet/search",
-        "autotsnet/layers",
-        "autotsnet/models",
-        "baselines/pvnas",
-        "baselines/assemblenet",
-    } <= set(places)
-    assert {"reproduce/data", "reproduce/engine", "reproduce/measure"} <= set(places)
+    for package in ("autotsnet/search", "autotsnet/layers", "autotsnet/models", "baselines/pvnas", "baselines/tsm.py"):
+        assert package in places
+    for package in ("reproduce/data", "reproduce/engine", "reproduce/measure", "reproduce/records.py"):
+        assert package in places
     assert max(places.values()) <= len(MUTANTS) / 3
 
 
@@ -69,9 +65,7 @@ def test_killed_survived_and_not_done_twice(tree, monkeypatch):
 
 def test_what_proves_nothing_is_named(tree):
     out = tree / "mutants.json"
-    with pytest.raises(
-        MutantError, match=r"mutant 'sum': pkg.py holds 'a \* b' 0 times, not once; bring it up to date"
-    ):
+    with pytest.raises(MutantError, match=r"mutant 'sum': pkg.py holds 'a \* b' 0 times, not once; bring"):
         study([replace(SUM, old="a * b")], out, tree)
     with pytest.raises(MutantError, match=r"test_pkg.py::test_none cannot be run: "):
         study([replace(SUM, test="test_pkg.py::test_none")], out, tree)
