@@ -33,7 +33,6 @@ from reproduce.statistics import (
 )
 from reproduce.suites import Entry, Suite, difference
 
-
 WIDTH = 100  # columns of a terminal
 NOT_RUN = "not run"
 OUT_OF_REACH = "out of reach"
