@@ -232,6 +232,8 @@ def rows_of(suite: Suite, records: list[RunRecord], folder: Path, against: str |
     """See ``rows`` and ``table``."""
     runs = runs_of(suite, records)
     suite = with_own(suite, records)
+    if against and not runs[suite.entry(against).name]:
+        raise ValueError(f"{against} has no records in suite {suite.name!r} to set the others against")
     _check(suite, [r for of in runs.values() for r in of])
     if suite.size:
         runs = {name: of for name, of in runs.items() if of or not suite.entry(name).optional}
@@ -357,9 +359,6 @@ def _set_against(
     """The rows with what they are set against, the difference and the verdict."""
     controls = dict.fromkeys((r.name for r in found), "")
     if against:
-        suite.entry(against)
-        if not any(r.records for r in found if r.name == against):
-            raise ValueError(f"{against} has no records in suite {suite.name!r} to set the others against")
         controls = {name: "" if name == against else against for name in controls}
     elif against is not None:
         controls = {name: (c.name if (c := suite.control(suite.entry(name))) else "") for name in controls}

@@ -38,7 +38,7 @@ def take(results: Path, name: str, to: str = "", wrong: float = 0.0, other: floa
     table = pd.read_parquet(SOURCE / f"{name}.parquet")
     lost = np.random.default_rng(0).random(len(table)) < wrong
     table["scores"] = [
-        np.roll(np.eye(len(s))[label], 1) if bad else np.asarray(s) + other
+        np.roll(np.eye(len(s), dtype=np.float32)[label], 1) if bad else np.asarray(s, np.float32) + np.float32(other)
         for s, label, bad in zip(table.scores, table.label, lost, strict=True)
     ]
     path = folder / f"{to}.parquet"
