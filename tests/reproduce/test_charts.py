@@ -79,9 +79,15 @@ def test_labels_cover_nothing(cloud, panels):
 
 
 CROWD = {  # where "slowfast" stood at the mark of tsm, and "tsm" at slowfast's
-    "slowfast": (514, 52.2, 8.4), "x3d": (500, 43.0, 6.6), "tsm": (527, 54.1, 4.5), "auto_tsnet_uniform": (372, 69.2, 4.0),
-    "auto_tsnet_random": (390, 69.7, 3.6), "auto_tsnet": (383, 69.5, 3.6), "pvnas_random": (569, 55.2, 5.0), "pvnas": (651, 57.3, 17),
-}  # fmt: skip
+    "slowfast": (514, 52.2, 8.4),
+    "x3d": (500, 43.0, 6.6),
+    "tsm": (527, 54.1, 4.5),
+    "auto_tsnet_uniform": (372, 69.2, 4.0),
+    "auto_tsnet_random": (390, 69.7, 3.6),
+    "auto_tsnet": (383, 69.5, 3.6),
+    "pvnas_random": (569, 55.2, 5.0),
+    "pvnas": (651, 57.3, 17.0),
+}
 
 
 def strays(figure, points) -> list[str]:
@@ -105,7 +111,7 @@ def strays(figure, points) -> list[str]:
 
 def test_a_name_stands_at_its_own_mark_or_a_line_leads_to_it():
     points = [Point(n, charts.family_of(n), x, y, (y - h, y + h), 0.08) for n, (x, y, h) in CROWD.items()]
-    for cloud in (points, CLOUDS["wide"], CLOUDS["one budget"]):
+    for cloud in (points, CLOUDS["wide"][:12], CLOUDS["one budget"]):
         figure = charts.accuracy_figure({"": cloud}, "clips/s", low_is_better=False)
         assert strays(figure, cloud) == []
     figure = charts.accuracy_figure({"": points}, "clips/s", low_is_better=False)
