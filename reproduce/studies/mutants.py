@@ -165,8 +165,8 @@ def _killed(rows: Sequence[dict]) -> int:
 LOOP, MODELS = "tests/autotsnet/search/test_loop.py", "tests/autotsnet/test_models.py"
 ESTIMATOR, STRATEGIES = "tests/autotsnet/search/test_estimator.py", "tests/autotsnet/search/test_strategies.py"
 SPACE, DISTRIBUTION = "tests/autotsnet/test_space.py", "tests/autotsnet/search/test_distribution.py"
-LAYERS, HALVES = "tests/autotsnet/test_layers.py", "tests/autotsnet/search/test_progressive.py::test_halves_are"
-HALVES += "_disjoint_whole_and_stratified"
+LAYERS = "tests/autotsnet/test_layers.py"
+HALVES = "tests/autotsnet/search/test_progressive.py::test_halves_are_disjoint_whole_and_stratified"
 FAMILIES, COUNTS = "tests/baselines/test_families.py", "tests/reproduce/test_macs.py::test_published_counts"
 EVOLUTION, PVNAS = "tests/baselines/assemblenet/test_evolution.py", "tests/baselines/pvnas/test_pvnas.py"
 PROTOCOL, CLASSIFIER = "tests/reproduce/test_protocol.py", "tests/reproduce/test_classifier.py"
@@ -607,7 +607,7 @@ MUTANTS: tuple[Mutant, ...] = tuple(
             "reproduce/verify.py",
             'yield "run", record.run, spec.hash',
             'yield "run", record.run, record.run',
-            "tests/reproduce/test_verify.py",
+            f"{ENGINE}::test_a_record_is_held_against_its_specification",
         ),
         (
             "a living holder is robbed",

@@ -24,6 +24,7 @@ from reproduce.lease import held
 from reproduce.records import WRONG, RecordError, RunRecord, load_all, ranks, score, sha256
 from reproduce.spec import RunSpec
 from reproduce.suites import suite as suite_named
+from reproduce.verify import _disagreements
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -64,6 +65,21 @@ def test_record_agrees_with_its_predictions(tiny, done):
     assert sha256(copied.with_suffix(".parquet")) == record.result.predictions_sha256
     assert abs(record.model.residual) <= 0.02
     assert record.provenance.test[0].versions["torch"] == torch.__version__.split("+")[0]
+
+
+def test_a_record_is_held_against_its_specification(tiny, done):
+    runs, results, record = done
+    path, table = results / "records" / "kinetics-tiny" / "tsm-s0.json", predictions(spec_of(tiny), runs)
+    assert list(_disagreements(record, path, table)) == []
+    model, training = record.model, record.training
+    for name, edit in {
+        "run": dict(run="deadbeef"),
+        "model.params": dict(model=model.model_copy(update=dict(params=1))),
+        "model.gmacs": dict(model=model.model_copy(update=dict(gmacs=1.01 * model.gmacs))),
+        "training.epochs": dict(training=training.model_copy(update=dict(epochs=300))),
+    }.items():
+        found = list(_disagreements(record.model_copy(update=edit), path, table))
+        assert any(line.startswith(f"{name} is ") for line in found), (name, found)
 
 
 def test_a_finished_run_is_left_alone(tiny, done):

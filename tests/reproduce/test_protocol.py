@@ -60,6 +60,8 @@ def test_cropping_before_resizing_shows_the_same_pixels():
     for view, x in zip(views[:, 0], (0, 16, 32), strict=True):
         expected = resized[4:44, x : x + 40].astype(int)
         assert np.abs(view.astype(int) - expected).max() <= 2
+    (centre,) = Crops(size=40, short_side=48, jitter=(48, 60)).test(frame[None])
+    assert np.array_equal(centre, views[1])
 
 
 def test_training_crops_mirror_move_and_change_their_scale():
@@ -67,6 +69,9 @@ def test_training_crops_mirror_move_and_change_their_scale():
     crops = [Crops(32, 36, (36, 40), flip=p) for p in (0.0, 1.0)]
     (plain, no), (mirror, yes) = (c.train(frames, np.random.default_rng(3)) for c in crops)
     assert (no, yes) == (False, True)
+    forbidden, flipped = crops[1].train(frames, np.random.default_rng(3), may_flip=False)
+    assert not flipped
+    assert np.array_equal(forbidden, plain)
     assert np.abs(plain[:, :, ::-1].astype(int) - mirror.astype(int)).max() <= 1
     ramps = np.stack([*np.meshgrid(np.arange(70), np.arange(50)), np.zeros((50, 70))], -1)[None].astype(np.uint8)
     rng, seen = np.random.default_rng(0), []

@@ -163,9 +163,10 @@ def judged(monkeypatch) -> list[tuple]:
         journal = self.journals()[0]
         here = journal[journal.stage == self.stage.name]
         told = dict(zip((tuple(map(int, c)) for c in here.code), here.log_likelihood, strict=True))
-        costs = {c: self._cost(self.restriction.restrict(torch.tensor([c]))).item() / self.target for c in told}
         whole = [tuple(c) for c in self.restriction.expand(codes).tolist()]
-        seen.append((self.stage.name, whole, (self._cost(codes) / self.target).tolist(), told, costs))
+        model = CostModel(TINY, 10, self.stage.alone)
+        share, costs = (model.gmacs(np.array(list(cs))) / (self.stage.share * BUDGET) for cs in (whole, told))
+        seen.append((self.stage.name, whole, share.tolist(), told, dict(zip(told, costs.tolist(), strict=True))))
         return codes
 
     monkeypatch.setattr(ProgressiveSearchLoop, "_finalists", finalists)
