@@ -3,9 +3,9 @@ VENV ?= .venv
 PYTHON ?= python3
 RUN := "$$VENV/bin/python" -m reproduce
 SEEDS ?= 0
-VERIFIED := $(if $(RESULTS),$(RESULTS),results)
+# For the shell: make would read a $ in RESULTS.
+VERIFIED := $(if $(filter undefined,$(origin RESULTS)),results,$${RESULTS:-results})
 RESULTS ?= my-results
-FROM ?= $(RESULTS)
 EMBEDDED ?= quick
 GPUS ?= 0
 ENGINE ?= local
@@ -13,7 +13,7 @@ JOBS ?= 0
 TIERS ?= instant,inference
 REASON ?=
 # Recipes take them from the environment, quoted: there they may hold spaces, & and quotes.
-export SEEDS EMBEDDED GPUS ENGINE JOBS TIERS REASON VENV PYTHON RESULTS VERIFIED FROM
+export SEEDS EMBEDDED GPUS ENGINE JOBS TIERS REASON VENV PYTHON RESULTS
 export OMP_WAIT_POLICY ?= PASSIVE  # spinning OpenMP threads and decoding workers slow each other down tenfold
 
 .DEFAULT_GOAL := help
@@ -61,10 +61,10 @@ table-ssv2: env  ## tables of Something-Something-V2 and of its embedded twin
 
 ##@ Evidence
 verify: env  ## recompute every accuracy and every table of the reference, or of RESULTS=; fails where one disagrees
-	$(RUN) verify "$$VERIFIED"
+	$(RUN) verify "$(VERIFIED)"
 
 update-reference: env  ## maintainers: take FROM= (my-results, or an archive of `submit`) over into results/; REASON= is noted
-	$(RUN) update-reference "$$FROM"
+	$(RUN) update-reference "$${FROM:-$$RESULTS}"
 
 report: env  ## all tables and pictures of RESULTS as one page, report.html
 	$(RUN) report
@@ -129,7 +129,7 @@ test-all: env chromium  ## all tests
 	$(PYTEST) -m alone
 
 mutants: env  ## do the tests kill faults planted over all packages, one by one (half an hour)
-	$(VENV)/bin/python -m reproduce.studies.mutants --out $(RESULTS)/studies/mutants.json
+	"$$VENV/bin/python" -m reproduce.studies.mutants --out "$$RESULTS/studies/mutants.json"
 
 bench: env  ## throughput of all native variants and of the peers' networks on this machine, in every mode
 	$(RUN) bench --results "$$RESULTS"
@@ -138,7 +138,7 @@ bench-save: env  ## time what is slow in this code (pytest-benchmark), as the ba
 	"$$VENV/bin/python" -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage="$$RESULTS/benchmarks" --benchmark-save=baseline tests/bench
 
 bench-compare: env  ## time it again, beside the baseline
-	"$$VENV/bin/python" -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage="$$VERIFIED/benchmarks" tests/bench --benchmark-compare
+	"$$VENV/bin/python" -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage="$(VERIFIED)/benchmarks" tests/bench --benchmark-compare
 
 lock: env  ## renew requirements.lock from pyproject.toml
 	"$$VENV/bin/python" -m pip install --quiet uv

@@ -93,6 +93,8 @@ def test_folders_may_hold_what_a_shell_reads(tmp_path):
         done = subprocess.run(["make", target], cwd=ROOT, env=env, capture_output=True, text=True)
         assert done.returncode == 0, (target, done.stderr)
     said = log.read_text().splitlines()
+    for word in ("verify", "update-reference"):
+        assert said[said.index(word) + 1] == str(results)
     assert set(said) >= {f"RESULTS={results}", str(results), f"{results}/studies/planted.json"}
     assert f"--benchmark-storage={results}/benchmarks" in said
     assert not (ROOT / "hacked").exists()
