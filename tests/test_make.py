@@ -30,10 +30,12 @@ def test_reproduce_then_table(name, cache, tmp_path):
     assert f"{name.upper()}_ROOT is not set" in done.stderr
     assert f"synthetic-{name} tiny" in done.stdout
     assert "ETA" in done.stderr
-    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
-    assert [row.split()[1] for row in rows[1:]] == [e.name for e in SUITES[f"{name}-tiny"].entries if not e.optional]
+    names = re.findall(r"(?m)^ *\d+  (\w+) ", done.stdout)
+    assert sorted(names) == sorted(e.name for e in SUITES[f"{name}-tiny"].entries if not e.optional)
     assert "not run" not in done.stdout
     assert "missed" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert re.search(r"\d of \d no reference; .*, 1 thread", done.stdout.replace("\n", " "))
     again = make(f"reproduce-{name}", tmp_path, EMBEDDED="tiny", CACHE=str(cache))
     assert again.stdout == done.stdout
     assert " train:" not in again.stderr
