@@ -189,15 +189,17 @@ def outcomes(runs: Sequence[tuple[RunRecord, Path]], common: bool = False, k: in
             f"records of test manifests {' and '.join(manifests)} were made on different videos; "
             "run them on one copy, or compare on the videos in common (--common)"
         )
-    ids = tables[0].index
-    for table in tables[1:]:
-        shared = ids.intersection(table.index)
-        ids = shared[(tables[0].label[shared] == table.label[shared]).to_numpy()]
-    if not common and any(len(ids) != len(table) for table in tables):
-        raise RecordError(f"predictions of test manifest {manifests[0]} list different videos; run `verify`")
-    if ids.empty:
-        raise RecordError(f"records of test manifests {' and '.join(manifests)} have no video in common")
-    return np.stack([table["rank"].loc[ids] < k for table in tables]).astype(float)
+    ids, label = tables[0].index, tables[0].label
+    if not all(t.index.equals(ids) and t.label.equals(label) for t in tables[1:]):
+        if not common:
+            raise RecordError(f"predictions of test manifest {manifests[0]} list different videos; run `verify`")
+        for table in tables[1:]:
+            shared = ids.intersection(table.index)
+            ids = shared[(label[shared] == table.label[shared]).to_numpy()]
+        if ids.empty:
+            raise RecordError(f"records of test manifests {' and '.join(manifests)} have no video in common")
+        tables = [table.loc[ids] for table in tables]
+    return np.stack([table["rank"].to_numpy() < k for table in tables]).astype(float)
 
 
 def labels(record: RunRecord, folder: Path) -> np.ndarray:
