@@ -278,7 +278,7 @@ def kinds(suite: Suite, entry: Entry, records: list[RunRecord]) -> list[tuple[st
     for k, of in groups.items():
         differs = _differs(suite, entry, of[0])
         texts = dict(
-            recipe=f"recipe {k.recipe}" * (not differs),
+            recipe=f"recipe {k.recipe.removeprefix('old ')}" * bool(differs),
             numerics=f"arithmetic {k.numerics or 'unknown'}",
             device=_short(k.device),
             threads=f"{k.threads or 'unknown'} threads",

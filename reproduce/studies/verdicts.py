@@ -127,13 +127,13 @@ def reproductions(seeds: int, repeats: int, rows: int = ROWS) -> dict:
             d = paired_difference(own, reference[m], both, seed=i, resamples=RESAMPLES, level=LEVEL / rows)
             return not d.low <= 0 <= d.high
 
-        bad = [outside(m, 0.0) for m in range(rows)]
-        alarms, alarmed = alarms + sum(bad), alarmed + any(bad)
+        bad = [outside(m, 0.0) for m in range(ROWS)]
+        alarms, alarmed = alarms + sum(bad), alarmed + any(bad[:rows])
         found[f"spread {spread[0]:g}"].append(outside(0, LOSS))
     return {
         "seeds": seeds,
         "rows": rows,
-        "false_alarms_per_row": alarms / repeats / rows,
+        "false_alarms_per_row": alarms / repeats / ROWS,
         "false_alarms_per_reproduction": alarmed / repeats,
         "power_loss_of_5_points": {key: float(np.mean(found[key])) for key in sorted(found)},
     }

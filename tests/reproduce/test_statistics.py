@@ -175,7 +175,7 @@ def test_one_run_without_the_spread_of_others_is_called_too_sure():
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_a_reproduction_raises_few_false_alarms(seeds):
     found = verdicts.reproductions(seeds, repeats=60, rows=1)
-    assert found["false_alarms_per_row"] <= 0.05 + 2 * (0.05 * 0.95 / 60) ** 0.5
+    assert found["false_alarms_per_row"] <= 0.05 + 2 * (0.05 * 0.95 / 480) ** 0.5
 
 
 def runs_that_differ(rng: np.random.Generator, points: float, groups: int = 1, number: int = 3) -> list[np.ndarray]:
@@ -187,7 +187,7 @@ def test_spreads_are_pooled_where_families_agree_and_not_lowered_where_one_does_
     rng = np.random.default_rng(0)
     alike = [(f"f{i}", x) for i, x in enumerate(runs_that_differ(rng, 4.0, groups=9))]
     known = spreads(alike)
-    assert all(s.freedom > 8 for s in known.values()), "of two degrees each"
+    assert all(s.freedom > 5 for s in known.values()), "of two degrees each"
     own = spreads([alike[0]])["f0"]
     assert own.freedom == 2, "one family says nothing of others"
     far = spreads([*alike, *(("wild", x) for x in runs_that_differ(rng, 20.0, groups=2, number=6))])["wild"]

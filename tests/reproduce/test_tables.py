@@ -132,11 +132,11 @@ def test_one_run_of_a_known_spread_has_a_verdict(results, monkeypatch):
 
 def test_a_model_at_chance_is_named_ranked_last_and_claimed_nothing_of(results, monkeypatch):
     monkeypatch.setattr(tables, "REFERENCE", RESULTS)
-    take(results, *(f"{name}-s{s}" for name in ("x3d", "mvit", "auto_tsnet_random") for s in (0, 1, 2)))
+    take(results, *(f"{name}-s{s}" for name in ("x3d", "tsm", "mvit", "auto_tsnet_random") for s in (0, 1)))
     found = tables.rows(CHOSEN, results)
     (mvit,) = of(found, "mvit")
     assert not mvit.learned
-    assert (mvit.verdict, mvit.p, mvit.rank) == ("did not learn", None, 3)
+    assert (mvit.verdict, mvit.p, mvit.rank) == ("did not learn", None, 4)
     against = {row.name: row for row in tables.rows(CHOSEN, results, "mvit") if row.records}
     assert {row.verdict for row in against.values()} == {"did not learn"}, "nor is anything claimed against it"
     text = tables.rendered(CHOSEN, results)[".md"]
@@ -152,7 +152,7 @@ def test_runs_of_a_row_differ_in_the_seed_only(results):
     rows = of(tables.rows(CHOSEN, results), "x3d")
     assert [len(row.records) for row in rows] == [2, 1]
     assert len({row.label for row in rows}) == 2
-    assert all("recipe" in row.kind for row in rows)
+    assert all("recipe" in row.kind for row in rows), "of old records it is not known which is the suite's"
     session = there.provenance.train[0].model_copy(update={"device": "AMD EPYC, 2 cores"})
     take(results, "x3d-s2", provenance=there.provenance.model_copy(update={"train": [session]}))
     rows = of(tables.rows(CHOSEN, results), "x3d")
@@ -170,10 +170,9 @@ def test_the_precision_is_what_was_measured(results):
 
 
 def test_an_entry_that_cannot_meet_the_budget_is_out_of_reach(tmp_path):
-    suite = at_budget(SUITES["kinetics-tiny"], 0.0015)
-    suite = replace(suite, size="", entries=tuple(e for e in suite.entries if e.name in ("tsm", "mvit")))
-    found = {row.name: row.verdict for row in tables.rows(suite, tmp_path)}
-    assert found["mvit"] == "out of reach"
+    suite = at_budget(SUITES["kinetics-tiny"], 1e-6)  # less than the smallest member of any family
+    suite = replace(suite, size="", entries=(suite.entry("mvit"), suite.entry("auto_tsnet_random")))
+    assert [row.verdict for row in tables.rows(suite, tmp_path)] == ["out of reach", "not run"]
     assert "out of reach" in tables.terminal(suite, tmp_path)
     assert "out of reach" in tables.rendered(suite, tmp_path)[".md"]
 
