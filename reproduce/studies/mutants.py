@@ -563,14 +563,14 @@ MUTANTS: tuple[Mutant, ...] = tuple(
             "reproduce/budget.py",
             "matched = abs(residual) <= tolerance",
             "matched = residual <= tolerance",
-            BUDGET,
+            f"{BUDGET}::test_one_knob_is_solved_as_well_as_by_trying_all",
         ),
         (
             "the residual has the other sign",
             "reproduce/budget.py",
             "residual = cost(best) / gmacs - 1",
             "residual = 1 - cost(best) / gmacs",
-            BUDGET,
+            f"{BUDGET}::test_without_a_knob_to_turn_the_miss_is_reported",
         ),
         (
             "a reversed clip is as it was",
