@@ -378,14 +378,15 @@ def temporal_classes_figure(found: Mapping[str, dict], title: str = "") -> Figur
     if len(share) > RANKED_CLASSES:
         half = RANKED_CLASSES // 2
         share = pd.concat([share[:half], share[-half:]])
-    figure = narrow(title, 1.3 + 0.3 * len(share), layout="constrained")
+    names = [fill(_short(c, 60), 32) for c in share.index]
+    figure = narrow(title, 1.3 + 0.15 * len(share) + 0.17 * sum(n.count("\n") + 1 for n in names), layout="constrained")
     axes = figure.subplots()
     at = np.arange(len(share))[::-1]
     axes.hlines(at, share.shuffled, share.natural, color=RULE, lw=2, zorder=1)
     for order in ("shuffled", "natural"):
         colour, mark, text = ORDERS[order]
         axes.plot(share[order], at, mark, color=colour, ms=6, label=text)
-    axes.set_yticks(at, [fill(_short(c, 60), 32) for c in share.index])
+    axes.set_yticks(at, names)
     axes.set_xlim(-2, 102)
     of = "model" if len(found) == 1 else f"{len(found)} models"
     axes.set_xlabel(f"videos classified correctly (%), mean of {of}")
