@@ -23,6 +23,7 @@ import numpy as np
 from scipy.stats import norm
 
 from reproduce.files import write_json
+from reproduce.reproduction import RATE
 from reproduce.statistics import LEVEL, Spread, accuracy_interval, holm, paired_difference, spreads
 
 VIDEOS = 400
@@ -124,7 +125,7 @@ def reproductions(seeds: int, repeats: int, rows: int = ROWS) -> dict:
         def outside(m: int, loss: float, i=i, reference=reference, known=known, models=models) -> bool:
             both = known[str(m)], known[str(m)]
             own = models.runs(m, seeds, loss)
-            d = paired_difference(own, reference[m], both, seed=i, resamples=RESAMPLES, level=LEVEL / rows)
+            d = paired_difference(own, reference[m], both, seed=i, resamples=RESAMPLES, level=RATE / rows)
             return not d.low <= 0 <= d.high
 
         bad = [outside(m, 0.0) for m in range(ROWS)]
