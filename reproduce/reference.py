@@ -20,7 +20,7 @@ from pathlib import Path
 
 from reproduce.files import write_atomic
 from reproduce.records import RunRecord, git_commit, load_all, session
-from reproduce.suites import CONFIGS
+from reproduce.suites import CONFIGS, suite
 
 REFERENCE = CONFIGS.parent / "results"
 OWN = Path("my-results")
@@ -145,7 +145,7 @@ def update(source: Path, reason: str, runs: Path, reference: Path = REFERENCE) -
         ReferenceError: no reason, or nothing to take over.
         VerifyError: the source, or afterwards the reference, disagrees with itself.
     """
-    from reproduce import natives, report
+    from reproduce import natives, report, tables
     from reproduce.verify import check_records, verify
 
     if not reason.strip():
@@ -163,7 +163,10 @@ def update(source: Path, reason: str, runs: Path, reference: Path = REFERENCE) -
     gone = _outdated(reference)
     if (reference / "tables" / "natives.csv").exists():
         natives.render(reference)
-    report.report(reference, runs)  # tables, too
+    for path in (reference / "tables").glob("*.md"):
+        if path.stem != "natives":
+            tables.render(suite(path.stem), reference)
+    report.report(reference, runs)
     changes = reference / "CHANGES.md"
     what = f"{', '.join(moved)} ({len(found)} files)"
     line = f"- {date.today().isoformat()}, {git_commit()[:8]}, reference: {what}: {reason.strip()}"
