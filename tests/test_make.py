@@ -34,7 +34,10 @@ def test_reproduce_then_table(name, cache, tmp_path):
     assert sorted(names) == sorted(e.name for e in SUITES[f"{name}-tiny"].entries if not e.optional)
     assert "not run" not in done.stdout
     assert "missed" not in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 100
+    lines = [
+        line for line in done.stdout.splitlines() if str(tmp_path) not in line and not line.startswith(("make", '"'))
+    ]
+    assert max(map(len, lines)) <= 100, "but for paths, as long as they are"
     assert re.search(r"\d of \d no reference; .*, 1 thread", done.stdout.replace("\n", " "))
     again = make(f"reproduce-{name}", tmp_path, EMBEDDED="tiny", CACHE=str(cache))
     assert again.stdout == done.stdout
