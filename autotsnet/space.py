@@ -79,6 +79,12 @@ class SearchSpace:
     fusions: tuple[str, ...] = FUSIONS
     attentions: tuple[str, ...] = ATTENTIONS
 
+    def __post_init__(self) -> None:
+        """Check the types: a stage before theirs is searched without any, which is candidate 0."""
+        for name in ("fusions", "attentions"):
+            if getattr(self, name)[:1] != ("none",):
+                raise ValueError(f"space {self.name!r}: the first of {name} must be 'none', got {getattr(self, name)}")
+
     def at(self, frames: int, crop: int) -> SearchSpace:
         """The same candidates on clips of another size; costs change, and with them which budgets are in range."""
         return replace(self, macro=replace(self.macro, frames=frames, crop=crop))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 
 import torch
@@ -116,6 +117,15 @@ class SuperNet(nn.Module):
                 out[f"{path}.{name}"] = narrow(tensor, whole, part, shape, window)
         return out
 
+    @contextmanager
+    def prefix_windows(self) -> Iterator[None]:
+        """Use each space's first channels within, as an extracted subnet does; fair windows are for training alone."""
+        fair, self.fair = self.fair, None
+        try:
+            yield
+        finally:
+            self.fair = fair
+
     def forward(self, clip: Tensor, architecture: TwoStreamArchitecture) -> Tensor:
         """Clips B 3 T H W -> logits B N of one architecture."""
         skeleton = self.skeleton(architecture)
@@ -127,9 +137,8 @@ class SuperNet(nn.Module):
         Running statistics of batch norm are those accumulated over all subnets: ``recalibrate`` first.
         """
         net = TwoStreamNet(architecture, self.num_classes, dropout=self.dropout)
-        fair, self.fair = self.fair, None
-        net.load_state_dict({k: v.detach().clone() for k, v in self.slices(net).items()})
-        self.fair = fair
+        with self.prefix_windows():
+            net.load_state_dict({k: v.detach().clone() for k, v in self.slices(net).items()})
         return net.train(self.training)
 
 
@@ -161,9 +170,9 @@ def recalibrate(
     acting = stored  # of a supernet, the norms of the subnet act, on slices of the stored statistics
     if architecture is not None:
         acting = [m for m in model.skeleton(architecture).modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    training, momenta, fair = model.training, [m.momentum for m in acting], getattr(model, "fair", None)
-    if fair:
-        model.fair = None  # a window would fill the statistics of other channels than those that act afterwards
+    training, momenta = model.training, [m.momentum for m in acting]
+    # A fair window would fill the statistics of other channels than those that act afterwards.
+    windows = model.prefix_windows() if isinstance(model, SuperNet) else nullcontext()
     for m in stored:
         m.reset_running_stats()
     for m in acting:
@@ -171,15 +180,13 @@ def recalibrate(
     count = 0
     try:
         model.train()
-        with torch.no_grad():
+        with torch.no_grad(), windows:
             for batch in chain([first], batches):
                 model(batch) if architecture is None else model(batch, architecture)
                 count += 1
     finally:
         for m, momentum in zip(acting, momenta, strict=True):
             m.momentum = momentum
-        if fair:
-            model.fair = fair
         model.train(training)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         for m in stored:

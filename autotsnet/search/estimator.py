@@ -10,7 +10,7 @@ over ranks by the caller: ranks that weigh samples differently would drift apart
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -94,19 +94,19 @@ def adaptive_samples(entropy: float, *, lam: float = 0.25, minimum: int = 2) -> 
 
 
 class ImportanceAccumulator:
-    """Importance-weighted gradient of the shared weights, in one pass and one network of memory.
+    """Importance-weighted gradient of the shared weights, in one pass over the samples.
 
     The wanted gradient is ``sum_k w_k grad L_k`` with ``w = softmax(-L / T)``, whose normaliser is known only
     after the last sample. So ``p.grad`` holds ``sum_k exp(-L_k/T - m) grad L_k`` with m the running maximum
-    of ``-L/T``, is rescaled when m moves, and is divided by ``sum_k exp(-L_k/T - m)`` at the end: no gradient
-    is kept per sample.
+    of ``-L/T``, is rescaled when m moves, and is divided by ``sum_k exp(-L_k/T - m)`` at the end. It needs the
+    gradients of one sample beside the sum, and the activations of one part of one sample.
 
     ::
 
         optimizer.zero_grad()
         step = ImportanceAccumulator(supernet.parameters(), temperature=1 / num_clips)
         for code in codes:
-            step.backward(loss_of(code))
+            step.backward(loss_of(code, part) * len(part) / num_clips for part in parts)
         weights = step.finish()
         optimizer.step()
 
@@ -126,32 +126,44 @@ class ImportanceAccumulator:
         self._maximum = -math.inf
         self._sum = 0.0
 
-    def backward(self, loss: Tensor, log_likelihood: float | None = None) -> bool:
-        """Back-propagate one sample.
+    def backward(self, parts: Iterable[Tensor], reduce: Callable[[Tensor], float] = float) -> float:
+        """Back-propagate one sample, part by part.
 
         Args:
-            loss: scalar with a graph, a mean over clips; may be local to the rank and may carry a loss scale.
-            log_likelihood: mean per clip that weighs the sample, reduced over ranks; ``-loss`` by default.
+            parts: scalars with graphs that add up to the sample's mean loss per clip; each graph is freed before the
+                next part is asked for.
+            reduce: from the sum of the parts, detached, to the loss that weighs the sample: its mean over ranks.
 
         Returns:
-            False when the loss is not finite: the sample is dropped and counted in ``dropped``.
+            The loss that weighs the sample. Where it is not finite, the sample is dropped and counted in ``dropped``.
         """
-        value = -loss.item() if log_likelihood is None else float(log_likelihood)
-        if not math.isfinite(value):
+        before = [p.grad for p in self.parameters]
+        for p in self.parameters:
+            p.grad = None
+        total = 0.0
+        for part in parts:
+            part.backward()
+            total = total + part.detach()
+        loss = reduce(total)
+        if not math.isfinite(loss):
+            for p, grad in zip(self.parameters, before, strict=True):
+                p.grad = grad
             self.dropped += 1
             self._scaled.append(-math.inf)
-            return False
-        scaled = value / self.temperature
+            return loss
+        scaled = -loss / self.temperature
         self._scaled.append(scaled)
-        if scaled > self._maximum:
-            self._scale_gradients(math.exp(self._maximum - scaled))
-            self._sum *= math.exp(self._maximum - scaled)
-            self._maximum = scaled
-        weight = math.exp(scaled - self._maximum)
-        self._sum += weight
-        if weight > 0:  # m only grows: what has underflowed stays nothing
-            (loss * weight).backward()
-        return True
+        maximum = max(scaled, self._maximum)
+        shrink, weight = math.exp(self._maximum - maximum), math.exp(scaled - maximum)
+        self._maximum, self._sum = maximum, self._sum * shrink + weight
+        if weight != 1:
+            self._scale([p.grad for p in self.parameters], weight)
+        if shrink != 1:
+            self._scale(before, shrink)
+        for p, grad in zip(self.parameters, before, strict=True):
+            if grad is not None:
+                p.grad = grad if p.grad is None else p.grad.add_(grad)
+        return loss
 
     def finish(self) -> Tensor:
         """Normalise the gradients in place; returns the weights w, ``K`` (float64, 0 for dropped samples).
@@ -161,11 +173,11 @@ class ImportanceAccumulator:
         """
         if self._sum == 0:
             raise AllSamplesFailedError(f"none of {len(self._scaled)} sampled architectures has a finite loss")
-        self._scale_gradients(1 / self._sum)
+        self._scale([p.grad for p in self.parameters], 1 / self._sum)
         return torch.tensor(self._scaled, dtype=torch.float64).softmax(0)
 
+    @staticmethod
     @torch.no_grad()
-    def _scale_gradients(self, factor: float) -> None:
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if gradients:
-            torch._foreach_mul_(gradients, factor)
+    def _scale(gradients: list[Tensor | None], factor: float) -> None:
+        if present := [g for g in gradients if g is not None]:
+            torch._foreach_mul_(present, factor)

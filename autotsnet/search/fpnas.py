@@ -53,8 +53,8 @@ class FPNASOptions:
             sampled architectures cost what is allowed on average: a constant beta either leaves the budget or keeps
             far below it while the expensive decisions are taken. 0: constant, as in the paper.
         beta_range: ours; limits of the above.
-        center: ours. Subtract the samples' mean weight in the gradient: same expectation (score function), less
-            variance, since the weights do not sum to 0.
+        center: ours. Subtract 1/K, the mean of the likelihoods' part of the weights, in the gradient: same expectation
+            (score function), less variance. The cost's part is not centred: its mean depends on the samples.
         entropy_weight: ours. Adds ``-weight * H(P)`` to the loss, so that what the samples cannot tell apart yet stays
             undecided rather than drifts; falls linearly to 0 over ``anneal`` steps.
         anneal: ours. Steps until the entropy weight is 0, normally the length of the search; None: no entropy term.
@@ -179,7 +179,7 @@ class FPNAS:
     def _update_alpha(self, codes: Tensor, weights: Tensor, step: int) -> None:
         options = self.options
         if options.center:
-            weights = weights - weights.mean()
+            weights = weights - 1 / len(weights)
         self._adam.zero_grad()
         loss = alpha_loss(self.distribution.log_prob(codes), weights)
         if options.anneal is not None and step < options.anneal:

@@ -7,7 +7,7 @@ alone under its share of the budget; what a stage decided is frozen for the next
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,8 @@ class SearchOptions:
         steps: steps of each stream's stage after its warm-up; the space of a stream is the largest.
         type_steps: steps of the fusion and of the attention stage, which have few variables.
         progressive: False searches all variables at once for as many steps as the stages have together: the ablation.
-        chunks: each batch passes in so many parts, with batch statistics of their own: less memory, or the statistics
-            of as many ranks.
+        sub_batch: clips per pass: batch norm's statistics are over them, and a step holds the activations of one pass.
+            None: each rank's clips at once.
         finalists: candidates judged once more at the end of a stage.
         use_budget: least share of a stage's budget that they use, where anything proposed or judged does; 0: any.
         draws: how many proposals of the strategy are looked at for that.
@@ -90,7 +90,7 @@ class SearchOptions:
     steps: int = 200
     type_steps: int = 80
     progressive: bool = True
-    chunks: int = 1
+    sub_batch: int | None = None
     finalists: int = 8
     use_budget: float = 0.95
     draws: int = 20_000
@@ -266,9 +266,7 @@ class ProgressiveSearchLoop(BaseLoop):
         step = ImportanceAccumulator(parameters, temperature_of(likelihood, clips))
         losses = []
         for code in codes:
-            loss = self._loss(train, code)
-            losses.append(self._mean(loss.detach()))
-            step.backward(loss, -losses[-1])
+            losses.append(step.backward(self._losses(train, code), self._mean))
         try:
             step.finish()
             self.dropped += step.dropped
@@ -289,24 +287,22 @@ class ProgressiveSearchLoop(BaseLoop):
         numbers |= dict(stage=float(self._epoch), dropped=strategy.dropped + self.dropped)
         return dict(loss=torch.tensor(sum(finite) / len(finite)), **numbers)
 
-    def _loss(self, batch: dict, code: Tensor) -> Tensor:
-        """Mean cross-entropy of a subnet on a batch, chunk by chunk."""
-        architecture, chunks = self.decode(code), self.options.chunks
-        parts = zip(batch["clips"].chunk(chunks), batch["label"].chunk(chunks), strict=True)
-        model = self.runner.model
-        losses = []
-        for clips, label in parts:
+    def _losses(self, batch: dict, code: Tensor) -> Iterator[Tensor]:
+        """The mean cross-entropy of a subnet on a batch, in parts that add up to it: one a pass."""
+        architecture, model = self.decode(code), self.runner.model
+        size = self.options.sub_batch or len(batch["label"])
+        for clips, label in zip(batch["clips"].split(size), batch["label"].split(size), strict=True):
             data = model.data_preprocessor(dict(clips=clips, label=label), True)
             with self.runner.optim_wrapper.optim_context(model):
-                losses.append(model(**data, mode="loss", architecture=architecture)["loss"])
-        return torch.stack(losses).mean()
+                loss = model(**data, mode="loss", architecture=architecture)["loss"]
+            yield loss * (len(label) / len(batch["label"]))
 
     @torch.no_grad()
     def _judge(self, codes: Tensor, batches: Sequence[dict]) -> Tensor:
         """Mean log-likelihood of each architecture on held-out batches, reduced over ranks."""
         out = []
         for code in codes:
-            out.append(sum(-self._mean(self._loss(b, code)) for b in batches) / len(batches))
+            out.append(sum(-self._mean(sum(self._losses(b, code))) for b in batches) / len(batches))
             self.images += sum(len(b["label"]) for b in batches) * get_world_size()
         return torch.tensor(out, dtype=torch.float64)
 
@@ -343,7 +339,8 @@ class ProgressiveSearchLoop(BaseLoop):
     def _leave(self) -> None:
         """Judge the finalists once more, freeze the likeliest, go on to the next stage."""
         finalists = self._finalists()
-        judged = self._judge(finalists, self._held_out_batches(self.options.judge_batches))
+        with self.runner.model.net.prefix_windows():  # of all candidates the same channels, those of the found network
+            judged = self._judge(finalists, self._held_out_batches(self.options.judge_batches))
         chosen = finalists[int(judged.nan_to_num(nan=-math.inf).argmax())]
         self.template = self.restriction.expand(chosen[None])[0].numpy()
         self.runner.logger.info(

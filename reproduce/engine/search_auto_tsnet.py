@@ -24,7 +24,7 @@ from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions, s
 from autotsnet.space import SearchSpace, preset
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.local import optimiser
+from reproduce.engine.local import optimiser, passes
 from reproduce.engine.runner import LAST, RunHook, build_runner, resume_from
 from reproduce.engine.searching import halves, stream
 from reproduce.files import save_weights, write_atomic, write_json
@@ -34,7 +34,7 @@ from reproduce.suites import Suite
 
 load = TwoStreamArchitecture.load
 ONE_DEVICE = False
-PROCEDURE = 2  # to be raised when the same options find something else: an old search is not taken for a new one
+PROCEDURE = 3  # to be raised when the same options find something else: an old search is not taken for a new one
 
 
 def identity(suite: Suite, config: Config) -> list:
@@ -56,6 +56,7 @@ def search_options(config: Config) -> SearchOptions:
         strategy=config.strategy,
         progressive=config.progressive,
         fpnas=FPNASOptions(**config.get("fpnas", {})),
+        sub_batch=config.get("sub_batch"),
         **config.options,
     )
 
@@ -77,6 +78,7 @@ def search_loop(config: Config, suite: Suite, manifest: Manifest, seed: int) -> 
 
 def find(suite: Suite, config: Config, seed: int, manifest: Manifest, folder: Path, name: str) -> None:
     """Search, or continue to; the files are whole when ``search.json`` is there."""
+    passes(config, get_world_size())  # or it says what to change
     torch.manual_seed(seed)
     loop = search_loop(config, suite, manifest, seed)
     dataloader = loop.pop("dataloader")

@@ -100,9 +100,11 @@ def search_config(entry: Entry, strategy: str = "", progressive: bool = True) ->
 
 def folder_of(suite: Suite, config: Config, seed: int, train: Manifest, runs: Path) -> Path:
     """Where a search leaves what it finds: another for whatever changes the search."""
-    identity = json.dumps(
-        [method(config).identity(suite, config), seed, train.hash, suite.gmacs, config.get("threads")], sort_keys=True
-    )
+    how = method(config)
+    what = [how.identity(suite, config), seed, train.hash, suite.gmacs, config.get("threads")]
+    if not (how.ONE_DEVICE or config.get("sub_batch")) and (ranks := get_world_size()) > 1:
+        what.append(ranks)  # batch norm's statistics are over a rank's part of the batch
+    identity = json.dumps(what, sort_keys=True)
     kind = config.strategy if config.progressive else f"{config.strategy}-joint"
     return runs / suite.name / f"search-{kind}-s{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 

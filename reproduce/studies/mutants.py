@@ -261,8 +261,8 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         (
             "gradients of earlier samples are not rescaled",
             _ESTIMATOR,
-            "self._scale_gradients(math.exp(self._maximum - scaled))",
-            "self._scale_gradients(1.0)",
+            "self._scale(before, shrink)",
+            "self._scale(before, 1.0)",
             ESTIMATOR,
         ),
         (
@@ -318,15 +318,15 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         (
             "fair windows are open while a subnet is extracted",
             _SUPERNET,
-            "fair, self.fair = self.fair, None",
-            "fair = self.fair",
+            "        with self.prefix_windows():\n            net.load",
+            "        if True:\n            net.load",
             MODELS,
         ),
         (
             "fair windows are open while batch norm is recalibrated",
             _SUPERNET,
-            "        model.fair = None  # a window",
-            "        pass  # a window",
+            "torch.no_grad(), windows:",
+            "torch.no_grad():",
             MODELS,
         ),
         (

@@ -1,10 +1,11 @@
-"""One real search step at the size of each preset: does it run, how long does it take, how much memory does it peak at?
+"""One real search step at the size of each preset: does it run, how long does it take, how much memory does it need?
 
     python -m reproduce.studies.presets --out results/studies/presets.json
 
 A step is what ``ProgressiveSearchLoop`` does: K = 2 architectures drawn from the whole space, forward and backward on
 one training clip each, forward on one held-out clip each, an update of the weights and one of alpha. Each preset runs
-in a process of its own, so that the peak is its own.
+in a process of its own, so that the peak is its own. Beside it: what the graph of one pass of the recipes' 8 clips
+saves for its backward, which is what a batch of any size needs at a time (``sub_batch``), and what 64 clips at once would.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from autotsnet.models import SuperNet
+from autotsnet.meta import on_meta
+from autotsnet.models import SuperNet, TwoStreamNet
 from autotsnet.search import FPNASOptions
 from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions
-from autotsnet.space import preset
+from autotsnet.space import SearchSpace, preset
 from reproduce.data.datasets import StreamSampler
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.runner import Runner
@@ -51,6 +53,34 @@ class Noise(Dataset):
         """Clip n."""
         generator = torch.Generator().manual_seed(n)
         return dict(clips=torch.randint(256, self.shape, generator=generator, dtype=torch.uint8), label=n % CLASSES)
+
+
+def saved_gib(space: SearchSpace, clips: int, alone: str | None = None) -> float:
+    """GiB that the graph of one forward pass saves for its backward, fp32; counted on the meta device.
+
+    Args:
+        space: its architecture of the middle candidates and the dearest types is run.
+        clips: in the pass.
+        alone: the only stream that is run, or None for both.
+    """
+    code = (space.counts - 1) // 2
+    types = space.positions("fusion", "attention")
+    code[types] = space.counts[types] - 1
+    architecture = space.decode(code)
+    net = on_meta(lambda: TwoStreamNet(architecture.alone(alone) if alone else architecture, CLASSES))
+    there = {t.untyped_storage()._cdata for t in (*net.parameters(), *net.buffers())}
+    saved: dict[int, int] = {}  # storage: bytes
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in there:
+            saved[storage._cdata] = storage.nbytes()
+        return tensor  # the graph holds it, so that no other storage takes its place
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = net(torch.empty(clips, 3, space.macro.frames, space.macro.crop, space.macro.crop, device="meta"))
+    assert logits.requires_grad
+    return sum(saved.values()) / 2**30
 
 
 def one_step(name: str) -> dict:
@@ -97,6 +127,8 @@ def one_step(name: str) -> dict:
         seconds=seconds,
         peak_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         supernet_params=sum(p.numel() for p in model.parameters()),
+        saved_gib_8_clips=saved_gib(space, 8),
+        saved_gib_64_clips=saved_gib(space, 64),
         gmacs=loop.journals()[0].gmacs.tolist(),
         alpha_moved=(loop.strategy.distribution.alpha - before).abs().max().item(),
     )

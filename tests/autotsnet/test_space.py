@@ -1,6 +1,7 @@
 """Architectures, their codes, and their cost."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,3 +123,10 @@ def test_architecture_file(tmp_path):
     (tmp_path / "b.json").write_text('{"macro": 1')
     with pytest.raises(ValueError, match=r"b\.json"):
         TwoStreamArchitecture.load(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("types", ["fusions", "attentions"])
+def test_types_must_begin_with_none(types):
+    """Stages before theirs are searched without any, which is candidate 0."""
+    with pytest.raises(ValueError, match=rf"space 'tiny': the first of {types} must be 'none', got \('se'"):
+        replace(preset("tiny"), **{types: ("se", "none")})

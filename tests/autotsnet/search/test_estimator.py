@@ -2,6 +2,7 @@
 
 import copy
 import math
+import weakref
 
 import pytest
 import torch
@@ -125,10 +126,32 @@ def test_one_pass_gradient_equals_the_direct_one(gains, temperature):
 
     step = ImportanceAccumulator(model.parameters(), temperature)
     for gain in gains:
-        assert step.backward(losses_of(model, x, [gain])[0])
+        assert math.isfinite(step.backward(losses_of(model, x, [gain])))
     torch.testing.assert_close(step.finish(), expected, rtol=1e-9, atol=1e-12)
     for mine, theirs in zip(model.parameters(), direct.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-6, atol=1e-9)
+
+
+def test_a_sample_in_parts_equals_it_whole_and_frees_each_part():
+    torch.manual_seed(0)
+    whole, x = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double(), torch.randn(12, 5).double()
+    parted, graphs = copy.deepcopy(whole), []
+    steps = [ImportanceAccumulator(model.parameters(), temperature=0.1) for model in (whole, parted)]
+
+    def parts(gain):
+        for rows in x.split(5):  # 5, 5 and 2
+            assert not any(graph() for graph in graphs), "the part before is gone"
+            out = parted(rows * gain)
+            graphs.append(weakref.ref(out))
+            yield (out**2).mean() * (len(rows) / len(x))
+            del out
+
+    for gain in (0.4, 1.7, math.nan, 0.9, 0.2):
+        losses = steps[0].backward(losses_of(whole, x, [gain])), steps[1].backward(parts(gain))
+        assert losses == pytest.approx((losses[0],) * 2, nan_ok=True)
+    torch.testing.assert_close(steps[0].finish(), steps[1].finish())
+    for a, b in zip(whole.parameters(), parted.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12)
 
 
 def test_one_pass_gradient_drops_nan():
@@ -137,9 +160,9 @@ def test_one_pass_gradient_drops_nan():
     clean = copy.deepcopy(model)
     step, reference = ImportanceAccumulator(model.parameters()), ImportanceAccumulator(clean.parameters())
     for gain in (1.0, math.nan, 0.3):
-        assert step.backward(losses_of(model, x, [gain])[0]) == math.isfinite(gain)
+        assert math.isfinite(step.backward(losses_of(model, x, [gain]))) == math.isfinite(gain)
         if math.isfinite(gain):
-            reference.backward(losses_of(clean, x, [gain])[0])
+            reference.backward(losses_of(clean, x, [gain]))
     weights = step.finish()
     reference.finish()
     assert step.dropped == 1
@@ -148,7 +171,7 @@ def test_one_pass_gradient_drops_nan():
 
     model.zero_grad()
     step = ImportanceAccumulator(model.parameters())
-    step.backward(losses_of(model, x, [math.nan])[0])
+    step.backward(losses_of(model, x, [math.nan]))
     with pytest.raises(AllSamplesFailedError, match="none of 1"):
         step.finish()
 
@@ -161,11 +184,11 @@ def test_one_pass_gradient_takes_reduced_likelihoods():
     step = ImportanceAccumulator(whole.parameters(), temperature=0.1)
     parts = [ImportanceAccumulator(rank.parameters(), temperature=0.1) for rank in ranks]
     for gain in gains:
-        step.backward(losses_of(whole, x, [gain])[0])
+        step.backward(losses_of(whole, x, [gain]))
         local = [losses_of(rank, half, [gain])[0] for rank, half in zip(ranks, halves, strict=True)]
-        reduced = -sum(loss.item() for loss in local) / 2
+        reduced = sum(loss.item() for loss in local) / 2
         for part, loss in zip(parts, local, strict=True):
-            part.backward(loss, log_likelihood=reduced)
+            part.backward([loss], lambda own, mean=reduced: mean)
     for part in (step, *parts):
         part.finish()
     mean = (ranks[0].weight.grad + ranks[1].weight.grad) / 2

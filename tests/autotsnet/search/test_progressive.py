@@ -18,11 +18,12 @@ from autotsnet.models import TwoStreamNet
 from autotsnet.search.fpnas import FPNASOptions
 from autotsnet.search.progressive import ProgressiveSearchLoop, SearchError, SearchOptions, stages
 from autotsnet.space import PRESETS, STAGES, preset
+from reproduce import suites
 from reproduce.engine import search_auto_tsnet, searching
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.runner import RunHook, load_checkpoint
 from reproduce.measure.macs import count
-from reproduce.studies.presets import one_step
+from reproduce.studies.presets import one_step, saved_gib
 
 SHORT = dict(warmup=1, steps=2, type_steps=1)  # for strategies that judge many architectures per step
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
@@ -225,13 +226,14 @@ import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
 from reproduce.engine.distributed import leave, start
+from reproduce import suites
 from reproduce.engine import search_auto_tsnet, searching
 from reproduce.suites import SUITES
 start()
 suite = SUITES["kinetics-tiny"]
 config = searching.search_config(suite.entry("auto_tsnet"))
 config.batch = 8
-config.options.chunks = int(sys.argv[3])
+config.sub_batch = int(sys.argv[3]) or None
 train = suite.manifest("train", Path(sys.argv[1]))
 # With seed 0, alpha has a gradient that is nothing but rounding, of which Adam makes a whole step.
 searching.search(suite, config, 1, train, Path(sys.argv[2]))
@@ -240,7 +242,7 @@ leave()
 
 
 def launch(
-    ranks: int, chunks: int, root: Path, runs: Path, code: str = RANK, **environment: str
+    ranks: int, sub_batch: int, root: Path, runs: Path, code: str = RANK, **environment: str
 ) -> subprocess.CompletedProcess:
     """A search under torchrun."""
     script = runs / "rank.py"
@@ -249,15 +251,17 @@ def launch(
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
-        [*command, str(script), str(root), str(runs), str(chunks)], cwd=ROOT, env=env, capture_output=True, text=True
+        [*command, str(script), str(root), str(runs), str(sub_batch)], cwd=ROOT, env=env, capture_output=True, text=True
     )
 
 
-def test_two_ranks_equal_one_rank_of_the_double_batch(kinetics_root, tmp_path):
-    for ranks, chunks in ((2, 1), (1, 2)):
-        done = launch(ranks, chunks, kinetics_root, tmp_path / str(ranks))
+def test_two_ranks_equal_one_rank_of_two_passes(kinetics_root, tmp_path):
+    for ranks in (1, 2):
+        done = launch(ranks, 4, kinetics_root, tmp_path / str(ranks))
         assert done.returncode == 0, done.stderr
-    journals = [pd.read_parquet(next((tmp_path / r).rglob("journal.parquet"))) for r in "12"]
+    folders = [next((tmp_path / r).rglob("journal.parquet")).parent for r in "12"]
+    assert folders[0].name == folders[1].name, "one search, on any number of ranks"
+    journals = [pd.read_parquet(f / "journal.parquet") for f in folders]
     assert (np.stack(journals[0].code) == np.stack(journals[1].code)).all(), "the same architectures are drawn"
     for column in ("log_likelihood", "weight", "entropy"):
         np.testing.assert_allclose(journals[0][column], journals[1][column], atol=1e-5, rtol=0)
@@ -276,12 +280,12 @@ def test_a_dead_rank_ends_the_job_and_it_resumes(kinetics_root, tmp_path):
         "RunHook.after_train_iter = after\n"
         "searching.search(suite",
     )
-    assert launch(2, 1, kinetics_root, tmp_path, dying).returncode != 0
+    assert launch(2, 0, kinetics_root, tmp_path, dying).returncode != 0
     steps = load_checkpoint(str(next(tmp_path.rglob("last.pth"))))["meta"]["iter"]
     assert steps in (6, 7), "the other rank may be stopped before it has saved the last step"
-    done = launch(2, 1, kinetics_root, tmp_path, dying, LIVE="1")
+    done = launch(2, 0, kinetics_root, tmp_path, dying, LIVE="1")
     assert done.returncode == 0, done.stderr
-    whole = launch(2, 1, kinetics_root, tmp_path / "whole")
+    whole = launch(2, 0, kinetics_root, tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     journals = [next(f.rglob("journal.parquet")) for f in (tmp_path / "kinetics-tiny", tmp_path / "whole")]
     pd.testing.assert_frame_equal(*(pd.read_parquet(j) for j in journals), check_exact=True)
@@ -306,3 +310,9 @@ def check_step(step: dict, name: str) -> None:
     assert all(low <= gmacs <= high for gmacs in step["gmacs"])
     largest = on_meta(lambda: TwoStreamNet(preset(name).extreme(largest=True), 400))
     assert step["supernet_params"] > sum(p.numel() for p in largest.parameters()), "every type is held too"
+
+
+def test_a_step_of_preset_m_fits_a_gpu():
+    """Of 64 clips at once it would not; a pass has the clips that the recipe says."""
+    recipe = searching.search_config(suites.suite("kinetics").entry("auto_tsnet"))
+    assert saved_gib(preset("m"), recipe.sub_batch) < 20 < saved_gib(preset("m"), 64)

@@ -40,6 +40,23 @@ def run(strategy, steps):
     return strategy
 
 
+def test_centred_weights_have_the_same_expectation_while_the_budget_binds():
+    """Over all pairs of four architectures, two of them over budget."""
+    gradients = []
+    for center in (False, True):
+        options = FPNASOptions(fixed_samples=2, center=center, beta=1.5, beta_rate=0)
+        total = 0
+        for pair in itertools.product(range(4), repeat=2):
+            strategy = FPNAS(((4,),), gmacs, 2.0, options)
+            strategy._adam.step = lambda: None
+            codes = torch.tensor(pair)[:, None]
+            strategy.tell(codes, -0.1 * codes[:, 0].double() ** 2, gmacs(codes), num_clips=4)
+            total = total + strategy.distribution.alpha.grad / 16
+        gradients.append(total)
+    assert gradients[0].abs().max() > 0.1
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_finds_the_best_in_budget(name):
     """Within 0.02 nats (one unit of the weakest variable) of the enumerated optimum, and in the budget."""
