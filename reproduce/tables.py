@@ -281,7 +281,7 @@ def kinds(suite: Suite, entry: Entry, records: list[RunRecord]) -> list[tuple[st
             recipe=f"recipe {k.recipe.removeprefix('old ')}" * bool(differs),
             numerics=f"arithmetic {k.numerics or 'unknown'}",
             device=_short(k.device),
-            threads=f"{k.threads or 'unknown'} threads",
+            threads=f"{k.threads or 'unknown'} thread{'s' * (k.threads != 1)}",
             ranks=f"{k.ranks} ranks",
         )
         what = ", ".join(text for text in (differs, *(texts[f] for f in fields)) if text)

@@ -16,11 +16,12 @@ from reproduce.measure.temporal import ORDERS, diagnose, partners, predicted
 from reproduce.records import load_all, predictions
 from reproduce.suites import SUITES
 from reproduce.verify import VerifyError, verify
+from tests.reproduce.made import make
 
 RESULTS = Path(__file__).parents[2] / "results"
 SUITE = "ssv2-quick"
 SHOWN = (SUITE, "kinetics", "kinetics-native")
-RUNS = ("slowfast-s", "tsm-s", "mvit-s", "auto_tsnet_random-", "auto_tsnet-s")
+ENTRIES = ("slowfast", "tsm", "mvit", "auto_tsnet_random", "auto_tsnet_random-a1", "auto_tsnet_random-a2", "auto_tsnet")
 HOSTILE = "</script><b>bold</b><script>document.title = 'taken'</script>"
 
 
@@ -29,12 +30,8 @@ def results(tmp_path_factory) -> Path:
     """Results with records of one suite, tables without records, a diagnosis and a search; and their report."""
     folder = tmp_path_factory.mktemp("report")
     records = folder / "results" / "records" / SUITE
-    records.mkdir(parents=True)
-    for path in sorted((RESULTS / "records" / SUITE).iterdir()):
-        if path.name.startswith(RUNS):
-            shutil.copy(path, records)
-    hostile = json.loads((records / "tsm-s0.json").read_text())
-    write_json(records / "tsm-s0.json", hostile | dict(note=HOSTILE))
+    make(folder / "results", *(f"{entry}-s{seed}" for entry in ENTRIES for seed in (0, 1, 2)), suite=SUITES[SUITE])
+    make(folder / "results", "tsm-s0", suite=SUITES[SUITE], note=HOSTILE)
     (folder / "results" / "tables").mkdir()
     for name in (*SHOWN[1:], "natives"):
         for suffix in (".md", ".csv"):

@@ -1,7 +1,7 @@
 """Tables from records, and from none."""
 
+import io
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from reproduce import tables
-from reproduce.records import RunRecord, load_all
+from reproduce.records import kind
 from reproduce.suites import SUITES, at_budget
+from tests.reproduce.made import make
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -42,26 +43,35 @@ def test_a_searched_model_is_set_against_random_ones_of_its_own_space():
         "assemblenet_searched": "assemblenet_random",
         "pvnas": "pvnas_random",
     }
-    frame = tables.table(suite, load_all(RESULTS / "records" / suite.name), RESULTS / "records" / suite.name)
+
+
+def test_a_searched_model_names_its_control_where_it_is_not_the_first(results):
+    names = ("tsm", "auto_tsnet_random", "auto_tsnet", "pvnas_random", "pvnas")
+    make(results, *(f"{name}-s0" for name in names))
+    chosen = replace(QUICK, entries=tuple(e for e in QUICK.entries if e.name in names))
+    found = {row.name: row for row in tables.rows(chosen, results)}
+    assert found["pvnas"].control == "pvnas_random"
+    frame = pd.read_csv(io.StringIO(tables.rendered(chosen, results)[".csv"]), keep_default_na=False)
     cells = dict(zip(frame.model.str.split().str[0], frame["− random, points [95 %]"], strict=True))
     assert cells["pvnas"].endswith("against pvnas_random")
     assert "against" not in cells["auto_tsnet"]
     assert cells["pvnas_random"] == "–"
 
 
-def test_a_baseline_can_be_named():
-    suite = SUITES["kinetics-quick"]
-    text = tables.rendered(suite, RESULTS, "tsm")[".md"]
-    frame = tables.table(suite, load_all(folder := RESULTS / "records" / suite.name), folder, "tsm")
+def test_a_baseline_can_be_named(results):
+    make(results, "x3d-s0", "tsm-s0", "auto_tsnet_random-s0")
+    texts = tables.rendered(CHOSEN, results, "tsm")
+    frame = pd.read_csv(io.StringIO(texts[".csv"]), keep_default_na=False)
     cells = dict(zip(frame.model.str.split().str[0], frame["− tsm, points [95 %]"], strict=True))
     assert cells["tsm"] == "–"
-    assert all(re.match(r"[+-]\d", cell) for name, cell in cells.items() if name != "tsm")
-    assert cells["auto_tsnet_random"] in text
-    assert "− tsm: top-1 minus that of tsm; interval" in text
+    assert re.match(r"-\d", cells["x3d"])
+    assert re.match(r"\+\d", cells["auto_tsnet_random"])
+    assert cells["auto_tsnet_random"] in texts[".md"]
+    assert "− tsm: top-1 minus that of tsm; interval" in texts[".md"]
     with pytest.raises(ValueError, match="no entry 'resnet'"):
-        tables.rendered(suite, RESULTS, "resnet")
+        tables.rendered(CHOSEN, results, "resnet")
     with pytest.raises(ValueError, match="tsm has no records in suite 'kinetics' to set"):
-        tables.rendered(SUITES["kinetics"], RESULTS, "tsm")
+        tables.rendered(SUITES["kinetics"], results, "tsm")
 
 
 def test_every_literature_value_has_its_source():
@@ -78,25 +88,22 @@ def test_published_rows_exist():
     assert values["auto_tsnet"].startswith("78.9 (Auto-TSNet-L")
 
 
-SOURCE = RESULTS / "records" / "kinetics-quick"
 QUICK = SUITES["kinetics-quick"]
+SEEDS = (0, 1, 2)
 
 
 @pytest.fixture
 def results(tmp_path, monkeypatch) -> Path:
     """A folder of results to be filled, with no reference to learn the spread of runs from."""
-    (tmp_path / "records" / "kinetics-quick").mkdir(parents=True)
     monkeypatch.setattr(tables, "REFERENCE", tmp_path / "nowhere")
-    return tmp_path
+    return tmp_path / "own"
 
 
-def take(results: Path, *names: str, **changes) -> None:
-    """Committed records, with other values."""
-    for name in names:
-        record = RunRecord.load(SOURCE / f"{name}.json").model_copy(update=changes)
-        folder = results / "records" / "kinetics-quick"
-        shutil.copy(SOURCE / f"{name}.parquet", folder)
-        record.save(folder / f"{name}.json")
+@pytest.fixture(scope="session")
+def reference(shared) -> Path:
+    """Results of three seeds of four entries."""
+    names = ("x3d", "tsm", "mvit", "auto_tsnet_random", "auto_tsnet")
+    return shared("made", lambda folder: make(folder, *(f"{name}-s{s}" for name in names for s in SEEDS)))
 
 
 def of(rows: list[tables.Row], name: str) -> list[tables.Row]:
@@ -109,7 +116,7 @@ CHOSEN = replace(
 
 
 def test_one_run_each_of_unknown_spread_is_no_verdict(results):
-    take(results, "x3d-s0", "tsm-s0", "auto_tsnet_random-s0")
+    make(results, "x3d-s0", "tsm-s0", "auto_tsnet_random-s0")
     for row in of(tables.rows(CHOSEN, results), "tsm") + of(tables.rows(CHOSEN, results), "x3d"):
         assert (row.verdict, row.sure, row.mark, row.p) == ("one run", "one run", "", None)
     text = tables.terminal(CHOSEN, results)
@@ -120,9 +127,9 @@ def test_one_run_each_of_unknown_spread_is_no_verdict(results):
     assert "one run" in tables.verdict_sentence(CHOSEN, tables.rows(CHOSEN, results))
 
 
-def test_one_run_of_a_known_spread_has_a_verdict(results, monkeypatch):
-    take(results, "x3d-s0", "tsm-s0", "auto_tsnet_random-s0")
-    monkeypatch.setattr(tables, "REFERENCE", RESULTS)
+def test_one_run_of_a_known_spread_has_a_verdict(results, reference, monkeypatch):
+    make(results, "x3d-s0", "tsm-s0", "auto_tsnet_random-s0")
+    monkeypatch.setattr(tables, "REFERENCE", reference)
     found = tables.rows(CHOSEN, results)
     assert "one run" not in {row.verdict for row in found}
     (x3d,) = of(found, "x3d")
@@ -130,9 +137,9 @@ def test_one_run_of_a_known_spread_has_a_verdict(results, monkeypatch):
     assert len(x3d.dots) == 1
 
 
-def test_a_model_at_chance_is_named_ranked_last_and_claimed_nothing_of(results, monkeypatch):
-    monkeypatch.setattr(tables, "REFERENCE", RESULTS)
-    take(results, *(f"{name}-s{s}" for name in ("x3d", "tsm", "mvit", "auto_tsnet_random") for s in (0, 1)))
+def test_a_model_at_chance_is_named_ranked_last_and_claimed_nothing_of(results, reference, monkeypatch):
+    monkeypatch.setattr(tables, "REFERENCE", reference)
+    make(results, *(f"{name}-s{s}" for name in ("x3d", "tsm", "mvit", "auto_tsnet_random") for s in (0, 1)))
     found = tables.rows(CHOSEN, results)
     (mvit,) = of(found, "mvit")
     assert not mvit.learned
@@ -146,15 +153,16 @@ def test_a_model_at_chance_is_named_ranked_last_and_claimed_nothing_of(results, 
 
 def test_runs_of_a_row_differ_in_the_seed_only(results):
     """A seed of another recipe or device is a row of its own, which says so."""
-    take(results, "x3d-s0", "x3d-s1")
-    there = RunRecord.load(SOURCE / "x3d-s2.json")
-    take(results, "x3d-s2", recipe_text=there.recipe_text.replace("epochs = 3", "epochs = 1"))
+    make(results, "x3d-s0", "x3d-s1")
+    make(results, "x3d-s2", recipe=dict(epochs=1))
     rows = of(tables.rows(CHOSEN, results), "x3d")
-    assert [len(row.records) for row in rows] == [2, 1]
-    assert len({row.label for row in rows}) == 2
-    assert all("recipe" in row.kind for row in rows), "of old records it is not known which is the suite's"
-    session = there.provenance.train[0].model_copy(update={"device": "AMD EPYC, 2 cores"})
-    take(results, "x3d-s2", provenance=there.provenance.model_copy(update={"train": [session]}))
+    assert [(len(row.records), row.kind) for row in rows] == [
+        (2, ""),
+        (1, f"another recipe (epochs) than the suite's, recipe {kind(rows[1].records[0]).recipe}"),
+    ]
+    make(results, "x3d-s2", old=True)
+    assert ["old record" in row.kind for row in of(tables.rows(CHOSEN, results), "x3d")] == [False, True]
+    make(results, "x3d-s2", device="AMD EPYC, 2 cores")
     rows = of(tables.rows(CHOSEN, results), "x3d")
     assert [len(row.records) for row in rows] == [2, 1]
     assert "AMD EPYC" in rows[1].label
@@ -162,10 +170,10 @@ def test_runs_of_a_row_differ_in_the_seed_only(results):
 
 
 def test_the_precision_is_what_was_measured(results):
-    take(results, "x3d-s0")
+    make(results, "x3d-s0")
     assert "one view, fp32, spread" in tables.rendered(CHOSEN, results)[".md"]
-    measured = RunRecord.load(SOURCE / "x3d-s0.json").throughput.model_copy(update={"precision": "tf32"})
-    take(results, "x3d-s0", throughput=measured)
+    measured = make(results, "x3d-s0").throughput.model_copy(update={"precision": "tf32"})
+    make(results, "x3d-s0", throughput=measured)
     assert "one view, tf32, spread" in tables.rendered(CHOSEN, results)[".md"]
 
 
@@ -177,33 +185,36 @@ def test_an_entry_that_cannot_meet_the_budget_is_out_of_reach(tmp_path):
     assert "out of reach" in tables.rendered(suite, tmp_path)[".md"]
 
 
-def test_a_missed_budget_is_not_called_better(results, monkeypatch):
-    monkeypatch.setattr(tables, "REFERENCE", RESULTS)
-    take(results, "x3d-s0", "auto_tsnet_random-s0")
-    model = RunRecord.load(SOURCE / "tsm-s0.json").model
-    take(results, "tsm-s0", model=model.model_copy(update={"residual": 0.12, "matched": False}))
+def test_a_missed_budget_is_not_called_better(results, reference, monkeypatch):
+    monkeypatch.setattr(tables, "REFERENCE", reference)
+    make(results, "x3d-s0", "auto_tsnet_random-s0")
+    model = make(results, "tsm-s0").model
+    make(results, "tsm-s0", model=model.model_copy(update={"residual": 0.12, "matched": False}))
     found = tables.rows(CHOSEN, results)
     assert [row.verdict for row in of(found, "tsm")] == ["budget missed"]
     assert [row.verdict for row in of(found, "x3d")] == ["worse"]
 
 
-def test_the_terminal_has_a_hundred_columns_and_what_comes_next():
-    text = tables.terminal(QUICK, RESULTS)
+def test_the_terminal_has_a_hundred_columns_and_what_comes_next(reference):
+    text = tables.terminal(CHOSEN, reference)
     assert max(map(len, text.splitlines())) <= 100
     ranked = [line.split()[1] for line in text.splitlines() if re.match(r" ?\d+  ", line)]
-    rows = sorted((r for r in tables.rows(QUICK, RESULTS) if r.rank), key=lambda r: r.rank)
-    assert ranked == [r.name for r in rows]
-    assert f"{RESULTS / 'tables' / QUICK.name}.md" in text
+    assert ranked == ["auto_tsnet_random", "auto_tsnet", "tsm", "x3d", "mvit"]
+    assert f"{reference / 'tables' / QUICK.name}.md" in text
     assert "make report" in text
 
 
-def test_the_sentence_says_what_the_rows_say():
-    found = tables.rows(QUICK, RESULTS)
-    sentence = tables.verdict_sentence(QUICK, found)
-    best = max((r for r in found if r.name in ("slowfast", "x3d", "tsm", "assemblenet")), key=lambda r: r.top1)
-    assert best.verdict == "worse"
-    d = best.difference
-    assert f"Auto-TSNet's space beats {best.title} by {-d.points:.1f} points [{-d.high:.1f}, {-d.low:.1f}]" in sentence
-    (searched,) = of(found, "auto_tsnet")
-    assert ("is not shown to beat random" in sentence) == (searched.verdict == "not shown")
-    assert tables.verdict_sentence(QUICK, []) == "Nothing was run yet."
+def test_the_sentence_says_what_the_rows_say(results, reference, monkeypatch):
+    monkeypatch.setattr(tables, "REFERENCE", reference)
+    chosen = replace(CHOSEN, entries=(*CHOSEN.entries, QUICK.entry("auto_tsnet")))
+    found = tables.rows(chosen, reference)
+    (tsm,) = of(found, "tsm")
+    d = tsm.difference
+    assert (tsm.verdict, d.points < -10) == ("worse", True)
+    sentence = tables.verdict_sentence(chosen, found)
+    assert f"Auto-TSNet's space beats TSM by {-d.points:.1f} points [{-d.high:.1f}, {-d.low:.1f}]" in sentence
+    assert "is not shown to beat random" in sentence
+    make(results, *(f"{name}-s{s}" for name in ("tsm", "auto_tsnet_random") for s in SEEDS))
+    make(results, *(f"auto_tsnet-s{s}" for s in SEEDS), right=0.95)
+    assert "is not shown to beat" not in tables.verdict_sentence(chosen, tables.rows(chosen, results))
+    assert tables.verdict_sentence(chosen, []) == "Nothing was run yet."
