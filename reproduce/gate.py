@@ -55,6 +55,7 @@ from reproduce.data.datasets import TestVideos, TrainClips
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import jobs, run_jobs
 from reproduce.engine.parallel import keep_memory
+from reproduce.engine.runner import threads_of
 from reproduce.engine.searching import method, search_config
 from reproduce.files import save_weights, write_atomic, write_json
 from reproduce.progress import Progress
@@ -134,16 +135,6 @@ def platform() -> str:
     return f"torch {torch.__version__}; {names}; {torch.backends.cpu.get_cpu_capability()}"
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums over several threads are other sums
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def ready(suite: Suite, only: Sequence[str] = ()) -> list[Entry]:
     """The entries of a suite that need no search, or those of some names; random architectures are drawn, the first."""
     out = []
@@ -216,7 +207,7 @@ def checkpoint(entry: Entry, configs: Path) -> Path:
 
 def teach(suite: Suite, entry: Entry, cache: Path, configs: Path) -> None:
     """Train the tiny checkpoint of an entry and write it in half precision."""
-    with _one_thread():
+    with threads_of(dict(threads=1)):  # sums over several threads are other sums
         _, model = losses(suite, entry, cache, TEACHING, rate=1.0)
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.net.state_dict().items()}
     save_weights(checkpoint(entry, configs), state)
@@ -344,7 +335,7 @@ def _speeds(
 ) -> dict[str, float]:
     keep_memory()  # whether glibc gives it back depends on the order of allocations: up to a third of a pass
     names, out = list(configs), {}
-    with _one_thread(), planted():
+    with threads_of(dict(threads=1)), planted():
         torch.manual_seed(0)
         clips = torch.randn(4, 3, protocol.sampling.frames, protocol.crops.size, protocol.crops.size)
         clips = clips.to(memory_format=torch.channels_last_3d)
@@ -478,7 +469,7 @@ def measure(
             elif "instant" in tiers:
                 out |= cost(suite, entry)
             if case == "gate":
-                with _one_thread():
+                with threads_of(dict(threads=1)):
                     if "instant" in tiers:
                         first, _ = losses(suite, entry, cache)
                         out[f"losses of {STEPS} steps"] = Measured(first, LOSS_TOLERANCE, exact=True)

@@ -16,9 +16,9 @@ import typer.testing
 from reproduce import cli, gate
 from reproduce.data import datasets
 from reproduce.gate import Measured, Row
-from reproduce.records import load_all
 from reproduce.studies import regressions
 from reproduce.suites import CONFIGS, SUITES
+from tests.reproduce.made import make
 
 RESULTS = Path(__file__).parents[2] / "results"
 ENTRY = "x3d"  # the quickest
@@ -275,16 +275,15 @@ def test_a_missing_checkpoint_is_taught_and_never_accepted_as_missing(cache, con
 @pytest.fixture
 def suite_records(tmp_path):
     """A function that writes records of ssv2-quick, three seeds of each entry, whose runs differ by so many points."""
-    template = load_all(RESULTS / "records" / "ssv2-quick")[0]
     folder = tmp_path / "records" / "ssv2-quick"
 
     def write(points: dict[str, list[float]]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         for name, found in points.items():
-            shown = next(r for r in load_all(RESULTS / "records" / "ssv2-quick") if r.entry == name)
             for seed, top1 in enumerate(found):
-                result = template.result.model_copy(update=dict(top1=round(4 * top1), n=400))
-                shown.model_copy(update=dict(seed=seed, variant=0, result=result)).save(folder / f"{name}-s{seed}.json")
+                record = make(tmp_path, f"{name}-s{seed}", suite=SUITES["ssv2-quick"])
+                result = record.result.model_copy(update=dict(top1=round(4 * top1)))
+                record.model_copy(update=dict(result=result)).save(folder / f"{name}-s{seed}.json")
 
     return write
 
@@ -414,8 +413,8 @@ def test_a_damaged_file_of_expectations_is_one_clear_line(cache, configs, text):
         rows(cache, ("instant",), configs)
 
 
-def test_the_spread_of_runs_is_learnt_from_their_repetitions():
-    record, rng = load_all(RESULTS / "records" / "ssv2-quick")[0], np.random.default_rng(0)
+def test_the_spread_of_runs_is_learnt_from_their_repetitions(tmp_path):
+    record, rng = make(tmp_path, "x3d-s0"), np.random.default_rng(0)
 
     def records(seeds, sds):
         for family, sd in zip("abcdef", sds, strict=True):

@@ -8,21 +8,23 @@ import pandas as pd
 import pytest
 
 from autotsnet.registry import family
+from reproduce import tables
 from reproduce.engine.local import execute
 from reproduce.records import SCHEMA, UNPROVEN, RecordError, RunRecord, sha256
 from reproduce.spec import RunSpec
+from reproduce.suites import SUITES
 from reproduce.verify import VerifyError, check_records, verify
+from tests.reproduce.made import make
 
 RESULTS = Path(__file__).parents[2] / "results"
 
 
 @pytest.fixture
 def results(tmp_path) -> Path:
-    """A copy of one suite's results."""
-    shutil.copytree(RESULTS / "records" / "ssv2-quick", tmp_path / "records" / "ssv2-quick")
-    for path in (RESULTS / "tables").glob("ssv2-quick.*"):
-        (tmp_path / "tables").mkdir(exist_ok=True)
-        shutil.copy(path, tmp_path / "tables")
+    """Results of one suite, of old records, whose fields nothing but the answers and the suite can prove."""
+    suite = SUITES["ssv2-quick"]
+    make(tmp_path, *(f"{name}-s{seed}" for name in ("slowfast", "tsm") for seed in (0, 1)), suite=suite, old=True)
+    tables.render(suite, tmp_path)
     return tmp_path
 
 
@@ -71,7 +73,7 @@ def test_an_edited_record(results, changes, reason):
 def test_edited_predictions(results):
     path = results / "records" / "ssv2-quick" / "tsm-s0.parquet"
     table = pd.read_parquet(path)
-    table.loc[3, "label"] = (table.label[3] + 1) % 8
+    table.loc[3, "label"] = (table.label[3] + 2) % 8  # wrong before and after
     recorded = sha256(path)[:12]
     table.to_parquet(path, index=False)
     with pytest.raises(VerifyError, match=rf"^{path}: sha256 \w+ is not the record's {recorded}"):
