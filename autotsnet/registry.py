@@ -1,7 +1,8 @@
 """Registries of this project: children of mmengine's, under the scope ``autotsnet``.
 
 A *family* is a function ``build(*, num_classes, frames, crop, **knobs) -> nn.Module`` whose module maps clips
-``B C T H W`` to logits ``B N``. Its knobs are what the budget solver may turn, coarsest first.
+``B C T H W`` to logits ``B N``. Its knobs are what the budget solver may turn, coarsest first. Every family also takes
+``transforms``, see ``autotsnet.transforms``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 from torch import nn
+
+from autotsnet.transforms import transformable
 
 SCOPE = "autotsnet"
 _LOCATIONS = ["autotsnet.models", "baselines", "reproduce.engine"]
@@ -78,9 +81,10 @@ def register_family(*knobs: Knob) -> Callable:
     def wrap(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         known = FAMILIES.get(build.__name__)
         again = known is not None and known.build.__module__ == build.__module__  # a file that is read anew
-        MODELS.register_module(name=build.__name__, module=build, force=again)
-        FAMILIES[build.__name__] = Family(build.__name__, build, knobs)
-        return build
+        made = transformable(build)
+        MODELS.register_module(name=build.__name__, module=made, force=again)
+        FAMILIES[build.__name__] = Family(build.__name__, made, knobs)
+        return build if isinstance(build, type) else made
 
     return wrap
 

@@ -23,6 +23,7 @@ from typing import Any
 from torch import nn
 
 from autotsnet.registry import Knob
+from autotsnet.transforms import MODEL_TRANSFORMS
 from reproduce.files import OutputError, write_json
 from reproduce.measure.macs import MacCount, count
 
@@ -100,7 +101,8 @@ def solve(
     def found() -> dict[str, Any]:
         return _solve(build, knobs, gmacs, frames, crop, num_classes, fixed, tolerance)
 
-    ours = build.__module__.partition(".")[0] in OURS
+    parts = [build, *(MODEL_TRANSFORMS.get(transform["type"]) for transform in fixed.get("transforms", ()))]
+    ours = all(part is not None and part.__module__.partition(".")[0] in OURS for part in parts)
     solved = remembered(memory if ours else None, [*key, tolerance], found)
     residual = solved["gmacs"] / gmacs - 1
     return Solution(

@@ -1,0 +1,87 @@
+"""Transforms of networks: Module to Module, named in a network's config and applied before anything is counted.
+
+    net = dict(type="autotsnet.x3d", transforms=[dict(type="my_attention", every=2)])
+
+A transform is a function ``transform(net, **options) -> nn.Module`` in ``MODEL_TRANSFORMS``. Since every family takes
+``transforms``, the solver, the cost and the run's hash see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any
+
+import torch
+from mmengine.registry import Registry
+from torch import nn
+
+MODEL_TRANSFORMS = Registry("model transform", scope="autotsnet")
+
+
+class TransformError(ValueError):
+    """A transform is unknown, changes nothing or breaks the network; the message names it."""
+
+
+def transformed(net: nn.Module, transforms: Sequence[Mapping[str, Any]]) -> nn.Module:
+    """Apply transforms one after the other, each to what the one before has returned.
+
+    Args:
+        net: may be changed in place.
+        transforms: ``dict(type=name, **options)`` each.
+
+    Raises:
+        TransformError: unknown, or the network is what it was.
+    """
+    for config in transforms:
+        name = config.get("type")
+        if name not in MODEL_TRANSFORMS:
+            known = ", ".join(sorted(MODEL_TRANSFORMS.module_dict)) or "none"
+            raise TransformError(f"unknown transform {name!r}; known: {known}")
+        before, network = _structure(net), type(net).__name__
+        net = MODEL_TRANSFORMS.build({**config, "net": net})
+        if _structure(net) == before:
+            raise TransformError(f"transform {name!r} changes nothing in {network}; take it out, or see its options")
+    return net
+
+
+def _structure(net: nn.Module) -> tuple[str, list]:
+    return repr(net), [(name, tuple(p.shape)) for name, p in net.named_parameters()]
+
+
+def transformable(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """A build function that takes ``transforms`` beside the arguments of the one that it wraps.
+
+    On the meta device, where networks are counted, a transformed one is run on a clip.
+    """
+
+    @wraps(build)
+    def with_transforms(*, transforms: Sequence[Mapping[str, Any]] = (), **arguments) -> nn.Module:
+        net = build(**arguments)
+        if not transforms:
+            return net
+        net = transformed(net, transforms)
+        frames, crop, classes = (arguments.get(name) for name in ("frames", "crop", "num_classes"))
+        if frames and crop and all(p.is_meta for p in net.parameters()):
+            _check(net, torch.empty(2, 3, frames, crop, crop, device="meta"), classes, transforms)
+        return net
+
+    return with_transforms
+
+
+def _check(net: nn.Module, clips: torch.Tensor, classes: int, transforms: Sequence[Mapping[str, Any]]) -> None:
+    names = ", ".join(repr(config["type"]) for config in transforms)
+    training = net.training
+    try:
+        with torch.no_grad():
+            shape = tuple(net.eval()(clips).shape)
+    except RuntimeError as error:
+        raise TransformError(
+            f"with transform {names}, {type(net).__name__} does not run on clips of shape {tuple(clips.shape)}: {error}"
+        ) from error
+    finally:
+        net.train(training)
+    if shape != (len(clips), classes):
+        raise TransformError(
+            f"with transform {names}, {type(net).__name__} returns {shape}, not logits of {(len(clips), classes)}"
+        )
