@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from autotsnet.registry import family
 from reproduce.files import write_json
 from reproduce.spec import RunSpec, digest, lasting
 
@@ -57,6 +58,7 @@ PACKAGES = (
 )
 
 
+ARCHITECTURES = {"architecture", "graph", "ops"}  # arguments of build functions
 WRONG = 10**6  # a rank below any k, however few the classes
 
 
@@ -248,6 +250,7 @@ class RunRecord(_Part):
 class Kind(NamedTuple):
     """What runs of one row must have in common: they differ in seed and architecture only."""
 
+    network: str  # hash; of one with an architecture, of all but that and the knobs that bring it to the budget
     recipe: str  # hash
     numerics: str  # version of the arithmetic; empty: unknown
     device: str
@@ -257,12 +260,16 @@ class Kind(NamedTuple):
 
 def kind(record: RunRecord) -> Kind:
     """Of a record; of an old one, by the text of its recipe."""
-    made, spec = record.provenance, record.spec
+    made, spec, net = record.provenance, record.spec, record.model.net
+    if ARCHITECTURES & net.keys() and not (spec and spec.source):
+        free = ARCHITECTURES.union(knob.name for knob in family(record.model.family).knobs)
+        net = {name: value for name, value in net.items() if name not in free}
+    network = digest([record.model.family, net])
     if spec:
         recipe = digest([lasting(spec.recipe), spec.source])
-        return Kind(recipe, spec.numerics, made.device, made.threads, spec.ranks)
+        return Kind(network, recipe, spec.numerics, made.device, made.threads, spec.ranks)
     recipe = re.sub(r"(?m)^(workers|checkpoint|log) = .*\n", "", re.split(r"(?m)^net = ", record.recipe_text)[0])
-    return Kind("old " + digest(recipe), "", made.device, None, record.training.devices)
+    return Kind(network, "old " + digest(recipe), "", made.device, None, record.training.devices)
 
 
 def load_all(folder: Path) -> list[RunRecord]:

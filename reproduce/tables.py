@@ -278,6 +278,7 @@ def kinds(suite: Suite, entry: Entry, records: list[RunRecord]) -> list[tuple[st
     for k, of in groups.items():
         differs = _differs(suite, entry, of[0])
         texts = dict(
+            network=f"network {k.network}" * bool(differs),
             recipe=f"recipe {k.recipe.removeprefix('old ')}" * bool(differs),
             numerics=f"arithmetic {k.numerics or 'unknown'}",
             device=_short(k.device),

@@ -51,6 +51,7 @@ def make(
     wrong: float = 0.0,
     other: float = 0.0,
     recipe: dict | None = None,
+    net: dict | None = None,
     device: str = SESSION.device,
     **changes,
 ) -> RunRecord:
@@ -67,6 +68,7 @@ def make(
         wrong: share of the videos whose right answers are taken away.
         other: added to all scores.
         recipe: what is another than in the suite's.
+        net: the same of the network's arguments.
         device: that trained and tested.
         changes: fields of the record.
 
@@ -77,7 +79,7 @@ def make(
     folder.mkdir(parents=True, exist_ok=True)
     for run in runs:
         name, variant, seed = re.fullmatch(r"(\w+?)(?:-a(\d+))?-s(\d+)", run).groups(default="0")
-        record = _record(suite, suite.entry(name), int(variant), int(seed), recipe or {}, device)
+        record = _record(suite, suite.entry(name), int(variant), int(seed), recipe or {}, net or {}, device)
         answers = _answers(record, RIGHT.get(name, 0.8) if right is None else right, wrong, other)
         path = folder / f"{to or run}.parquet"
         answers.to_parquet(path, index=False)
@@ -93,11 +95,11 @@ def make(
     return record
 
 
-def _record(suite: Suite, entry: Entry, variant: int, seed: int, recipe: dict, device: str) -> RunRecord:
+def _record(suite: Suite, entry: Entry, variant: int, seed: int, recipe: dict, net: dict, device: str) -> RunRecord:
     search = None
     if entry.search:
         config = searching.search_config(entry)
-        drawn = searching.method(config).draw(suite, config, variant)
+        drawn = searching.method(config).draw(suite, config, variant if entry.variants > 1 else 9 + seed)
         if entry.variants == 1:
             search = Search(
                 strategy=config.strategy,
@@ -113,7 +115,7 @@ def _record(suite: Suite, entry: Entry, variant: int, seed: int, recipe: dict, d
         entry = replace(entry, architecture=drawn)
     spec = RunSpec.of(suite, entry, seed, "a" * 12, "b" * 12, variant)
     recipe = spec.recipe | recipe
-    spec = spec.model_copy(update=dict(recipe=recipe))
+    spec = spec.model_copy(update=dict(recipe=recipe, net=spec.net | net))
     session = SESSION.model_copy(update=dict(device=device))
     solution, protocol = suite.solution(entry), suite.protocol
     return RunRecord(
@@ -126,7 +128,7 @@ def _record(suite: Suite, entry: Entry, variant: int, seed: int, recipe: dict, d
         note=entry.note,
         model=Model(
             family=spec.family,
-            net=solution.kwargs,
+            net=solution.kwargs | net,
             gmacs=solution.gmacs,
             params=solution.params,
             budget=suite.gmacs,

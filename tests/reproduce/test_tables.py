@@ -160,6 +160,10 @@ def test_runs_of_a_row_differ_in_the_seed_only(results):
         (2, ""),
         (1, f"another recipe (epochs) than the suite's, recipe {kind(rows[1].records[0]).recipe}"),
     ]
+    make(results, "x3d-s2", net=dict(dropout=0.25))
+    rows = of(tables.rows(CHOSEN, results), "x3d")
+    assert [len(row.records) for row in rows] == [2, 1]
+    assert rows[1].kind.startswith("another net (dropout) than the suite's")
     make(results, "x3d-s2", old=True)
     assert ["old record" in row.kind for row in of(tables.rows(CHOSEN, results), "x3d")] == [False, True]
     make(results, "x3d-s2", device="AMD EPYC, 2 cores")
@@ -167,6 +171,17 @@ def test_runs_of_a_row_differ_in_the_seed_only(results):
     assert [len(row.records) for row in rows] == [2, 1]
     assert "AMD EPYC" in rows[1].label
     assert "AMD EPYC" in tables.rendered(CHOSEN, results)[".md"]
+
+
+def test_searched_networks_of_one_row_differ_in_the_architecture(results):
+    make(
+        results,
+        *(f"{name}-s{s}" for name in ("auto_tsnet", "auto_tsnet_random", "auto_tsnet_random-a1") for s in (0, 1)),
+    )
+    suite = replace(QUICK, entries=(QUICK.entry("auto_tsnet"), QUICK.entry("auto_tsnet_random")))
+    assert [len(row.records) for row in tables.rows(suite, results)] == [2, 4]
+    make(results, "auto_tsnet-s1", net=dict(dropout=0.25))
+    assert [len(row.records) for row in of(tables.rows(suite, results), "auto_tsnet")] == [1, 1]
 
 
 def test_the_precision_is_what_was_measured(results):
