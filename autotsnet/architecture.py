@@ -171,6 +171,13 @@ class TwoStreamArchitecture:
             raise ValueError(f"{path}: {error}") from error
 
 
+def architecture_of(value: TwoStreamArchitecture | dict | str | Path) -> TwoStreamArchitecture:
+    """An architecture as a config states it: the value, its dict form, or the path of its file."""
+    if isinstance(value, dict):
+        return TwoStreamArchitecture.from_dict(value)
+    return TwoStreamArchitecture.load(value) if isinstance(value, (str, Path)) else value
+
+
 def _one_of(value: str, allowed: tuple[str, ...], what: str) -> None:
     if value not in allowed:
         raise ValueError(f"{what} {value!r} is not one of {', '.join(allowed)}")

@@ -1,28 +1,65 @@
-"""Registries of this project: children of mmengine's, under the scope ``autotsnet``.
+"""Registries of this project: children of mmengine's, under the scope ``autotsnet``, open to other packages.
 
 A *family* is a function ``build(*, num_classes, frames, crop, **knobs) -> nn.Module`` whose module maps clips
 ``B C T H W`` to logits ``B N``. Its knobs are what the budget solver may turn, coarsest first.
+
+Another package adds its own by an entry point of one of the groups ``autotsnet.families``, ``.spaces``, ``.judges``,
+``.transforms`` and ``.layouts``: the name of a module, whose import registers them.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 from torch import nn
 
 SCOPE = "autotsnet"
-_LOCATIONS = ["autotsnet.models", "baselines", "reproduce.engine"]
+_asked: set[str] = set()  # groups of entry points that were loaded
 
 
-def _child(name: str) -> Registry:
+def plug_ins(group: str) -> None:
+    """Import what installed packages name in a group of entry points, once; importing registers.
+
+    A module that does not load is named in a warning; the others are there.
+
+    Args:
+        group: after ``autotsnet.``: ``families``, ``spaces``, ``judges``, ``transforms`` or ``layouts``.
+    """
+    if group in _asked:
+        return
+    _asked.add(group)
+    for point in entry_points(group=f"{SCOPE}.{group}"):
+        try:
+            point.load()
+        except Exception as error:
+            package = point.dist.name if point.dist else "an unknown package"
+            warnings.warn(
+                f"{package}: {point.group} {point.name!r} is left out, {point.value} does not load "
+                f"({type(error).__name__}: {error})",
+                stacklevel=2,
+            )
+
+
+class ModelRegistry(Registry):
+    """mmengine's, with the models of this package and the families of others."""
+
+    def import_from_location(self) -> None:
+        """Import them all, before the first look-up."""
+        super().import_from_location()
+        plug_ins("families")
+
+
+def _child(name: str, kind: type[Registry] = Registry, locations: tuple[str, ...] = ()) -> Registry:
     parent = getattr(mmengine_registry, name)
-    return Registry(parent.name, parent=parent, scope=SCOPE, locations=_LOCATIONS)
+    return kind(parent.name, parent=parent, scope=SCOPE, locations=list(locations))
 
 
-MODELS = _child("MODELS")
+MODELS = _child("MODELS", ModelRegistry, ("autotsnet.models",))
 DATASETS = _child("DATASETS")
 DATA_SAMPLERS = _child("DATA_SAMPLERS")
 HOOKS = _child("HOOKS")
@@ -91,8 +128,7 @@ def family(name: str) -> Family:
     Raises:
         ValueError: no such family; the message lists the known ones.
     """
-    for location in ("autotsnet.models", "baselines"):
-        __import__(location)
+    MODELS.import_from_location()
     if name not in FAMILIES:
         raise ValueError(f"unknown model family {name!r}; known: {', '.join(sorted(FAMILIES))}")
     return FAMILIES[name]

@@ -8,9 +8,10 @@ not public; those of the presets are ours, see autotsnet/README.md.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from autotsnet.architecture import (
     MacroArchitecture,
     TwoStreamArchitecture,
 )
+from autotsnet.registry import plug_ins
 
 STAGES = ("slow", "fast", "fusion", "attention")
 
@@ -258,12 +260,47 @@ PRESETS = {
 }
 
 
-def preset(name: str) -> SearchSpace:
-    """The preset of that name.
+def register_space(space: SearchSpace) -> SearchSpace:
+    """Make a space known by its name.
 
     Raises:
-        ValueError: no such preset; the message lists them.
+        ValueError: another space has the name.
     """
+    if PRESETS.setdefault(space.name, space) != space:
+        raise ValueError(f"there is another search space {space.name!r}; choose another name")
+    return space
+
+
+def preset(name: str) -> SearchSpace:
+    """The space of that name, of ours or of an installed package.
+
+    Raises:
+        ValueError: no such space; the message lists them.
+    """
+    plug_ins("spaces")
     if name not in PRESETS:
         raise ValueError(f"unknown search space {name!r}; known: {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def space_of(value: SearchSpace | str | dict[str, Any]) -> SearchSpace:
+    """A space as a config states it.
+
+    Args:
+        value: a space, its name, or a name with changes: ``dict(name="m", frames=8, crop=160)``. Keys are the fields of
+            ``SearchSpace`` and of its ``MacroArchitecture``.
+
+    Raises:
+        ValueError: an unknown name or key; the message lists the known ones.
+    """
+    if isinstance(value, SearchSpace):
+        return value
+    if isinstance(value, str):
+        return preset(value)
+    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    space = preset(changes.pop("name", ""))
+    known = {f.name for f in fields(space)} - {"name", "macro"}, {f.name for f in fields(space.macro)}
+    if unknown := changes.keys() - known[0] - known[1]:
+        raise ValueError(f"a search space has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(set.union(*known)))}")
+    macro = replace(space.macro, **{k: v for k, v in changes.items() if k in known[1]})
+    return replace(space, macro=macro, **{k: v for k, v in changes.items() if k in known[0]})

@@ -22,9 +22,10 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import EMAHook, Hook, IterTimerHook, LoggerHook, ParamSchedulerHook, RuntimeInfoHook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
-from mmengine.runner import BaseLoop, CheckpointLoader
+from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMRunner
 from mmengine.runner.amp import autocast
 from mmengine.visualization import MLflowVisBackend, TensorboardVisBackend, Visualizer, WandbVisBackend
@@ -47,7 +48,6 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be read; the message names the file and the way out."""
 
 
-@CheckpointLoader.register_scheme(prefixes="", force=True)
 def load_checkpoint(filename: str, map_location="cpu") -> dict:
     """Read a checkpoint of tensors and plain data; a pickle that would run code is refused.
 
@@ -186,10 +186,14 @@ class Runner(MMRunner):
         """As mmengine's, but states of random generators stay on the CPU; weights go where the model is."""
         super().resume(filename, *args, map_location=map_location, **kwargs)
 
-    def load_checkpoint(self, *args, **kwargs) -> dict:
-        """As mmengine's, without its line on the console."""
-        with contextlib.redirect_stdout(None):
-            return super().load_checkpoint(*args, **kwargs)
+    def load_checkpoint(self, filename: str, map_location: str = "cpu") -> dict:
+        """As mmengine's, but all of the model must be there, and nothing else."""
+        checkpoint = load_checkpoint(filename, map_location)
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model.load_state_dict(checkpoint["state_dict"])
+        self.logger.info(f"Load checkpoint from {filename}")
+        return checkpoint
 
     def call_hook(self, fn_name: str, **kwargs) -> None:
         """As mmengine's; checkpoints lose the log history and gain the state of a loop that has one."""
