@@ -92,9 +92,9 @@ class TwoStreamArchitecture:
             if len(stream) != groups:
                 raise ValueError(f"{name} has {len(stream)} block groups, the macro-architecture {groups}")
             for g, group in enumerate(stream):
-                _one_of(group.attention, ATTENTIONS, f"{name} group {g}: attention")
+                one_of(group.attention, ATTENTIONS, f"{name} group {g}: attention")
         for i, fusion in enumerate(self.fusions):
-            _one_of(fusion, FUSIONS, f"fusion {i}")
+            one_of(fusion, FUSIONS, f"fusion {i}")
 
     def alone(self, stream: str) -> TwoStreamArchitecture:
         """The same architecture with one stream only, hence without fusion."""
@@ -178,6 +178,7 @@ def architecture_of(value: TwoStreamArchitecture | dict | str | Path) -> TwoStre
     return TwoStreamArchitecture.load(value) if isinstance(value, (str, Path)) else value
 
 
-def _one_of(value: str, allowed: tuple[str, ...], what: str) -> None:
+def one_of(value: str, allowed: tuple[str, ...], what: str) -> None:
+    """Raise a ValueError that lists what is allowed, if the value is not among it."""
     if value not in allowed:
         raise ValueError(f"{what} {value!r} is not one of {', '.join(allowed)}")

@@ -299,8 +299,8 @@ def space_of(value: SearchSpace | str | dict[str, Any]) -> SearchSpace:
         return preset(value)
     changes = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
     space = preset(changes.pop("name", ""))
-    known = {f.name for f in fields(space)} - {"name", "macro"}, {f.name for f in fields(space.macro)}
-    if unknown := changes.keys() - known[0] - known[1]:
-        raise ValueError(f"a search space has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(set.union(*known)))}")
-    macro = replace(space.macro, **{k: v for k, v in changes.items() if k in known[1]})
-    return replace(space, macro=macro, **{k: v for k, v in changes.items() if k in known[0]})
+    own, macro = ({f.name for f in fields(part)} - {"name", "macro"} for part in (space, space.macro))
+    if unknown := sorted(changes.keys() - own - macro):
+        raise ValueError(f"a search space has no {', '.join(unknown)}; it has {', '.join(sorted(own | macro))}")
+    sized = replace(space.macro, **{k: v for k, v in changes.items() if k in macro})
+    return replace(space, macro=sized, **{k: v for k, v in changes.items() if k in own})

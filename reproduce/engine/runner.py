@@ -30,6 +30,7 @@ from mmengine.runner import Runner as MMRunner
 from mmengine.runner.amp import autocast
 from mmengine.visualization import MLflowVisBackend, TensorboardVisBackend, Visualizer, WandbVisBackend
 
+from autotsnet.hooks import PlainCheckpointHook
 from autotsnet.models import recalibrate
 from autotsnet.registry import HOOKS, LOOPS
 from reproduce.files import write_atomic, write_json
@@ -194,17 +195,6 @@ class Runner(MMRunner):
         model.load_state_dict(checkpoint["state_dict"])
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint
-
-    def call_hook(self, fn_name: str, **kwargs) -> None:
-        """As mmengine's; checkpoints lose the log history and gain the state of a loop that has one."""
-        super().call_hook(fn_name, **kwargs)
-        checkpoint = kwargs.get("checkpoint")
-        if fn_name == "before_save_checkpoint":
-            checkpoint["message_hub"] = dict(log_scalars={}, runtime_info={}, resumed_keys={})
-            if hasattr(self.train_loop, "state_dict"):
-                checkpoint["loop"] = self.train_loop.state_dict()
-        elif fn_name == "after_load_checkpoint" and "loop" in checkpoint:
-            self.train_loop.load_state_dict(checkpoint["loop"])
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -450,6 +440,7 @@ def build_runner(config: Config, folder: Path, name: str, **kwargs) -> Runner:
         logger=dict(type=LoggerHook, interval=20, log_metric_by_epoch=False),
         param_scheduler=dict(type=ParamSchedulerHook),
         checkpoint=None,  # RunHook's
+        state=dict(type=PlainCheckpointHook),
     )
     config = config.copy()
     config.work_dir = str(folder)  # mmengine's MLflow backend reads it
