@@ -10,7 +10,7 @@ Another package adds its own by an entry point of one of the groups ``autotsnet.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
@@ -45,21 +45,32 @@ def plug_ins(group: str) -> None:
             )
 
 
-class ModelRegistry(Registry):
-    """mmengine's, with the models of this package and the families of others."""
+class OpenRegistry(Registry):
+    """mmengine's, open to other packages.
+
+    Args:
+        name: what its members are.
+        group: of entry points, see ``plug_ins``.
+        locations: modules of this package that register members.
+        parent: registry of mmengine.
+    """
+
+    def __init__(self, name: str, group: str, locations: Sequence[str], parent: Registry | None = None) -> None:
+        super().__init__(name, parent=parent, scope=SCOPE, locations=list(locations))
+        self.group = group
 
     def import_from_location(self) -> None:
-        """Import them all, before the first look-up."""
+        """Import all members, before the first look-up."""
         super().import_from_location()
-        plug_ins("families")
+        plug_ins(self.group)
 
 
-def _child(name: str, kind: type[Registry] = Registry, locations: tuple[str, ...] = ()) -> Registry:
+def _child(name: str) -> Registry:
     parent = getattr(mmengine_registry, name)
-    return kind(parent.name, parent=parent, scope=SCOPE, locations=list(locations))
+    return Registry(parent.name, parent=parent, scope=SCOPE)
 
 
-MODELS = _child("MODELS", ModelRegistry, ("autotsnet.models",))
+MODELS = OpenRegistry("model", "families", ["autotsnet.models"], mmengine_registry.MODELS)
 DATASETS = _child("DATASETS")
 DATA_SAMPLERS = _child("DATA_SAMPLERS")
 HOOKS = _child("HOOKS")

@@ -8,10 +8,9 @@ not public; those of the presets are ours, see autotsnet/README.md.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,6 @@ from autotsnet.architecture import (
     MacroArchitecture,
     TwoStreamArchitecture,
 )
-from autotsnet.registry import plug_ins
 
 STAGES = ("slow", "fast", "fusion", "attention")
 
@@ -260,47 +258,26 @@ PRESETS = {
 }
 
 
-def register_space(space: SearchSpace) -> SearchSpace:
-    """Make a space known by its name.
+def space_of(space: SearchSpace | str | dict) -> SearchSpace:
+    """A space by itself, by its name or by its config ``dict(type=name, frames=…, crop=…)``.
 
     Raises:
-        ValueError: another space has the name.
+        ValueError: no such space; the message lists those that there are.
     """
-    if PRESETS.setdefault(space.name, space) != space:
-        raise ValueError(f"there is another search space {space.name!r}; choose another name")
-    return space
+    if isinstance(space, str):
+        return preset(space)
+    if not isinstance(space, dict):
+        return space
+    found = preset(space["type"])
+    return found.at(space.get("frames", found.macro.frames), space.get("crop", found.macro.crop))
 
 
 def preset(name: str) -> SearchSpace:
-    """The space of that name, of ours or of an installed package.
+    """The preset of that name.
 
     Raises:
-        ValueError: no such space; the message lists them.
+        ValueError: no such preset; the message lists them.
     """
-    plug_ins("spaces")
     if name not in PRESETS:
         raise ValueError(f"unknown search space {name!r}; known: {', '.join(PRESETS)}")
     return PRESETS[name]
-
-
-def space_of(value: SearchSpace | str | dict[str, Any]) -> SearchSpace:
-    """A space as a config states it.
-
-    Args:
-        value: a space, its name, or a name with changes: ``dict(name="m", frames=8, crop=160)``. Keys are the fields of
-            ``SearchSpace`` and of its ``MacroArchitecture``.
-
-    Raises:
-        ValueError: an unknown name or key; the message lists the known ones.
-    """
-    if isinstance(value, SearchSpace):
-        return value
-    if isinstance(value, str):
-        return preset(value)
-    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    space = preset(changes.pop("name", ""))
-    own, macro = ({f.name for f in fields(part)} - {"name", "macro"} for part in (space, space.macro))
-    if unknown := sorted(changes.keys() - own - macro):
-        raise ValueError(f"a search space has no {', '.join(unknown)}; it has {', '.join(sorted(own | macro))}")
-    sized = replace(space.macro, **{k: v for k, v in changes.items() if k in macro})
-    return replace(space, macro=sized, **{k: v for k, v in changes.items() if k in own})

@@ -60,7 +60,7 @@ class SuperNet(nn.Module):
     a step holds the activations of one subnet. In training mode its norms use the batch's own statistics.
 
     Args:
-        space: the space, its name, or a name with changes, see ``space_of``.
+        space: the space, its name or its config, see ``space_of``.
         num_classes: N.
         dropout: before the classifier.
         fair: fair channel selection while training instead of prefix slicing.

@@ -1,4 +1,4 @@
-"""Train a found architecture with mmaction2's own tools: `mim train mmaction2 configs/examples/mmaction2_train.py`.
+"""Train a found architecture with mmaction2's own `tools/train.py` and `tools/test.py`.
 
 The network is a backbone of mmaction2's Recognizer3D, with a head, data set, pipeline and schedule of mmaction2.
 ARCHITECTURE is what a search of SPACE has written, for example that of mmengine_search.py; VIDEOS is a folder, in which
@@ -73,8 +73,5 @@ train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=100, val_interval=10)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=5e-5), clip_grad=dict(max_norm=40))
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, end=10, convert_to_iter_based=True),
-    dict(type="CosineAnnealingLR", begin=10, T_max=90, convert_to_iter_based=True),
-]
+param_scheduler = dict(type="CosineAnnealingLR", T_max=100, convert_to_iter_based=True)
 custom_hooks = [dict(type="autotsnet.PlainCheckpointHook")]  # checkpoints that `--resume` and `tools/test.py` can read

@@ -1,4 +1,4 @@
-"""Search with mmengine's Runner on a data set of mmaction2: `mim train mmaction2 configs/examples/mmengine_search.py`.
+"""Search with mmengine's Runner on a data set of mmaction2, by mmaction2's own `tools/train.py`.
 
 VIDEOS is a folder, in which `train.txt` and `held_out.txt` give a video and its label per line, no video in both: the
 shared weights learn from the first, architectures are judged on the second. SPACE is one of the presets. What is found
@@ -8,7 +8,7 @@ is written to `architecture.json` of the work folder; mmaction2_train.py trains 
 custom_imports = dict(imports=["autotsnet.mmaction"], allow_failed_imports=False)
 default_scope = "mmaction"
 videos = "{{$VIDEOS:data/kinetics400}}"
-space = "{{$SPACE:m}}"  # a dict changes one: dict(name="m", frames=8, crop=160)
+space = "{{$SPACE:m}}"  # on other clips: dict(type="m", frames=8, crop=160)
 frames, crop, gmacs = dict(tiny=(8, 64, 0.03), s=(16, 160, 2.0), m=(16, 224, 4.7), l=(16, 312, 19.4))[space]
 num_classes, batch = 400, 64
 
