@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autotsnet import hooks  # noqa: F401  (registers them)
-from autotsnet.registry import MODELS, SCOPE
+from autotsnet.registry import MODELS
 from autotsnet.search import progressive  # noqa: F401  (registers the loop)
 
 NORMAL = dict(mean=[114.75] * 3, std=[57.375] * 3, format_shape="NCTHW")
@@ -34,7 +34,7 @@ NORMAL = dict(mean=[114.75] * 3, std=[57.375] * 3, format_shape="NCTHW")
 
 
 def _network(net: nn.Module | dict, num_classes: int) -> nn.Module:
-    return net if isinstance(net, nn.Module) else MODELS.build({"_scope_": SCOPE, "num_classes": num_classes, **net})
+    return net if isinstance(net, nn.Module) else MODELS.build({"num_classes": num_classes, **net})
 
 
 @MODELS.register_module()

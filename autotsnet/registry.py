@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from mmengine import registry as mmengine_registry
-from mmengine.registry import Registry
+from mmengine.registry import DefaultScope, Registry
 from torch import nn
 
 SCOPE = "autotsnet"
@@ -58,6 +58,11 @@ class OpenRegistry(Registry):
     def __init__(self, name: str, group: str, locations: Sequence[str], parent: Registry | None = None) -> None:
         super().__init__(name, parent=parent, scope=SCOPE, locations=list(locations))
         self.group = group
+
+    def build(self, cfg: dict, *args, **kwargs) -> object:
+        """As mmengine's, but names without a scope are of this package first, whoever asks."""
+        with DefaultScope.overwrite_default_scope(SCOPE):
+            return super().build(cfg, *args, **kwargs)
 
     def import_from_location(self) -> None:
         """Import all members, before the first look-up."""

@@ -46,4 +46,5 @@ train_cfg = dict(
 )
 optim_wrapper = dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=5e-5))
 default_hooks = dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=1000, max_keep_ckpts=1))
+log_processor = dict(by_epoch=False)
 custom_hooks = [dict(type="autotsnet.PlainCheckpointHook"), dict(type="autotsnet.ArchitectureHook")]

@@ -72,7 +72,9 @@ def test_an_open_registry_has_the_members_of_a_package_elsewhere(group, installe
     (installed / "mean_net-1.0.dist-info" / "entry_points.txt").write_text(
         f"[autotsnet.{group}]\nx = {group}_of_mine\n"
     )
-    (installed / f"{group}_of_mine.py").write_text("import sys\nsys.things.register_module(name='mine', module=object)\n")
+    (installed / f"{group}_of_mine.py").write_text(
+        "import sys\nsys.things.register_module(name='mine', module=object)\n"
+    )
     monkeypatch.setattr("autotsnet.registry._asked", set())
     monkeypatch.syspath_prepend(installed)
     things = OpenRegistry("thing", group, [])
