@@ -74,15 +74,30 @@ def test_mmaction2_trains_and_tests_a_found_architecture(videos, tmp_path):
 
 
 def test_mmengine_searches_on_a_data_set_of_mmaction2(videos, tmp_path):
-    options = [f"train_cfg.options.{option}" for option in ("warmup=2", "steps=2", "type_steps=1", "judge_batches=1")]
+    changes = dict(
+        warmup=1, steps=1, type_steps=1, strategy="random", batch=2, finalists=2, judge_batches=1, sub_batch=1
+    )
+    options = [f"train_cfg.options.{key}={value}" for key, value in changes.items()]
     options += [*COMMON, "train_cfg.held_out.batch_size=2", "train_cfg.held_out.num_workers=0"]
-    options += ["train_cfg.options.sub_batch=1", "default_hooks.checkpoint.interval=3"]
-    common = ["--work-dir", tmp_path / "whole", "--cfg-options", *options]
-    stock("train.py", "mmengine_search.py", videos, "--seed", "0", *common, VIDEOS=videos, SPACE="tiny")
-    found = TwoStreamArchitecture.load(tmp_path / "whole" / "architecture.json")
+    common = ["--seed", "0", "--work-dir", tmp_path, "--cfg-options", *options]
+    common += ["default_hooks.checkpoint.interval=4", "default_hooks.checkpoint.max_keep_ckpts=-1"]
+    stock("train.py", "mmengine_search.py", videos, *common, VIDEOS=videos, SPACE="tiny")
+    found = TwoStreamArchitecture.load(tmp_path / "architecture.json")
     assert preset("tiny").decode(preset("tiny").encode(found)) == found
-    state = torch.load(next((tmp_path / "whole").glob("iter_*.pth")), weights_only=True)
-    assert state["loop"]
+    assert torch.load(tmp_path / "iter_4.pth", weights_only=True)["loop"]["stage"] == 2  # slow and fast are done
+    (tmp_path / "architecture.json").unlink()
+    stock(
+        "train.py",
+        "mmengine_search.py",
+        videos,
+        "--resume",
+        tmp_path / "iter_4.pth",
+        *common,
+        VIDEOS=videos,
+        SPACE="tiny",
+    )
+    again = TwoStreamArchitecture.load(tmp_path / "architecture.json")
+    assert (again.alone("slow"), again.alone("fast")) == (found.alone("slow"), found.alone("fast"))
 
 
 def build(config: dict):
