@@ -19,7 +19,7 @@ from autotsnet.mmaction import Backbone, ClipPreprocessor
 from autotsnet.models import TwoStreamNet
 from autotsnet.models.families import uniform_architecture
 from autotsnet.registry import MODELS
-from autotsnet.space import preset
+from autotsnet.space import space_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "configs" / "examples"
@@ -83,7 +83,7 @@ def test_mmengine_searches_on_a_data_set_of_mmaction2(videos, tmp_path):
     common += ["default_hooks.checkpoint.interval=4", "default_hooks.checkpoint.max_keep_ckpts=-1"]
     stock("train.py", "mmengine_search.py", videos, *common, VIDEOS=videos, SPACE="tiny")
     found = TwoStreamArchitecture.load(tmp_path / "architecture.json")
-    assert preset("tiny").decode(preset("tiny").encode(found)) == found
+    assert space_of("tiny").decode(space_of("tiny").encode(found)) == found
     assert torch.load(tmp_path / "iter_4.pth", weights_only=True)["loop"]["stage"] == 2  # slow and fast are done
     (tmp_path / "architecture.json").unlink()
     stock(
@@ -246,7 +246,7 @@ def test_unknown_kinds_are_named():
 def test_a_supernets_space_is_a_name_or_a_config():
     space = MODELS.build(dict(type="SuperNet", space=dict(type="tiny", frames=4, crop=32), num_classes=5)).space
     assert (space.macro.frames, space.macro.crop) == (4, 32)
-    assert MODELS.build(dict(type="SuperNet", space="tiny", num_classes=5)).space == preset("tiny")
+    assert MODELS.build(dict(type="SuperNet", space="tiny", num_classes=5)).space == space_of("tiny")
     with pytest.raises(ValueError, match="unknown search space 'xl'"):
         MODELS.build(dict(type="SuperNet", space="xl", num_classes=5))
 
@@ -254,5 +254,5 @@ def test_a_supernets_space_is_a_name_or_a_config():
 def test_the_examples_state_the_presets():
     text = (EXAMPLES / "mmengine_search.py").read_text()
     for name in ("tiny", "s", "m", "l"):
-        space = preset(name)
+        space = space_of(name)
         assert f"{name}=({space.macro.frames}, {space.macro.crop}, {space.target})" in text
