@@ -92,9 +92,9 @@ class TwoStreamArchitecture:
             if len(stream) != groups:
                 raise ValueError(f"{name} has {len(stream)} block groups, the macro-architecture {groups}")
             for g, group in enumerate(stream):
-                _one_of(group.attention, ATTENTIONS, f"{name} group {g}: attention")
+                one_of(group.attention, ATTENTIONS, f"{name} group {g}: attention")
         for i, fusion in enumerate(self.fusions):
-            _one_of(fusion, FUSIONS, f"fusion {i}")
+            one_of(fusion, FUSIONS, f"fusion {i}")
 
     def alone(self, stream: str) -> TwoStreamArchitecture:
         """The same architecture with one stream only, hence without fusion."""
@@ -171,6 +171,14 @@ class TwoStreamArchitecture:
             raise ValueError(f"{path}: {error}") from error
 
 
-def _one_of(value: str, allowed: tuple[str, ...], what: str) -> None:
+def architecture_of(value: TwoStreamArchitecture | dict | str | Path) -> TwoStreamArchitecture:
+    """An architecture as a config states it: the value, its dict form, or the path of its file."""
+    if isinstance(value, dict):
+        return TwoStreamArchitecture.from_dict(value)
+    return TwoStreamArchitecture.load(value) if isinstance(value, (str, Path)) else value
+
+
+def one_of(value: str, allowed: tuple[str, ...], what: str) -> None:
+    """Raise a ValueError that lists what is allowed, if the value is not among it."""
     if value not in allowed:
         raise ValueError(f"{what} {value!r} is not one of {', '.join(allowed)}")

@@ -1,8 +1,11 @@
-"""Registries of this project: children of mmengine's, under the scope ``autotsnet``.
+"""Registries of this project: children of mmengine's, under the scope ``autotsnet``, open to other packages.
 
 A *family* is a function ``build(*, num_classes, frames, crop, **knobs) -> nn.Module`` whose module maps clips
 ``B C T H W`` to logits ``B N``. Its knobs are what the budget solver may turn, coarsest first. Every family also takes
 ``transforms``, see ``autotsnet.transforms``.
+
+Another package adds its own by an entry point of one of the groups ``autotsnet.families``, ``.spaces``, ``.judges``,
+``.transforms`` and ``.layouts``: the name of a module, whose import registers them.
 """
 
 from __future__ import annotations
@@ -14,18 +17,16 @@ from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 from torch import nn
 
+from autotsnet.plugins import SCOPE, OpenRegistry
 from autotsnet.transforms import transformable
-
-SCOPE = "autotsnet"
-_LOCATIONS = ["autotsnet.models", "baselines", "reproduce.engine"]
 
 
 def _child(name: str) -> Registry:
     parent = getattr(mmengine_registry, name)
-    return Registry(parent.name, parent=parent, scope=SCOPE, locations=_LOCATIONS)
+    return Registry(parent.name, parent=parent, scope=SCOPE)
 
 
-MODELS = _child("MODELS")
+MODELS = OpenRegistry("model", "families", ["autotsnet.models"], mmengine_registry.MODELS)
 DATASETS = _child("DATASETS")
 DATA_SAMPLERS = _child("DATA_SAMPLERS")
 HOOKS = _child("HOOKS")
@@ -95,8 +96,7 @@ def family(name: str) -> Family:
     Raises:
         ValueError: no such family; the message lists the known ones.
     """
-    for location in ("autotsnet.models", "baselines"):
-        __import__(location)
+    MODELS.import_from_location()
     if name not in FAMILIES:
         raise ValueError(f"unknown model family {name!r}; known: {', '.join(sorted(FAMILIES))}")
     return FAMILIES[name]

@@ -258,6 +258,20 @@ PRESETS = {
 }
 
 
+def space_of(space: SearchSpace | str | dict) -> SearchSpace:
+    """A space by itself, by its name or by its config ``dict(type=name, frames=…, crop=…)``.
+
+    Raises:
+        ValueError: no such space; the message lists those that there are.
+    """
+    if isinstance(space, str):
+        return preset(space)
+    if not isinstance(space, dict):
+        return space
+    found = preset(space["type"])
+    return found.at(space.get("frames", found.macro.frames), space.get("crop", found.macro.crop))
+
+
 def preset(name: str) -> SearchSpace:
     """The preset of that name.
 

@@ -2,8 +2,9 @@
 
     net = dict(type="autotsnet.x3d", transforms=[dict(type="my_attention", every=2)])
 
-A transform is a function ``transform(net, **options) -> nn.Module`` in ``MODEL_TRANSFORMS``. Since every family takes
-``transforms``, the solver, the cost and the run's hash see it.
+A transform is a function ``transform(net, **options) -> nn.Module`` in ``MODEL_TRANSFORMS``; other packages add theirs
+by entry points of the group ``autotsnet.transforms``. Since every family takes ``transforms``, the solver, the cost and
+the run's hash see it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from functools import wraps
 from typing import Any
 
 import torch
-from mmengine.registry import Registry
 from torch import nn
 
-MODEL_TRANSFORMS = Registry("model transform", scope="autotsnet")
+from autotsnet.plugins import OpenRegistry
+
+MODEL_TRANSFORMS = OpenRegistry("model transform", "transforms", [])
 
 
 class TransformError(ValueError):

@@ -99,6 +99,8 @@ class SlowFast(nn.Module):
         slow_ends: the slow pathway sees the last frame.
     """
 
+    head = ("fc", "dropout")
+
     def __init__(
         self,
         num_classes: int,
@@ -150,7 +152,17 @@ class SlowFast(nn.Module):
         return slow_frames(clips, self.alpha)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Clips ``B 3 T H W`` to logits ``B N``.
+        """Clips ``B 3 T H W`` to logits ``B N``."""
+        x = torch.cat([self.pool(x) for x in self.pathways(clips)], dim=1).flatten(1)  # B C
+        return self.fc(self.dropout(x))
+
+    def features(self, clips: Tensor) -> Tensor:
+        """Clips ``B 3 T H W`` to ``B C T/alpha H/32 W/32``, slow before fast; their mean is what the head gets."""
+        slow, fast = self.pathways(clips)
+        return torch.cat((slow, fast.unflatten(2, (slow.shape[2], -1)).mean(3)), dim=1)
+
+    def pathways(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """Clips ``B 3 T H W`` to slow ``B C T/alpha H/32 W/32`` and fast ``B C' T H/32 W/32``.
 
         Raises:
             ValueError: T is not a multiple of alpha.
@@ -163,8 +175,7 @@ class SlowFast(nn.Module):
             slow = torch.cat((slow, lateral(fast)), dim=1)
             slow = getattr(self.slow_path, f"layer{i}")(slow)
             fast = getattr(self.fast_path, f"layer{i}")(fast)
-        x = torch.cat((self.pool(slow), self.pool(fast)), dim=1).flatten(1)  # B C
-        return self.fc(self.dropout(x))
+        return slow, fast
 
 
 @register_family(Knob("slow_channels", 4, 160, 0.125), Knob("fast_channels", 0.5, 40, 0.125))
@@ -248,6 +259,8 @@ class Slow(nn.Module):
         dropout: probability of a dropout before the classifier.
     """
 
+    head = ("fc", "dropout")
+
     def __init__(
         self,
         num_classes: int,
@@ -266,12 +279,16 @@ class Slow(nn.Module):
         self.fc = nn.Linear(self.path.out_chs[-1], num_classes)
         init_weights(self, classifier_std=0.01, zero_init=(Bottleneck3d, BasicBlock3d))
 
-    def forward(self, clips: Tensor) -> Tensor:
-        """Clips ``B 3 T H W`` to logits ``B N``."""
+    def features(self, clips: Tensor) -> Tensor:
+        """Clips ``B 3 T H W`` to features ``B C T H/32 W/32``."""
         x = self.path.maxpool(self.path.conv1(clips))  # B C T H/4 W/4
         for i in range(1, self.num_stages + 1):
             x = getattr(self.path, f"layer{i}")(x)
-        return self.fc(self.dropout(self.pool(x).flatten(1)))
+        return x
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Clips ``B 3 T H W`` to logits ``B N``."""
+        return self.fc(self.dropout(self.pool(self.features(clips)).flatten(1)))
 
 
 @register_family(Knob("channels", 4, 160, 0.125))

@@ -60,11 +60,13 @@ class TemporalShift(nn.Module):
 
 
 class FrameNet(nn.Module):
-    """A 2D network over the frames of a clip: ``features``, classifier per frame, mean over frames.
+    """A 2D network over the frames of a clip: ``of_frames``, classifier per frame, mean over frames.
 
     Args:
         frames: T.
     """
+
+    head = ("fc", "dropout")
 
     def __init__(self, frames: int) -> None:
         super().__init__()
@@ -77,17 +79,24 @@ class FrameNet(nn.Module):
         self.fc = nn.Linear(in_chs, num_classes)
         init_weights(self, classifier_std=0.001)
 
+    def features(self, clips: Tensor) -> Tensor:
+        """Clips ``B 3 T H W`` to features ``B C T H/32 W/32``."""
+        return self._features(clips).unflatten(0, (-1, self.frames)).transpose(1, 2)
+
     def forward(self, clips: Tensor) -> Tensor:
-        """Clips ``B 3 T H W`` to logits ``B N``.
+        """Clips ``B 3 T H W`` to logits ``B N``."""
+        x = self.fc(self.dropout(self.pool(self._features(clips)).flatten(1)))  # BT N
+        return x.unflatten(0, (-1, self.frames)).mean(1)
+
+    def _features(self, clips: Tensor) -> Tensor:
+        """Clips ``B 3 T H W`` to features ``BT C H/32 W/32``.
 
         Raises:
             ValueError: the clips have another T than the net was built for.
         """
         if clips.shape[2] != self.frames:
             raise ValueError(f"TSM built for {self.frames} frames got clips of {clips.shape[2]}; pass frames= to build")
-        x = clips.transpose(1, 2).flatten(0, 1)  # BT 3 H W; channels_last if the clips are
-        x = self.fc(self.dropout(self.pool(self.features(x)).flatten(1)))  # BT N
-        return x.unflatten(0, (-1, self.frames)).mean(1)
+        return self.of_frames(clips.transpose(1, 2).flatten(0, 1))  # BT 3 H W; channels_last if the clips are
 
 
 class TSM(FrameNet):
@@ -143,7 +152,7 @@ class TSM(FrameNet):
             for residual in getattr(self, f"layer{i}")[::every]:
                 residual.conv1.conv = TemporalShift(residual.conv1.conv, self.frames, shift_div)
 
-    def features(self, x: Tensor) -> Tensor:
+    def of_frames(self, x: Tensor) -> Tensor:
         """Frames ``BT 3 H W`` to features ``BT C H/32 W/32``."""
         x = self.maxpool(self.conv1(x))
         for i in range(1, self.num_stages + 1):
@@ -186,7 +195,7 @@ class TSMMobileNetV2(FrameNet):
         self.conv2 = ConvModule(in_chs, feature_chs, 1, bias=False, **layer)
         self.add_head(feature_chs, num_classes, dropout)
 
-    def features(self, x: Tensor) -> Tensor:
+    def of_frames(self, x: Tensor) -> Tensor:
         """Frames ``BT 3 H W`` to features ``BT C H/32 W/32``."""
         x = self.conv1(x)
         for i in range(1, self.num_stages + 1):

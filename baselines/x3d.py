@@ -57,6 +57,8 @@ class X3D(nn.Module):
         dropout: probability of a dropout before the classifier.
     """
 
+    head = ("lin5", "dropout", "fc")
+
     def __init__(
         self,
         num_classes: int,
@@ -90,12 +92,16 @@ class X3D(nn.Module):
         self.fc = nn.Linear(head_width, num_classes)
         init_weights(self, classifier_std=0.01, zero_init=(BlockX3D,))  # slowfast/utils/weight_init_helper.py
 
-    def forward(self, clips: Tensor) -> Tensor:
-        """Clips ``B 3 T H W`` to logits ``B N``."""
+    def features(self, clips: Tensor) -> Tensor:
+        """Clips ``B 3 T H W`` to features ``B C T H/32 W/32``."""
         x = self.conv1_t(self.conv1_s(clips))  # B C T H/2 W/2
         for i in range(1, self.num_stages + 1):
             x = getattr(self, f"layer{i}")(x)
-        x = self.pool(self.conv5(x))  # B C 1 1 1
+        return self.conv5(x)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Clips ``B 3 T H W`` to logits ``B N``."""
+        x = self.pool(self.features(clips))  # B C 1 1 1
         x = self.relu(self.lin5(x)).flatten(1)  # B head_width
         return self.fc(self.dropout(x))
 

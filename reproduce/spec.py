@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+import baselines  # noqa: F401  (registers its families)
 from autotsnet.registry import family
 from reproduce.numerics import numerics
 

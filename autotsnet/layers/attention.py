@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from autotsnet.architecture import ATTENTIONS, one_of
 from autotsnet.layers.elastic import Channels, Conv3d, conv_norm_act
+from autotsnet.registry import MODELS
 
 
 def reduced(channels: int, by: int) -> int:
@@ -126,3 +128,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """B C T H W -> the same shape."""
         return x if self.kind == "none" else self.ops[self.kind](x)
+
+
+@MODELS.register_module(name="Attention")
+def attention(kind: str, channels: int) -> Attention:
+    """The attention as a config states it: one type, a plain number of channels."""
+    one_of(kind, ATTENTIONS, "Attention: kind")
+    return Attention((kind,), Channels("group", channels), "attention")

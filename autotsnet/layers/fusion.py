@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from autotsnet.architecture import FUSIONS, one_of
 from autotsnet.layers.elastic import Channels, conv_norm_act
+from autotsnet.registry import MODELS
 
 
 class TSFusion(nn.Module):
@@ -62,3 +64,11 @@ class TSFusion(nn.Module):
         if "slow_to_fast" in self.ops:
             fast = fast + self.ops["slow_to_fast"](slow).repeat_interleave(self.alpha, dim=2)
         return new_slow, fast
+
+
+@MODELS.register_module(name="TSFusion")
+def ts_fusion(kind: str, slow_channels: int, fast_channels: int, alpha: int, kernel: int = 5) -> TSFusion:
+    """The fusion as a config states it: one type, plain numbers of channels."""
+    one_of(kind, FUSIONS, "TSFusion: kind")
+    slow, fast = Channels("slow", slow_channels), Channels("fast", fast_channels)
+    return TSFusion((kind,), slow, fast, alpha=alpha, kernel=kernel, name="fusion")

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from autotsnet.architecture import BlockChoice
 from autotsnet.layers.elastic import Channels, conv_norm_act
+from autotsnet.registry import MODELS
 
 
 def expanded(choice: BlockChoice, channels: int) -> int:
@@ -50,3 +51,11 @@ class MBConv3D(nn.Module):
         """B C T H W -> B C' T H/s W/s."""
         y = self.project(self.depthwise(self.expand(x)))
         return x + y if self.residual else y
+
+
+@MODELS.register_module(name="MBConv3D")
+def mbconv3d(in_channels: int, out_channels: int, t: int = 3, k: int = 3, e: float = 2.25, stride: int = 1) -> MBConv3D:
+    """The block as a config states it; residual where it can be."""
+    ins = Channels("in", in_channels)
+    out = ins if in_channels == out_channels else Channels("out", out_channels)
+    return MBConv3D((ins,), out, BlockChoice(t, k, e), stride=stride, name="block")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
-from autotsnet.architecture import BlockChoice, GroupChoice, TwoStreamArchitecture
+from autotsnet.architecture import BlockChoice, GroupChoice, TwoStreamArchitecture, architecture_of
 from autotsnet.models.two_stream import TwoStreamNet
 from autotsnet.registry import Knob, register_family
 from autotsnet.space import preset
@@ -27,7 +29,7 @@ def uniform_architecture(space: str) -> TwoStreamArchitecture:
 def auto_tsnet(
     *,
     num_classes: int,
-    architecture: dict | TwoStreamArchitecture,
+    architecture: TwoStreamArchitecture | dict | str | Path,
     frames: int | None = None,
     crop: int | None = None,
     width: float = 1.0,
@@ -38,7 +40,7 @@ def auto_tsnet(
 
     Args:
         num_classes: N.
-        architecture: the value or its dict form.
+        architecture: the value, its dict form, or the path of its file.
         frames: must be the architecture's, if given.
         crop: side of the test crop in pixels; free, the network is convolutional.
         width: factor on all channel counts; the solver uses it to meet a budget.
@@ -48,8 +50,7 @@ def auto_tsnet(
     Raises:
         ValueError: ``frames`` is not a multiple of the architecture's alpha.
     """
-    if isinstance(architecture, dict):
-        architecture = TwoStreamArchitecture.from_dict(architecture)
+    architecture = architecture_of(architecture)
     if frames is not None and frames % architecture.macro.alpha:
         raise ValueError(f"frames={frames} is no multiple of the architecture's alpha={architecture.macro.alpha}")
     return TwoStreamNet(architecture.scaled(width, expansion), num_classes, dropout=dropout)

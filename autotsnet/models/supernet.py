@@ -15,7 +15,8 @@ from autotsnet.architecture import TwoStreamArchitecture
 from autotsnet.layers.elastic import Channels, narrow
 from autotsnet.meta import on_meta
 from autotsnet.models.two_stream import TwoStreamNet
-from autotsnet.space import SearchSpace
+from autotsnet.registry import MODELS
+from autotsnet.space import SearchSpace, space_of
 
 
 def prefix(channels: Channels, largest: int) -> int:
@@ -50,6 +51,7 @@ class FairWindow:
         return self._shifts[channels.space]
 
 
+@MODELS.register_module()
 class SuperNet(nn.Module):
     """All architectures of a space with shared weights.
 
@@ -58,7 +60,7 @@ class SuperNet(nn.Module):
     a step holds the activations of one subnet. In training mode its norms use the batch's own statistics.
 
     Args:
-        space: the space.
+        space: the space, its name or its config, see ``space_of``.
         num_classes: N.
         dropout: before the classifier.
         fair: fair channel selection while training instead of prefix slicing.
@@ -68,7 +70,7 @@ class SuperNet(nn.Module):
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: SearchSpace | str | dict,
         num_classes: int,
         *,
         dropout: float = 0.0,
@@ -77,7 +79,8 @@ class SuperNet(nn.Module):
         skeletons: int = 256,
     ) -> None:
         super().__init__()
-        self.space, self.num_classes, self.dropout = space, num_classes, dropout
+        self.space = space = space_of(space)
+        self.num_classes, self.dropout = num_classes, dropout
         self.whole = TwoStreamNet(
             space.extreme(largest=True),
             num_classes,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from autotsnet.architecture import STREAMS, GroupChoice, TwoStreamArchitecture
+from autotsnet.architecture import STREAMS, GroupChoice, TwoStreamArchitecture, architecture_of
 from autotsnet.layers.attention import Attention
 from autotsnet.layers.elastic import BatchNorm3d, Channels, Conv3d, Linear
 from autotsnet.layers.fusion import TSFusion
 from autotsnet.layers.mbconv3d import MBConv3D
+from autotsnet.registry import MODELS
 
 STEM_TEMPORAL_KERNELS = (1, 5)  # slow: SlowFast's 1×7×7 stem has none; fast: 5, as SlowFast and X3D
 
@@ -78,6 +80,7 @@ class BlockGroup(nn.Module):
         return self.attention(self.blocks(x))
 
 
+@MODELS.register_module()
 class TwoStreamNet(nn.Module):
     """Auto-TSNet's network for one architecture::
 
@@ -89,7 +92,7 @@ class TwoStreamNet(nn.Module):
     slowfast/datasets/utils.py). The layout is reconstruction; see autotsnet/README.md.
 
     Args:
-        architecture: what to build.
+        architecture: what to build: the value, its dict form, or a file of ``save``.
         num_classes: N.
         dropout: before the classifier (X3D, SlowFast: 0.5).
         fusions: per position, the types to hold weights for; default: the architecture's. More than one makes a
@@ -97,9 +100,11 @@ class TwoStreamNet(nn.Module):
         attentions: the same for every attention position.
     """
 
+    head = ("hidden", "dropout", "classifier")
+
     def __init__(
         self,
-        architecture: TwoStreamArchitecture,
+        architecture: TwoStreamArchitecture | dict | str | Path,
         num_classes: int,
         *,
         dropout: float = 0.5,
@@ -107,7 +112,7 @@ class TwoStreamNet(nn.Module):
         attentions: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        self.architecture = architecture
+        self.architecture = architecture = architecture_of(architecture)
         macro = architecture.macro
         self.stems = nn.ModuleDict()
         self.groups = nn.ModuleDict()
@@ -144,6 +149,16 @@ class TwoStreamNet(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Clips B 3 T H W, normalised -> logits B N."""
+        pooled = torch.cat([x.mean((2, 3, 4)) for x in self.streams(clip)], dim=1)
+        return self.classifier(self.dropout(self.hidden(pooled).relu()))
+
+    def features(self, clip: Tensor) -> Tensor:
+        """Clips B 3 T H W -> B C T/alpha H' W', the slow stream before the fast; their mean is what the head gets."""
+        slow, *fast = self.streams(clip)
+        return torch.cat([slow, *(x.unflatten(2, (slow.shape[2], -1)).mean(3) for x in fast)], dim=1)
+
+    def streams(self, clip: Tensor) -> list[Tensor]:
+        """Clips B 3 T H W -> what comes out of each stream, slow B C T/alpha H' W' and fast B C' T H' W'."""
         x = {}
         if "slow" in self.stems:
             x["slow"] = self.stems["slow"](slow_frames(clip, self.architecture.macro.alpha))
@@ -153,5 +168,4 @@ class TwoStreamNet(nn.Module):
             if len(x) == 2:
                 x["slow"], x["fast"] = self.fusions[g](x["slow"], x["fast"])
             x = {name: self.groups[name][g](features) for name, features in x.items()}
-        pooled = torch.cat([features.mean((2, 3, 4)) for features in x.values()], dim=1)
-        return self.classifier(self.dropout(self.hidden(pooled).relu()))
+        return list(x.values())

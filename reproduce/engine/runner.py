@@ -22,13 +22,15 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import EMAHook, Hook, IterTimerHook, LoggerHook, ParamSchedulerHook, RuntimeInfoHook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
-from mmengine.runner import BaseLoop, CheckpointLoader
+from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMRunner
 from mmengine.runner.amp import autocast
 from mmengine.visualization import MLflowVisBackend, TensorboardVisBackend, Visualizer, WandbVisBackend
 
+from autotsnet.hooks import PlainCheckpointHook
 from autotsnet.models import recalibrate
 from autotsnet.registry import HOOKS, LOOPS
 from reproduce.files import write_atomic, write_json
@@ -47,7 +49,6 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be read; the message names the file and the way out."""
 
 
-@CheckpointLoader.register_scheme(prefixes="", force=True)
 def load_checkpoint(filename: str, map_location="cpu") -> dict:
     """Read a checkpoint of tensors and plain data; a pickle that would run code is refused.
 
@@ -186,21 +187,14 @@ class Runner(MMRunner):
         """As mmengine's, but states of random generators stay on the CPU; weights go where the model is."""
         super().resume(filename, *args, map_location=map_location, **kwargs)
 
-    def load_checkpoint(self, *args, **kwargs) -> dict:
-        """As mmengine's, without its line on the console."""
-        with contextlib.redirect_stdout(None):
-            return super().load_checkpoint(*args, **kwargs)
-
-    def call_hook(self, fn_name: str, **kwargs) -> None:
-        """As mmengine's; checkpoints lose the log history and gain the state of a loop that has one."""
-        super().call_hook(fn_name, **kwargs)
-        checkpoint = kwargs.get("checkpoint")
-        if fn_name == "before_save_checkpoint":
-            checkpoint["message_hub"] = dict(log_scalars={}, runtime_info={}, resumed_keys={})
-            if hasattr(self.train_loop, "state_dict"):
-                checkpoint["loop"] = self.train_loop.state_dict()
-        elif fn_name == "after_load_checkpoint" and "loop" in checkpoint:
-            self.train_loop.load_state_dict(checkpoint["loop"])
+    def load_checkpoint(self, filename: str, map_location: str = "cpu") -> dict:
+        """As mmengine's, but all of the model must be there, and nothing else."""
+        checkpoint = load_checkpoint(filename, map_location)
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model.load_state_dict(checkpoint["state_dict"])
+        self.logger.info(f"Load checkpoint from {filename}")
+        return checkpoint
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -446,6 +440,7 @@ def build_runner(config: Config, folder: Path, name: str, **kwargs) -> Runner:
         logger=dict(type=LoggerHook, interval=20, log_metric_by_epoch=False),
         param_scheduler=dict(type=ParamSchedulerHook),
         checkpoint=None,  # RunHook's
+        state=dict(type=PlainCheckpointHook),
     )
     config = config.copy()
     config.work_dir = str(folder)  # mmengine's MLflow backend reads it

@@ -1,0 +1,41 @@
+"""Hooks for mmengine's Runner, its own or this project's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from autotsnet.registry import HOOKS
+
+
+@HOOKS.register_module()
+class PlainCheckpointHook(Hook):
+    """Checkpoints lose the log history and gain the state of a loop that has one.
+
+    The history is of objects that ``torch.load`` refuses since 2.6: mmengine 0.10.7 cannot read its own checkpoints.
+    """
+
+    priority = "LOWEST"
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Leave tensors and plain data."""
+        checkpoint["message_hub"] = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+        if hasattr(runner.train_loop, "state_dict"):
+            checkpoint["loop"] = runner.train_loop.state_dict()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Give the loop its state."""
+        if "loop" in checkpoint:
+            runner.train_loop.load_state_dict(checkpoint["loop"])
+
+
+@HOOKS.register_module()
+class ArchitectureHook(Hook):
+    """Write what a search has found to ``architecture.json`` of the work folder."""
+
+    def after_train(self, runner: Runner) -> None:
+        """Write it, on one rank."""
+        if runner.rank == 0:
+            runner.train_loop.architecture.save(Path(runner.work_dir, "architecture.json"))

@@ -1,0 +1,60 @@
+"""Plug-ins: what other packages add, found by entry points."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+
+from mmengine.registry import DefaultScope, Registry
+
+SCOPE = "autotsnet"
+_asked: set[str] = set()  # groups of entry points that were loaded
+
+
+def plug_ins(group: str) -> None:
+    """Import what installed packages name in a group of entry points, once; importing registers.
+
+    A module that does not load is named in a warning; the others are there.
+
+    Args:
+        group: after ``autotsnet.``: ``families``, ``spaces``, ``judges``, ``transforms`` or ``layouts``.
+    """
+    if group in _asked:
+        return
+    _asked.add(group)
+    for point in entry_points(group=f"{SCOPE}.{group}"):
+        try:
+            point.load()
+        except Exception as error:
+            package = point.dist.name if point.dist else "an unknown package"
+            warnings.warn(
+                f"{package}: {point.group} {point.name!r} is left out, {point.value} does not load "
+                f"({type(error).__name__}: {error})",
+                stacklevel=2,
+            )
+
+
+class OpenRegistry(Registry):
+    """mmengine's, open to other packages.
+
+    Args:
+        name: what its members are.
+        group: of entry points, see ``plug_ins``.
+        locations: modules of this package that register members.
+        parent: registry of mmengine.
+    """
+
+    def __init__(self, name: str, group: str, locations: Sequence[str], parent: Registry | None = None) -> None:
+        super().__init__(name, parent=parent, scope=SCOPE, locations=list(locations))
+        self.group = group
+
+    def build(self, cfg: dict, *args, **kwargs) -> object:
+        """As mmengine's, but names without a scope are of this package first, whoever asks."""
+        with DefaultScope.overwrite_default_scope(SCOPE):
+            return super().build(cfg, *args, **kwargs)
+
+    def import_from_location(self) -> None:
+        """Import all members, before the first look-up."""
+        super().import_from_location()
+        plug_ins(self.group)
