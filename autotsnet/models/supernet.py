@@ -15,7 +15,7 @@ from autotsnet.architecture import TwoStreamArchitecture
 from autotsnet.layers.elastic import Channels, narrow
 from autotsnet.meta import on_meta
 from autotsnet.models.two_stream import TwoStreamNet
-from autotsnet.space import SearchSpace
+from autotsnet.space import Space
 
 
 def prefix(channels: Channels, largest: int) -> int:
@@ -58,7 +58,7 @@ class SuperNet(nn.Module):
     a step holds the activations of one subnet. In training mode its norms use the batch's own statistics.
 
     Args:
-        space: the space.
+        space: a two-stream space.
         num_classes: N.
         dropout: before the classifier.
         fair: fair channel selection while training instead of prefix slicing.
@@ -68,7 +68,7 @@ class SuperNet(nn.Module):
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: Space,
         num_classes: int,
         *,
         dropout: float = 0.0,
@@ -88,6 +88,11 @@ class SuperNet(nn.Module):
         self.fair = FairWindow(torch.Generator().manual_seed(seed)) if fair else None
         self._skeletons: OrderedDict[TwoStreamArchitecture, TwoStreamNet] = OrderedDict()
         self._keep = skeletons
+
+    def reseed(self, seed: int) -> None:
+        """Make the fair windows to come a function of a seed; prefix windows are always alike."""
+        if self.fair:
+            self.fair.generator.manual_seed(seed)
 
     def skeleton(self, architecture: TwoStreamArchitecture) -> TwoStreamNet:
         """The static model of an architecture on the meta device: structure without storage."""

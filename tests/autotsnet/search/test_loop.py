@@ -15,7 +15,7 @@ from autotsnet.architecture import STREAMS
 from autotsnet.cost import CostModel
 from autotsnet.search.fpnas import FPNASOptions
 from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions
-from autotsnet.space import preset
+from autotsnet.spaces import preset
 
 TINY = preset("tiny")
 BUDGET = 0.03
@@ -46,7 +46,7 @@ class Stub(nn.Module):
     def __init__(self, loss):
         super().__init__()
         self.net, self.loss = nn.Linear(1, 1, bias=False), loss
-        self.net.fair, self.net.prefix_windows = None, nullcontext
+        self.net.reseed, self.net.prefix_windows = lambda seed: None, nullcontext
 
     def data_preprocessor(self, data: dict, training: bool) -> dict:
         return data
@@ -146,7 +146,7 @@ def test_a_stage_freezes_what_it_has_decided_for_the_next():
     decided: list[int] = []
     for stage in loop.stages:
         codes = np.stack(journal[journal.stage == stage.name].code)
-        assert (codes[:, decided] == found[decided]).all(), "decided before"
+        assert (codes[:, decided] == found[decided].numpy()).all(), "decided before"
         decided += TINY.positions(*stage.decides)
         waiting = [i for i in range(len(found)) if i not in decided]
         assert (codes[:, waiting] == 0).all(), "decided later"
@@ -165,7 +165,7 @@ def judged(monkeypatch) -> list[tuple]:
         told = dict(zip((tuple(map(int, c)) for c in here.code), here.log_likelihood, strict=True))
         whole = [tuple(c) for c in self.restriction.expand(codes).tolist()]
         model = CostModel(TINY, 10, self.stage.alone)
-        share, costs = (model.gmacs(np.array(list(cs))) / (self.stage.share * BUDGET) for cs in (whole, told))
+        share, costs = (model.gmacs(torch.tensor(list(cs))) / (self.stage.share * BUDGET) for cs in (whole, told))
         seen.append((self.stage.name, whole, share.tolist(), told, dict(zip(told, costs.tolist(), strict=True))))
         return codes
 
@@ -194,7 +194,7 @@ def test_finalists_of_every_strategy_use_the_budget_and_the_likeliest_judged_are
 def test_the_likeliest_finalist_is_kept(judged):
     loop = searched(replace(SHORT, use_budget=0, finalists=8))
     _, codes, *_ = judged[-1]
-    of_finalists = [right(TINY.decode(np.array(code))) for code in codes]
+    of_finalists = [right(TINY.decode(torch.tensor(code))) for code in codes]
     assert right(loop.architecture) == max(of_finalists) > min(of_finalists)
 
 
