@@ -13,50 +13,51 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from autotsnet.architecture import STREAMS, BlockChoice
 from autotsnet.layers.attention import reduced
 from autotsnet.layers.mbconv3d import expanded
 from autotsnet.models.two_stream import STEM_TEMPORAL_KERNELS
-from autotsnet.space import SearchSpace
+from autotsnet.space import Space
 
 
 @dataclass(frozen=True)
 class _Term:
-    positions: np.ndarray  # of its variables in the code
-    strides: np.ndarray  # code @ strides = row of the table
-    table: np.ndarray  # rows × (MACs, parameters)
+    positions: Tensor  # of its variables in the code
+    strides: Tensor  # code @ strides = row of the table
+    table: Tensor  # rows × (MACs, parameters)
 
 
 class CostModel:
     """GMACs and parameters of a space's architectures.
 
     Args:
-        space: the space.
+        space: a two-stream space.
         num_classes: N of the classifier.
         stream: ``slow`` or ``fast`` costs that stream alone with its own head, as stage 1 of the search trains it.
     """
 
-    def __init__(self, space: SearchSpace, num_classes: int, stream: str | None = None) -> None:
+    def __init__(self, space: Space, num_classes: int, stream: str | None = None) -> None:
         self.space = space
         self._terms: list[_Term] = []
-        self._constant = np.zeros(2)
+        self._constant = torch.zeros(2, dtype=torch.float64)
         self._streams = (stream,) if stream else STREAMS
         self._build(num_classes)
 
-    def __call__(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """GMACs per view and parameters of K × M codes: two arrays of length K."""
-        codes = np.asarray(codes)
-        total = np.tile(self._constant, (len(codes), 1))
+    def __call__(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """GMACs per view and parameters of codes ``K M``: twice ``K``."""
+        total = self._constant.repeat(len(codes), 1)
         for term in self._terms:
-            total += term.table[codes[:, term.positions] @ term.strides]
+            total += term.table[(codes[:, term.positions] * term.strides).sum(-1)]
         return total[:, 0] / 1e9, total[:, 1]
 
-    def gmacs(self, codes: np.ndarray) -> np.ndarray:
-        """GMACs per view of K × M codes."""
+    def gmacs(self, codes: Tensor) -> Tensor:
+        """GMACs per view of codes ``K M``, ``K``."""
         return self(codes)[0]
 
     def range(self, samples: int = 4096, seed: int = 0) -> tuple[float, float]:
@@ -65,23 +66,23 @@ class CostModel:
         ends = []
         for sign in (1, -1):
             codes = self.space.sample(samples, rng)
-            code = codes[np.argmin(sign * self.gmacs(codes))]
+            code = codes[(sign * self.gmacs(codes)).argmin()]
             while True:
                 around = self.space.neighbours(code)
                 costs = sign * self.gmacs(around)
                 if costs.min() >= sign * self.gmacs(code[None])[0]:
                     break
-                code = around[np.argmin(costs)]
+                code = around[costs.argmin()]
             ends.append(float(self.gmacs(code[None])[0]))
         return ends[0], ends[1]
 
     def _add(self, names: Sequence[str], cost: Callable[..., tuple[float, float]]) -> None:
         positions = [self.space.index[n] for n in names]
         candidates = [self.space.variables[i].candidates for i in positions]
-        table = np.array([cost(*values) for values in product(*candidates)], dtype=float)
+        table = torch.tensor([cost(*values) for values in product(*candidates)], dtype=torch.float64)
         counts = [len(c) for c in candidates]
-        strides = np.array([int(np.prod(counts[i + 1 :])) for i in range(len(counts))])
-        self._terms.append(_Term(np.array(positions), strides, table))
+        strides = torch.tensor([prod(counts[i + 1 :]) for i in range(len(counts))])
+        self._terms.append(_Term(torch.tensor(positions), strides, table))
 
     def _build(self, num_classes: int) -> None:
         macro = self.space.macro
@@ -91,7 +92,7 @@ class CostModel:
             i = STREAMS.index(stream)
             c, t = macro.stems[i], STEM_TEMPORAL_KERNELS[i]
             taps = 3 * 9 + (t if t > 1 else 0)
-            self._constant += (taps * c * frames[stream] * side**2, taps * c + 2 * c)
+            self._constant += torch.tensor((taps * c * frames[stream] * side**2, taps * c + 2 * c))
         # a width is either a constant of the macro-architecture (after the stem) or the C of the group before
         width = {s: None for s in self._streams}
 
@@ -135,7 +136,7 @@ class CostModel:
         else:
             self._add([width[self._streams[0]]], lambda c: (c * macro.head,) * 2)
         head = macro.head * num_classes
-        self._constant += (head, macro.head + head + num_classes)
+        self._constant += torch.tensor((head, macro.head + head + num_classes))
 
     def _add_fusion(self, g, side, frames, width, reads, with_stem) -> None:
         macro = self.space.macro

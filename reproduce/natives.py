@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from autotsnet.meta import on_meta
 from autotsnet.models import auto_tsnet_uniform
-from autotsnet.space import preset
+from autotsnet.spaces import preset
 from baselines import VARIANTS
 from baselines.assemblenet.network import VARIANTS as ASSEMBLENETS
 from baselines.assemblenet.network import assemblenet

@@ -7,16 +7,16 @@ from pathlib import Path
 from torch import nn
 
 from autotsnet.architecture import BlockChoice, GroupChoice, TwoStreamArchitecture, architecture_of
+from autotsnet.layouts import layout
 from autotsnet.models.two_stream import TwoStreamNet
 from autotsnet.registry import Knob, register_family
-from autotsnet.space import preset
 
 KNOBS = (Knob("width", 0.05, 12.0, 0.005), Knob("expansion", 0.8, 1.25, 0.005))
 
 
 def uniform_architecture(space: str) -> TwoStreamArchitecture:
     """One choice everywhere, in the layout of a preset: t 3, k 3, e 2.25 (X3D's), SlowFast's fusion, no attention."""
-    s = preset(space)
+    s = layout(space)
 
     def stream(groups):
         block = BlockChoice(t=3, k=3, e=2.25)

@@ -16,7 +16,7 @@ from autotsnet.layers.elastic import Channels, narrow
 from autotsnet.meta import on_meta
 from autotsnet.models.two_stream import TwoStreamNet
 from autotsnet.registry import MODELS
-from autotsnet.space import SearchSpace, space_of
+from autotsnet.space import Space, space_of
 
 
 def prefix(channels: Channels, largest: int) -> int:
@@ -70,7 +70,7 @@ class SuperNet(nn.Module):
 
     def __init__(
         self,
-        space: SearchSpace | str | dict,
+        space: Space | str | dict,
         num_classes: int,
         *,
         dropout: float = 0.0,
@@ -91,6 +91,11 @@ class SuperNet(nn.Module):
         self.fair = FairWindow(torch.Generator().manual_seed(seed)) if fair else None
         self._skeletons: OrderedDict[TwoStreamArchitecture, TwoStreamNet] = OrderedDict()
         self._keep = skeletons
+
+    def reseed(self, seed: int) -> None:
+        """Make the fair windows to come a function of a seed; prefix windows are always alike."""
+        if self.fair:
+            self.fair.generator.manual_seed(seed)
 
     def skeleton(self, architecture: TwoStreamArchitecture) -> TwoStreamNet:
         """The static model of an architecture on the meta device: structure without storage."""

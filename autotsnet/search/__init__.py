@@ -1,7 +1,6 @@
 """Search engines over encoded architectures; they know nothing of networks."""
 
 from autotsnet.search.distribution import ArchitectureDistribution as ArchitectureDistribution
-from autotsnet.search.encoding import Blocks as Blocks
 from autotsnet.search.encoding import Restriction as Restriction
 from autotsnet.search.estimator import AllSamplesFailedError as AllSamplesFailedError
 from autotsnet.search.estimator import ImportanceAccumulator as ImportanceAccumulator

@@ -17,7 +17,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from autotsnet.search.encoding import Blocks
+from autotsnet.space import Blocks
 
 
 class ArchitectureDistribution(nn.Module):
@@ -87,10 +87,7 @@ class ArchitectureDistribution(nn.Module):
         return self._decode(self.log_probabilities().argmax(-1)[None])[0]
 
     def probabilities(self, block: int) -> Tensor:
-        """P of every combination in one block, in the shape of its candidate counts (``blocks[block]``).
-
-        Marginals of a variable are sums over the other axes, in either form.
-        """
+        """P of every combination in one block, in the shape of its candidate counts (``blocks[block]``)."""
         shape = self.blocks[block]
         log_p = self.log_probabilities().detach()
         if self.joint:
@@ -98,6 +95,16 @@ class ArchitectureDistribution(nn.Module):
         else:
             flat = _outer_sum(self._variable_rows(log_p, block))
         return flat.exp().reshape(shape)
+
+    def marginals(self) -> list[Tensor]:
+        """Probabilities of each variable's candidates, in the order of the code."""
+        out = []
+        for b, counts in enumerate(self.blocks):
+            joint = self.probabilities(b)
+            for axis in range(len(counts)):
+                others = [a for a in range(len(counts)) if a != axis]
+                out.append(joint.sum(others) if others else joint)
+        return out
 
     @torch.no_grad()
     def to_joint(self) -> ArchitectureDistribution:

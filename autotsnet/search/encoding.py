@@ -15,25 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Blocks = tuple[tuple[int, ...], ...]
-Cost = Callable[[Tensor], Tensor]  # codes K M -> GMACs K
+from autotsnet.space import Blocks, Product, variable_counts
 
-
-def variable_counts(blocks: Blocks) -> Tensor:
-    """Candidates of each variable, LongTensor ``M``."""
-    return torch.tensor([count for block in blocks for count in block], dtype=torch.long)
+Cost = Callable[[Tensor], Tensor]  # codes K M -> cost K, in the unit of the budget
 
 
 def space_size(blocks: Blocks) -> int:
     """Exact number of architectures."""
     return math.prod(count for block in blocks for count in block)
-
-
-def uniform_codes(blocks: Blocks, num: int, generator: torch.Generator | None = None) -> Tensor:
-    """``num`` architectures drawn uniformly, LongTensor ``K M``."""
-    counts = variable_counts(blocks)
-    draw = torch.rand(num, len(counts), generator=generator, dtype=torch.float64)
-    return (draw * counts).long().clamp(max=counts - 1)
 
 
 @dataclass(frozen=True)
@@ -67,6 +56,11 @@ class Restriction:
     def searched_blocks(self) -> Blocks:
         """The space of the stage."""
         return tuple(self.blocks[b] for b in self.searched)
+
+    @property
+    def domain(self) -> Product:
+        """Where the stage draws."""
+        return Product(self.searched_blocks)
 
     @property
     def variables(self) -> list[int]:

@@ -42,7 +42,7 @@ def temperature_of(likelihood: Likelihood, num_clips: int) -> float:
 
 
 def hinge_cost(gmacs: Tensor, target: float | None) -> Tensor:
-    """C(A) = max(0, GMACs / TARGET - 1), FP-NAS's cost; zero without a target."""
+    """C(A) = max(0, GMACs / TARGET - 1), FP-NAS's cost, of GMACs or milliseconds alike; zero without a target."""
     if target is None:
         return torch.zeros_like(gmacs)
     return (gmacs / target - 1).clamp(min=0)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from autotsnet.search.distribution import ArchitectureDistribution
-from autotsnet.search.encoding import Blocks, Cost
+from autotsnet.search.encoding import Cost
 from autotsnet.search.estimator import (
     Likelihood,
     adaptive_samples,
@@ -24,6 +24,7 @@ from autotsnet.search.estimator import (
     temperature_of,
 )
 from autotsnet.search.strategies import Archive, distinct
+from autotsnet.space import Blocks
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class FPNAS:
 
     Args:
         blocks: the space.
-        cost: GMACs of encoded architectures, ``K M`` to ``K``.
-        target: budget in GMACs; None searches without one.
+        cost: of encoded architectures, ``K M`` to ``K``, in the unit of the budget.
+        target: budget; None searches without one.
         options: see there.
         seed: of the architectures drawn; ranks with one seed draw alike.
     """
@@ -207,10 +208,14 @@ class FPNAS:
         return torch.stack([best, *others[: num - 1]])
 
     @torch.no_grad()
-    def propose(self, num: int, generator: torch.Generator) -> Tensor:
+    def draws(self, num: int, generator: torch.Generator) -> Tensor:
         """:meth:`best` and draws from the distribution, the most probable first."""
         codes = distinct(torch.cat([self.best()[None], self.distribution.sample(num, generator)]))
         return codes[self.distribution.log_prob(codes).argsort(descending=True, stable=True)]
+
+    def marginals(self) -> list[Tensor]:
+        """Probabilities of each variable's candidates."""
+        return self.distribution.marginals()
 
     def stats(self) -> dict[str, float]:
         """For the log: entropy in nats, next K, beta, mean GMACs of the last samples, best so far, counts."""

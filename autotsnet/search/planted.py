@@ -1,4 +1,4 @@
-"""A search problem whose answer is known: an oracle in place of training.
+"""A search problem whose answer is known: a judge that trains nothing.
 
 The space has the shape of one stream of a real one: four block groups of MBConv3D blocks; the channels C are
 chosen per group, the temporal kernel t, the spatial kernel k and the expansion e per block. A score is
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotsnet.search.encoding import Blocks, uniform_codes
+from autotsnet.space import Blocks, Product
 
 # Candidates: kernels and expansions as around X3D's (3, 3, 2.25), channels relative to the group's base.
 TEMPORAL = (1, 3, 5)
@@ -31,7 +31,7 @@ FRAMES = 13
 DEPTH = (3, 4, 5, 4)
 
 
-class PlantedOracle:
+class PlantedJudge:
     """Score, GMACs and log-likelihood of encoded architectures, and the known optimum.
 
     Quality is the score on a scale of 0, the mean of random in-budget architectures, to 1, the optimum.
@@ -47,8 +47,11 @@ class PlantedOracle:
         interaction: standard deviation of the interactions over that of the summed main effects.
         budget_quantile: the budget is this quantile of the GMACs of uniformly drawn architectures.
         loss_range: nats of cross-entropy between quality 0 and quality 1.
-        noise: standard deviation in nats of an evaluation, independent per architecture and step.
+        noise: standard deviation in nats of an evaluation, independent per architecture and step. A final evaluation
+            is the mean of 16: on all held-out data, of which a step sees a batch.
     """
+
+    clips = 192  # that a likelihood is said to be of: Auto-X3D's batch
 
     def __init__(
         self,
@@ -61,9 +64,11 @@ class PlantedOracle:
     ) -> None:
         """Plant the score, fix the budget, solve for the optimum."""
         self.depth, self.noise, self.loss_range = depth, noise, loss_range
+        self.repeats = 16 if noise else 1  # of a final evaluation
+        self._generator = torch.Generator().manual_seed(seed)
         self.blocks: Blocks = tuple(b for blocks in depth for b in ((len(WIDTH),), *(COUNTS,) * blocks))
         self._plant(np.random.default_rng(seed), interaction)
-        draws = uniform_codes(self.blocks, 20_000, torch.Generator().manual_seed(seed))
+        draws = Product(self.blocks).sample(20_000, torch.Generator().manual_seed(seed))
         self.target = self.gmacs(draws).quantile(budget_quantile).item()
         self.random_score = self.score(draws)[self.gmacs(draws) <= self.target].mean().item()
         self.optimum = self._solve()
@@ -109,12 +114,22 @@ class PlantedOracle:
         """Share of the way from the mean random in-budget architecture to the optimum, ``K``."""
         return (self.score(codes) - self.random_score) / (self.optimum_score - self.random_score)
 
-    def log_likelihood(self, codes: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Mean log-likelihood per clip as a trained network might have it, ``K``."""
+    def scores(self, codes: Tensor, alone: None = None, final: bool = False) -> Tensor:
+        """Mean log-likelihood per clip as a trained network might have it, ``K``; see ``Judge``."""
         loss = 1.0 + self.loss_range * (1 - self.quality(codes))
-        if self.noise:
-            loss = loss + self.noise * torch.randn(len(codes), generator=generator, dtype=torch.float64)
-        return -loss
+        if not self.noise:
+            return -loss
+        repeats = self.repeats if final else 1
+        draws = [torch.randn(len(codes), generator=self._generator, dtype=torch.float64) for _ in range(repeats)]
+        return -(loss + self.noise * torch.stack(draws)).mean(0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state of the noise."""
+        return dict(generator=self._generator.get_state())
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue as if never interrupted."""
+        self._generator.set_state(state["generator"])
 
     def _solve(self) -> Tensor:
         """The best architecture within the budget, ``M``, by dynamic programming.

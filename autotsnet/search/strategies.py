@@ -10,19 +10,22 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from autotsnet.search.encoding import Blocks, Cost, uniform_codes, variable_counts
+from autotsnet.search.encoding import Cost
 from autotsnet.search.estimator import AllSamplesFailedError
+from autotsnet.space import Domain
 
 
 class Strategy(Protocol):
     """Ask for architectures, judge them, tell; best() at any time after the first tell.
 
-    Codes are LongTensors ``K M``, log-likelihoods means per clip (``K``, not finite for a failed sample),
-    GMACs ``K``.
+    Codes are LongTensors ``K M``, log-likelihoods means per clip (``K``, not finite for a failed sample). ``gmacs``
+    and ``cost`` are in the unit of the budget, GMACs or milliseconds, ``K``.
     """
 
     samples: int
     """Architectures judged so far."""
+    dropped: int
+    """Those of them that failed."""
 
     def ask(self) -> Tensor:
         """Architectures to judge next; their number is the strategy's choice."""
@@ -40,8 +43,12 @@ class Strategy(Protocol):
         """At most ``num`` in-budget candidates for :meth:`best` worth judging once more, ``K M``, best() first."""
         ...
 
-    def propose(self, num: int, generator: torch.Generator) -> Tensor:
+    def draws(self, num: int, generator: torch.Generator) -> Tensor:
         """Distinct architectures that it would try next, ``K M``: of ``num`` draws, favoured ones first; any cost."""
+        ...
+
+    def marginals(self) -> list[Tensor]:
+        """Probabilities of each variable's candidates; empty where there is no distribution."""
         ...
 
     def stats(self) -> dict[str, float]:
@@ -58,17 +65,17 @@ class Strategy(Protocol):
 
 
 def sample_in_budget(
-    blocks: Blocks,
+    domain: Domain,
     cost: Cost,
     num: int,
     target: float | None,
     generator: torch.Generator,
     max_draws: int = 1_000_000,
 ) -> Tensor:
-    """``num`` architectures uniform over those in the budget, by rejection; LongTensor ``K M``.
+    """``num`` architectures as the domain draws them, of those in the budget, by rejection; LongTensor ``K M``.
 
     Args:
-        blocks: the space.
+        domain: the space.
         cost: GMACs of codes.
         num: how many.
         target: budget in GMACs; None accepts all.
@@ -79,7 +86,7 @@ def sample_in_budget(
         ValueError: too few in so many draws; says the range that was drawn.
     """
     if target is None:
-        return uniform_codes(blocks, num, generator)
+        return domain.sample(num, generator)
     kept, found, draws = [], 0, 0
     least, most = float("inf"), 0.0
     while found < num:
@@ -88,7 +95,7 @@ def sample_in_budget(
                 f"{found} of {num} architectures of at most {target:g} GMACs in {draws} draws; "
                 f"those drawn have {least:g} to {most:g} GMACs"
             )
-        codes = uniform_codes(blocks, 256, generator)
+        codes = domain.sample(256, generator)
         gmacs = cost(codes)
         least, most = min(least, gmacs.min().item()), max(most, gmacs.max().item())
         kept.append(codes[gmacs <= target])
@@ -159,26 +166,26 @@ class Archive:
 
 
 class RandomSearch:
-    """Uniform over the architectures in the budget; ends with the likeliest of them.
+    """Fresh architectures in the budget; ends with the likeliest of them.
 
     Args:
-        blocks: the space.
+        domain: the space.
         cost: GMACs of codes.
         target: budget in GMACs; None: none.
         batch: K.
         seed: of the draws.
     """
 
-    def __init__(self, blocks: Blocks, cost: Cost, target: float | None, batch: int = 14, seed: int = 0) -> None:
+    def __init__(self, domain: Domain, cost: Cost, target: float | None, batch: int = 14, seed: int = 0) -> None:
         """Nothing judged yet."""
-        self.blocks, self.cost, self.target, self.batch = blocks, cost, target, batch
+        self.domain, self.cost, self.target, self.batch = domain, cost, target, batch
         self.generator = torch.Generator().manual_seed(seed)
         self.samples = self.dropped = 0
         self._archive = Archive(target)
 
     def ask(self) -> Tensor:
         """``batch`` fresh architectures."""
-        return sample_in_budget(self.blocks, self.cost, self.batch, self.target, self.generator)
+        return sample_in_budget(self.domain, self.cost, self.batch, self.target, self.generator)
 
     def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int) -> Tensor:
         """Remember the best; all weigh alike.
@@ -211,9 +218,13 @@ class RandomSearch:
         self.best()
         return torch.stack(self._archive.codes()[:num])
 
-    def propose(self, num: int, generator: torch.Generator) -> Tensor:
-        """Uniform ones, in the order drawn."""
-        return distinct(uniform_codes(self.blocks, num, generator))
+    def draws(self, num: int, generator: torch.Generator) -> Tensor:
+        """Random ones, in the order drawn."""
+        return distinct(self.domain.sample(num, generator))
+
+    def marginals(self) -> list[Tensor]:
+        """None."""
+        return []
 
     def stats(self) -> dict[str, float]:
         """Counts, and the incumbent's log-likelihood and GMACs."""
@@ -249,7 +260,7 @@ class EvolutionOptions:
 
 
 class Evolution(RandomSearch):
-    """Regularised evolution: children of tournament winners, one variable changed; the oldest die.
+    """Regularised evolution: children of tournament winners, each a mutation of the domain's; the oldest die.
 
     Starts with a random in-budget population and only ever proposes architectures in the budget. Its children
     are asked for in batches, a parallel evolution of that width.
@@ -257,17 +268,16 @@ class Evolution(RandomSearch):
 
     def __init__(
         self,
-        blocks: Blocks,
+        domain: Domain,
         cost: Cost,
         target: float | None,
         options: EvolutionOptions | None = None,
         batch: int = 14,
         seed: int = 0,
     ) -> None:
-        """Nobody lives yet."""
-        super().__init__(blocks, cost, target, batch, seed)
+        """An empty population."""
+        super().__init__(domain, cost, target, batch, seed)
         self.options = options or EvolutionOptions()
-        self._counts = variable_counts(blocks)
         self._alive: deque[tuple[Tensor, float]] = deque(maxlen=self.options.population)  # oldest first
 
     def ask(self) -> Tensor:
@@ -275,7 +285,7 @@ class Evolution(RandomSearch):
         missing = self.options.population - len(self._alive)
         if missing > 0:
             num = min(missing, self.batch)
-            return sample_in_budget(self.blocks, self.cost, num, self.target, self.generator)
+            return sample_in_budget(self.domain, self.cost, num, self.target, self.generator)
         return self._children()
 
     def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int) -> Tensor:
@@ -295,7 +305,7 @@ class Evolution(RandomSearch):
         children = codes[winners]
         todo = torch.arange(self.batch)
         for _ in range(tries):
-            proposals = self._mutate(codes[winners[todo]], self.generator)
+            proposals = self.domain.mutate(codes[winners[todo]], self.generator)
             fits = torch.ones(len(todo), dtype=torch.bool)
             if self.target is not None:
                 fits = self.cost(proposals) <= self.target
@@ -305,25 +315,15 @@ class Evolution(RandomSearch):
                 break
         return children
 
-    def _mutate(self, codes: Tensor, generator: torch.Generator) -> Tensor:
-        """A copy of ``codes`` (``K M``), another candidate in one variable of each."""
-        codes, rows = codes.clone(), torch.arange(len(codes))
-        mutable = (self._counts > 1).nonzero()[:, 0]
-        variables = mutable[torch.randint(len(mutable), (len(codes),), generator=generator)]
-        others = self._counts[variables] - 1
-        shift = 1 + (torch.rand(len(codes), generator=generator) * others).long().clamp(max=others - 1)
-        codes[rows, variables] = (codes[rows, variables] + shift) % self._counts[variables]
-        return codes
-
-    def propose(self, num: int, generator: torch.Generator) -> Tensor:
+    def draws(self, num: int, generator: torch.Generator) -> Tensor:
         """Mutations of the living, those of the likeliest parents first."""
         if not self._alive:
-            return super().propose(num, generator)
+            return super().draws(num, generator)
         codes = torch.stack([code for code, _ in self._alive])
         fitness = torch.tensor([value for _, value in self._alive])
         parents = torch.randint(len(codes), (num,), generator=generator)
         parents = parents[fitness[parents].argsort(descending=True, stable=True)]
-        return distinct(self._mutate(codes[parents], generator))
+        return distinct(self.domain.mutate(codes[parents], generator))
 
     def state_dict(self) -> dict[str, Any]:
         """See :class:`Strategy`."""

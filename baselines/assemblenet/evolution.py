@@ -1,19 +1,21 @@
-"""Evolution of AssembleNet graphs, guided by the connection weights that training left.
+"""Random AssembleNet graphs and their mutations, guided by the connection weights that training left.
 
 The authors' code of this part is not public. Stated by the paper (arXiv 1905.13209): a population of over-connected
 multi-stream graphs evolves; learned connection weights decide which connections a child keeps; blocks are split, merged
 and change their temporal resolution; connections go from lower to higher levels. Everything else here is ours, and
-named in ``EvolutionOptions``. Filters of a level always sum to those of the found graphs.
+named in ``GraphOptions``. Filters of a level always sum to those of the found graphs.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from baselines.assemblenet.graph import DILATIONS, LEVELS, STEM, Graph, Node
 
@@ -23,12 +25,10 @@ LEAST_FILTERS = 16
 
 
 @dataclass(frozen=True)
-class EvolutionOptions:
+class GraphOptions:
     """What the paper leaves open.
 
     Attributes:
-        population: graphs alive; the oldest dies. Unknown.
-        tournament: contestants for a parent. Unknown.
         stems: RGB and flow stems of a first graph; two of each, as in what the authors found.
         connection: probability of each possible connection in a first graph: over-connected.
         keep: connections of a parent whose weight is below this are dropped; None: a threshold drawn uniformly for
@@ -37,8 +37,6 @@ class EvolutionOptions:
         most_nodes: of one level.
     """
 
-    population: int = 50
-    tournament: int = 10
     stems: tuple[str, ...] = ("rgb", "rgb", "flow", "flow")
     connection: float = 0.5
     keep: float | None = None
@@ -46,7 +44,7 @@ class EvolutionOptions:
     most_nodes: int = 4
 
 
-def random_graph(options: EvolutionOptions, rng: random.Random) -> Graph:
+def random_graph(options: GraphOptions, rng: random.Random) -> Graph:
     """An over-connected graph: one to ``most_nodes`` nodes per level, one on top."""
     filters = STEM_FILTERS // len(options.stems)
     nodes = [
@@ -63,7 +61,7 @@ def random_graph(options: EvolutionOptions, rng: random.Random) -> Graph:
     return _whole(nodes, rng)
 
 
-def rewired(graph: Graph, options: EvolutionOptions, rng: random.Random) -> Graph:
+def rewired(graph: Graph, options: GraphOptions, rng: random.Random) -> Graph:
     """The connections that training found strong, and as many new ones as were dropped (in expectation)."""
     threshold = rng.random() if options.keep is None else options.keep
     nodes = list(graph.nodes)
@@ -105,7 +103,7 @@ def merge(graph: Graph, first: int, second: int) -> Graph:
 _NEW = 1 << 30  # key of the node that a split adds, above all others
 
 
-def mutated(graph: Graph, options: EvolutionOptions, rng: random.Random) -> Graph:
+def mutated(graph: Graph, options: GraphOptions, rng: random.Random) -> Graph:
     """A child: rewired, then changed in structure."""
     child = rewired(graph, options, rng)
     for _ in range(options.changes):
@@ -114,7 +112,7 @@ def mutated(graph: Graph, options: EvolutionOptions, rng: random.Random) -> Grap
     return _whole(list(child.nodes), rng)
 
 
-def _split_change(graph: Graph, options: EvolutionOptions, rng: random.Random, dry: bool = False) -> Any:
+def _split_change(graph: Graph, options: GraphOptions, rng: random.Random, dry: bool = False) -> Any:
     counts = [sum(n.level == level for n in graph.nodes) for level in range(LEVELS)]
     able = [
         i
@@ -124,14 +122,14 @@ def _split_change(graph: Graph, options: EvolutionOptions, rng: random.Random, d
     return bool(able) if dry else split(graph, rng.choice(able))
 
 
-def _merge_change(graph: Graph, options: EvolutionOptions, rng: random.Random, dry: bool = False) -> Any:
+def _merge_change(graph: Graph, options: GraphOptions, rng: random.Random, dry: bool = False) -> Any:
     able = [
         (i, j) for j, b in enumerate(graph.nodes) for i, a in enumerate(graph.nodes[:j]) if a.level == b.level != STEM
     ]
     return bool(able) if dry else merge(graph, *rng.choice(able))
 
 
-def _dilation_change(graph: Graph, options: EvolutionOptions, rng: random.Random, dry: bool = False) -> Any:
+def _dilation_change(graph: Graph, options: GraphOptions, rng: random.Random, dry: bool = False) -> Any:
     if dry:
         return True
     nodes = list(graph.nodes)
@@ -166,86 +164,48 @@ def _whole(nodes: list[Node], rng: random.Random) -> Graph:
     return Graph("evolved", tuple(nodes))
 
 
-class RandomGraphs:
-    """Random graphs, the best of which is kept: what evolution must beat.
+class GraphSpace:
+    """The graphs as a domain of ``autotsnet.search``'s strategies.
+
+    Graphs are no product of variables: a code is the number of a graph in the order in which they were made, ``K 1``.
 
     Args:
         options: of the graphs.
-        seed: of all draws.
     """
 
-    def __init__(self, options: EvolutionOptions | None = None, seed: int = 0) -> None:
-        self.options, self.rng = options or EvolutionOptions(), random.Random(seed)
-        self.journal: list[tuple[Graph, float]] = []
+    def __init__(self, options: GraphOptions | None = None) -> None:
+        self.options = options or GraphOptions()
+        self.graphs: list[Graph] = []
 
-    def ask(self) -> Graph:
-        """The next graph to train; its connection weights are to be learned."""
-        return random_graph(self.options, self.rng)
+    def sample(self, num: int, generator: torch.Generator) -> Tensor:
+        """``num`` random graphs, ``K 1``."""
+        return self._added(random_graph(self.options, _random(generator)) for _ in range(num))
 
-    def tell(self, graph: Graph, fitness: float) -> None:
-        """Take in a trained graph, with the connection weights it learned; a fitness of NaN: it failed."""
-        self.journal.append((graph, fitness))
+    def mutate(self, codes: Tensor, generator: torch.Generator) -> Tensor:
+        """A child of each graph, ``K 1``."""
+        return self._added(mutated(self.decode(code), self.options, _random(generator)) for code in codes)
 
-    def best(self) -> Graph:
-        """The fittest graph so far.
+    def decode(self, code: Tensor) -> Graph:
+        """The graph of a code, ``1``."""
+        return self.graphs[int(code)]
 
-        Raises:
-            ValueError: there is none.
-        """
-        fit = [(f, -i) for i, (_, f) in enumerate(self.journal) if math.isfinite(f)]
-        if not fit:
-            raise ValueError(f"none of {len(self.journal)} graphs has a finite fitness")
-        return self.journal[-max(fit)[1]][0]
+    def learned(self, code: Tensor, graph: Graph) -> None:
+        """Replace a graph by itself with the connection weights that training left, which guide its mutations."""
+        self.graphs[int(code)] = graph
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        version, internal, gauss = self.rng.getstate()
-        journal = [(g.to_dict(), f if math.isfinite(f) else None) for g, f in self.journal]
-        return {"journal": journal, "rng": [version, list(internal), gauss]}
+    def _added(self, graphs: Iterable[Graph]) -> Tensor:
+        first = len(self.graphs)
+        self.graphs.extend(graphs)
+        return torch.arange(first, len(self.graphs))[:, None]
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def state_dict(self) -> list[dict[str, Any]]:
+        """All graphs as plain data."""
+        return [graph.to_dict() for graph in self.graphs]
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
         """Continue as if never interrupted."""
-        version, internal, gauss = state["rng"]
-        self.rng.setstate((version, tuple(internal), gauss))
-        self.journal = []
-        for data, fitness in state["journal"]:
-            self.tell(Graph.from_dict(data), math.nan if fitness is None else fitness)
+        self.graphs = [Graph.from_dict(data) for data in state]
 
 
-class GraphEvolution(RandomGraphs):
-    """A random population at first, then children of tournament winners; the oldest dies."""
-
-    def __init__(self, options: EvolutionOptions | None = None, seed: int = 0) -> None:
-        super().__init__(options, seed)
-        self._alive: deque[tuple[Graph, float]] = deque(maxlen=self.options.population)
-
-    def ask(self) -> Graph:
-        """A random graph until the population is full, a child afterwards."""
-        if len(self._alive) < self.options.population:
-            return random_graph(self.options, self.rng)
-        contestants = self.rng.sample(list(self._alive), min(self.options.tournament, len(self._alive)))
-        return mutated(max(contestants, key=lambda one: one[1])[0], self.options, self.rng)
-
-    def tell(self, graph: Graph, fitness: float) -> None:
-        """Let it in; what failed is never born."""
-        super().tell(graph, fitness)
-        if math.isfinite(fitness):
-            self._alive.append((graph, fitness))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as if never interrupted."""
-        self._alive.clear()
-        super().load_state_dict(state)
-
-
-def evolve(strategy: RandomGraphs, train: Callable[[Graph], tuple[Graph, float]], evaluations: int) -> Graph:
-    """Judge so many graphs in all and return the best.
-
-    Args:
-        strategy: fresh or resumed.
-        train: from a graph to the same with learned connection weights, and its fitness.
-        evaluations: including those that a resumed strategy has behind it.
-    """
-    while len(strategy.journal) < evaluations:
-        strategy.tell(*train(strategy.ask()))
-    return strategy.best()
+def _random(generator: torch.Generator) -> random.Random:
+    return random.Random(int(torch.randint(2**62, (), generator=generator)))

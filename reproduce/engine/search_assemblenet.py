@@ -20,9 +20,10 @@ from mmengine.config import Config
 from torch import nn
 
 from autotsnet.registry import family
+from autotsnet.search import Evolution, EvolutionOptions, RandomSearch
 from baselines.assemblenet import ASSEMBLENET_50, Graph
 from baselines.assemblenet.connections import dense, learned, pruned
-from baselines.assemblenet.evolution import EvolutionOptions, GraphEvolution, RandomGraphs, random_graph
+from baselines.assemblenet.evolution import GraphOptions, GraphSpace, random_graph
 from reproduce.budget import Solution, solve
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
@@ -35,7 +36,8 @@ from reproduce.records import Search
 from reproduce.suites import Suite
 
 load = Graph.load
-STRATEGIES = {"evolution": GraphEvolution, "random": RandomGraphs}
+STRATEGIES = ("evolution", "random")
+PROCEDURE = 2  # of these two; to be raised when the same options find something else
 ONE_DEVICE = True
 DRAWS = 20  # graphs of the same kind, random or pruned, until one can be brought to the budget
 
@@ -44,6 +46,7 @@ def identity(suite: Suite, config: Config) -> list:
     """Network, options and recipe."""
     recipe = Config(dict(net=config.net, optim=config.optim_wrapper, options=config.options)).pretty_text
     more = [config.get(key) for key in ("label_smoothing", "milestones", "amp", "sub_batch", "reference_batch")]
+    more += [PROCEDURE] if config.strategy in STRATEGIES else []
     return [recipe, config.strategy, config.epochs, config.batch, config.warmup, repr(suite.protocol), more]
 
 
@@ -78,7 +81,7 @@ def draw(suite: Suite, config: Config, seed: int) -> Graph:
     """A random over-connected graph, as evolution starts from, the first that some width brings to the budget."""
     rng = random.Random(seed)
     for _ in range(DRAWS):
-        graph = random_graph(EvolutionOptions(), rng)
+        graph = random_graph(GraphOptions(), rng)
         if _solution(suite, config, graph).matched:
             break
     return graph
@@ -108,28 +111,39 @@ def _pruned(suite: Suite, config: Config, whole: Graph) -> Graph:
 
 
 def _evolution(suite, config, seed, manifest, folder, name) -> tuple[Graph, pd.DataFrame, dict]:
-    o = config.options
-    strategy = STRATEGIES[config.strategy](EvolutionOptions(population=o.population, tournament=o.tournament), seed)
-    state, seconds, steps = folder / "journal.json", 0.0, 0
+    o, space = config.options, GraphSpace()
+    strategy = RandomSearch(space, _free, None, batch=1, seed=seed)
+    if config.strategy == "evolution":
+        strategy = Evolution(space, _free, None, EvolutionOptions(o.population, o.tournament), batch=1, seed=seed)
+    state, journal, seconds, steps = folder / "journal.pth", [], 0.0, 0
     if state.exists():
-        saved = json.loads(state.read_text())
-        seconds, steps = saved["seconds"], saved["steps"]
+        saved = torch.load(state, weights_only=True)
+        journal, seconds, steps = saved["journal"], saved["seconds"], saved["steps"]
+        space.load_state_dict(saved["graphs"])
         strategy.load_state_dict(saved["strategy"])
     weights, held_out = halves(manifest, seed)
     batches = list(itertools.islice(stream(held_out, config, suite, seed), o.judge_batches))
-    while len(strategy.journal) < o.evaluations:
-        number, graph = len(strategy.journal) + 1, strategy.ask()
+    while len(journal) < o.evaluations:
+        number, code = len(journal) + 1, strategy.ask()
+        graph = space.decode(code[0])
         work = folder / "candidates" / str(number)
         try:
             label = f"{name}, graph {number} of {o.evaluations}"
             model, hook, n = _fit(suite, config, graph, seed, weights, o.epochs, work, label)
-            graph, fitness = learned(model.net), _log_likelihood(model, batches)
+            space.learned(code[0], learned(model.net))
+            fitness = _log_likelihood(model, batches)
             seconds, steps = seconds + hook.seconds_total, steps + n
         except DivergedError:
             fitness = math.nan
-        strategy.tell(graph, fitness)
-        write_json(state, dict(strategy=strategy.state_dict(), seconds=seconds, steps=steps))
+        if math.isfinite(fitness):  # what failed is never born
+            told = torch.tensor([fitness], dtype=torch.float64)
+            strategy.tell(code, told, _free(code), config.batch * o.judge_batches)
+        journal.append((int(code), fitness))
+        saved = dict(journal=journal, seconds=seconds, steps=steps)
+        saved |= dict(graphs=space.state_dict(), strategy=strategy.state_dict())
+        write_atomic(state, lambda path, saved=saved: torch.save(saved, path))
         shutil.rmtree(work)
+    judged = [(space.graphs[number], fitness) for number, fitness in journal]
     rows = [
         dict(
             log_likelihood=fitness,
@@ -137,10 +151,16 @@ def _evolution(suite, config, seed, manifest, folder, name) -> tuple[Graph, pd.D
             connections=sum(len(n.inputs) for n in graph.nodes),
             graph=json.dumps(graph.to_dict()),
         )
-        for graph, fitness in strategy.journal
+        for graph, fitness in judged
     ]
     clips = config.batch * (steps + o.judge_batches * len(rows))
-    return strategy.best(), pd.DataFrame(rows), dict(steps=steps, architectures=len(rows), clips=clips, wall_s=seconds)
+    cost = dict(steps=steps, architectures=len(rows), clips=clips, wall_s=seconds)
+    return space.decode(strategy.best()), pd.DataFrame(rows), cost
+
+
+def _free(codes: torch.Tensor) -> torch.Tensor:
+    """No graph costs more than another: each is as wide as the budget allows."""
+    return torch.zeros(len(codes), dtype=torch.float64)
 
 
 def _size(suite: Suite) -> dict[str, int]:

@@ -17,11 +17,8 @@ from mmengine.dist import barrier, get_rank, get_world_size
 from mmengine.optim import LinearLR
 
 from autotsnet.architecture import TwoStreamArchitecture
-from autotsnet.cost import CostModel
-from autotsnet.models import SuperNet
-from autotsnet.search import FPNASOptions
-from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions, stages
-from autotsnet.space import SearchSpace, preset
+from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions
+from autotsnet.spaces import SearchSpace, preset
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import optimiser, passes
@@ -47,18 +44,13 @@ def identity(suite: Suite, config: Config) -> list:
 
 def space_of(suite: Suite, config: Config) -> SearchSpace:
     """The preset that a search recipe names, on the suite's clips."""
-    return preset(config.space).at(suite.protocol.sampling.frames, suite.protocol.crops.size)
+    return preset(config.space, suite.protocol.sampling.frames, suite.protocol.crops.size)
 
 
 def search_options(config: Config) -> SearchOptions:
     """The options that a search recipe sets, with the defaults of the others."""
-    return SearchOptions(
-        strategy=config.strategy,
-        progressive=config.progressive,
-        fpnas=FPNASOptions(**config.get("fpnas", {})),
-        sub_batch=config.get("sub_batch"),
-        **config.options,
-    )
+    recipe = {key: config.get(key) for key in ("strategy", "progressive", "sub_batch")}
+    return SearchOptions.of(dict(recipe, fpnas=config.get("fpnas", {}), **config.options))
 
 
 def search_loop(config: Config, suite: Suite, manifest: Manifest, seed: int) -> dict:
@@ -83,8 +75,8 @@ def find(suite: Suite, config: Config, seed: int, manifest: Manifest, folder: Pa
     loop = search_loop(config, suite, manifest, seed)
     dataloader = loop.pop("dataloader")
     hook = RunHook(seed, name, interval=config.checkpoint)
-    net = SuperNet(loop["space"], suite.classes, fair=config.fair)
-    steps = sum(s.warmup + s.steps for s in stages(loop["space"], loop["options"], suite.classes))
+    net = loop["space"].supernet(suite.classes, fair=config.fair)
+    steps = sum(s.warmup + s.steps for s in loop["space"].stages(loop["options"], suite.classes))
     runner = build_runner(
         config,
         folder / "train",
@@ -132,7 +124,7 @@ def _write(suite: Suite, loop: ProgressiveSearchLoop, hook: RunHook, config: Con
 
 def picture(suite: Suite, config: Config, folder: Path, path: Path) -> None:
     """Draw the course of a search from what it left."""
-    aims = stages(space_of(suite, config), search_options(config), suite.classes)
+    aims = space_of(suite, config).stages(search_options(config), suite.classes)
     journal = pd.read_parquet(folder / "journal.parquet")
     draw_trajectory(journal, path, {stage.name: stage.share * suite.gmacs for stage in aims})
 
@@ -144,12 +136,12 @@ def draw(suite: Suite, config: Config, seed: int, tolerance: float = 0.02) -> Tw
         ValueError: the budget is out of the space's range.
     """
     space = space_of(suite, config)
-    cost, rng = CostModel(space, suite.classes), np.random.default_rng((seed, 3))
+    cost, rng = space.cost(suite.classes), np.random.default_rng((seed, 3))
     for _ in range(1000):
         codes = space.sample(4096, rng)
-        near = np.flatnonzero(np.abs(cost.gmacs(codes) / suite.gmacs - 1) <= tolerance)
-        if near.size:
-            return space.decode(codes[near[0]])
+        near = codes[(cost.gmacs(codes) / suite.gmacs - 1).abs() <= tolerance]
+        if len(near):
+            return space.decode(near[0])
     low, high = cost.range()
     raise ValueError(
         f"no architecture of space {space.name!r} within {tolerance:.0%} of {suite.gmacs:g} GMACs in 4 million draws; "

@@ -188,16 +188,16 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         # ---- the search loop and its parts
         (
             "the search seeks the least likely",
-            _LOOP,
-            "sum(-self._mean(self._loss(b, code)) for b in batches)",
-            "sum(self._mean(self._loss(b, code)) for b in batches)",
+            "autotsnet/search/judges.py",
+            "sum(-mean_over_ranks(loss) for loss in losses)",
+            "sum(mean_over_ranks(loss) for loss in losses)",
             LOOP,
         ),
         (
             "alpha learns on the training half",
             _LOOP,
-            "self._judge(codes, [held_out])",
-            "self._judge(codes, [train])",
+            "runner=runner, held_out=held_out, space",
+            "runner=runner, held_out=self.dataloader, space",
             LOOP,
         ),
         (
@@ -232,22 +232,22 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         (
             "finalists need not use the budget",
             _LOOP,
-            "uses = fits & (gmacs >= self.options.use_budget * self.target)",
+            "uses = fits & (costs >= self.options.use_budget * self.target)",
             "uses = fits",
             LOOP,
         ),
         (
             "finalists may be over the budget",
             _LOOP,
-            "fits = gmacs <= self.target",
-            "fits = gmacs <= 2 * self.target",
+            "fits = costs <= self.target",
+            "fits = costs <= 2 * self.target",
             LOOP,
         ),
         (
             "streams are searched with both streams' costs",
             _LOOP,
-            "model = CostModel(self.space, self.num_classes, stage.alone)",
-            "model = CostModel(self.space, self.num_classes)",
+            "self.restriction.expand(codes), self.stage.alone)",
+            "self.restriction.expand(codes))",
             LOOP,
         ),
         (

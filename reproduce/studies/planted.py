@@ -2,7 +2,7 @@
 
     python -m reproduce.studies.planted --out results/studies/planted.json
 
-FP-NAS, PARSEC, random search and evolution on :class:`~autotsnet.search.planted.PlantedOracle`, where the best
+FP-NAS, PARSEC, random search and evolution on :class:`~autotsnet.search.planted.PlantedJudge`, where the best
 architecture under the budget is known. Quality 0 is the mean of random in-budget architectures, 1 the optimum; a score
 within 1 % of the optimum's is a quality of about 0.978.
 
@@ -44,8 +44,9 @@ import pandas as pd
 import torch
 
 from autotsnet.search.fpnas import FPNAS, FPNASOptions, parsec_options
-from autotsnet.search.planted import PlantedOracle
+from autotsnet.search.planted import PlantedJudge
 from autotsnet.search.strategies import Evolution, RandomSearch, Strategy
+from autotsnet.space import Product
 from reproduce.files import write_atomic, write_json
 from reproduce.records import session
 
@@ -53,7 +54,6 @@ SEEDS = range(50, 60)
 TUNING_SEEDS = range(100, 120)
 SUCCESS = 0.99  # of the optimum's score, and, stricter, of quality
 FINALISTS = 32
-NUM_CLIPS = 192  # held-out clips behind a likelihood: Auto-X3D's batch
 SECONDS_PER_SAMPLE = 0.05  # assumed; a small video network's training step on one GPU takes tens of milliseconds
 PARSEC_SAMPLES = 14  # FP-NAS's comparison; also what lambda * H gives at the start of this space
 NOISE = 0.02  # nats, 4 % of the range from random to optimum
@@ -77,31 +77,27 @@ def parsec(steps: int, **options: Any) -> FPNASOptions:
     return parsec_options(PARSEC_SAMPLES, anneal=steps, **shared, **options)
 
 
-def search(strategy: Strategy, oracle: PlantedOracle, seed: int, proceed: Callable[[int], bool]) -> dict[str, Any]:
+def search(strategy: Strategy, oracle: PlantedJudge, proceed: Callable[[int], bool]) -> dict[str, Any]:
     """One search to its end.
 
     Args:
         strategy: fresh.
         oracle: judge.
-        seed: of the noise.
         proceed: whether to go on after so many steps.
 
     Returns:
         What was found and what it took; see the keys.
     """
-    generator = torch.Generator().manual_seed(seed)
     began, steps = time.process_time(), 0
     while proceed(steps):
         codes = strategy.ask()
-        strategy.tell(codes, oracle.log_likelihood(codes, generator), oracle.gmacs(codes), NUM_CLIPS)
+        strategy.tell(codes, oracle.scores(codes), oracle.gmacs(codes), oracle.clips)
         steps += 1
-    # Finalists are judged on all held-out data: 16 batches' worth, noise a quarter of one's.
     finalists = strategy.finalists(FINALISTS)
-    repeats = 16 if oracle.noise else 1
-    judged = torch.stack([oracle.log_likelihood(finalists, generator) for _ in range(repeats)]).mean(0)
+    judged = oracle.scores(finalists, final=True)
     found, first = finalists[judged.argmax()][None], finalists[:1]
     loop = time.process_time() - began
-    samples = strategy.samples + repeats * len(finalists)
+    samples = strategy.samples + oracle.repeats * len(finalists)
     return {
         "quality": oracle.quality(found).item(),
         "quality_without_finalists": oracle.quality(first).item(),
@@ -118,16 +114,16 @@ def search(strategy: Strategy, oracle: PlantedOracle, seed: int, proceed: Callab
 
 def search_by_distribution(options: FPNASOptions, steps: int, seed: int, noise: float = 0.0) -> dict[str, Any]:
     """One FP-NAS or PARSEC search of ``steps`` steps on the oracle of that seed."""
-    oracle = PlantedOracle(seed, noise=noise)
+    oracle = PlantedJudge(seed, noise=noise)
     strategy = FPNAS(oracle.blocks, oracle.gmacs, oracle.target, options, seed=seed)
-    return search(strategy, oracle, seed, lambda step: step < steps)
+    return search(strategy, oracle, lambda step: step < steps)
 
 
 def search_as_long_as(kind: type[RandomSearch], samples: int, seed: int) -> dict[str, Any]:
     """One random search or evolution of ``samples`` samples, finalists included."""
-    oracle = PlantedOracle(seed)
-    strategy = kind(oracle.blocks, oracle.gmacs, oracle.target, batch=PARSEC_SAMPLES, seed=seed)
-    return search(strategy, oracle, seed, lambda _: strategy.samples < samples - FINALISTS)
+    oracle = PlantedJudge(seed)
+    strategy = kind(Product(oracle.blocks), oracle.gmacs, oracle.target, batch=PARSEC_SAMPLES, seed=seed)
+    return search(strategy, oracle, lambda _: strategy.samples < samples - FINALISTS)
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -285,7 +281,7 @@ def main() -> None:
     tuning_file = args.out.with_name(f"{args.out.stem}_tuning.json")
     config = {
         "success": SUCCESS,
-        "num_clips": NUM_CLIPS,
+        "num_clips": PlantedJudge.clips,
         "finalists": FINALISTS,
         "seconds_per_sample": SECONDS_PER_SAMPLE,
         "fpnas": FPNAS_TUNED,

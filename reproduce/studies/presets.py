@@ -23,10 +23,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from autotsnet.meta import on_meta
-from autotsnet.models import SuperNet, TwoStreamNet
 from autotsnet.search import FPNASOptions
 from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions
-from autotsnet.space import SearchSpace, preset
+from autotsnet.spaces import SearchSpace, preset
 from reproduce.data.datasets import StreamSampler
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.runner import Runner
@@ -66,8 +65,8 @@ def saved_gib(space: SearchSpace, clips: int, alone: str | None = None) -> float
     code = (space.counts - 1) // 2
     types = space.positions("fusion", "attention")
     code[types] = space.counts[types] - 1
-    architecture = space.decode(code)
-    net = on_meta(lambda: TwoStreamNet(architecture.alone(alone) if alone else architecture, CLASSES))
+    architecture = space.decode(code, alone)
+    net = on_meta(lambda: space.static_model(architecture, CLASSES))
     there = {t.untyped_storage()._cdata for t in (*net.parameters(), *net.buffers())}
     saved: dict[int, int] = {}  # storage: bytes
 
@@ -93,7 +92,7 @@ def one_step(name: str) -> dict:
     space = preset(name)
     data = Noise(space.macro.frames, space.macro.crop)
     loaders = [DataLoader(data, 1, sampler=StreamSampler(data, 1, 9)) for _ in range(2)]
-    model = VideoClassifier(SuperNet(space, CLASSES))
+    model = VideoClassifier(space.supernet(CLASSES))
     options = SearchOptions(
         warmup=0, steps=1, type_steps=1, progressive=False, theta=None, fpnas=FPNASOptions(fixed_samples=2)
     )

@@ -10,7 +10,7 @@ from autotsnet.layers.elastic import Channels
 from autotsnet.layers.fusion import TSFusion
 from autotsnet.models import SuperNet, TwoStreamNet, recalibrate
 from autotsnet.models.supernet import FairWindow
-from autotsnet.space import preset
+from autotsnet.spaces import preset
 
 TINY = preset("tiny")
 CLIP = torch.randn(4, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last_3d)
@@ -105,7 +105,7 @@ def test_extracted_model_has_the_outputs_of_the_subnet(fair):
 
 def test_a_step_touches_only_the_subnet():
     net = SuperNet(TINY, 5)
-    architecture = TINY.decode(np.zeros(len(TINY.counts), int))
+    architecture = TINY.decode(0 * TINY.counts)
     net(CLIP, architecture).square().sum().backward()
     used = sum(int((p.grad != 0).sum()) for p in net.parameters() if p.grad is not None)
     size = sum(p.numel() for p in TwoStreamNet(architecture, 5).parameters())

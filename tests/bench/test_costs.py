@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from autotsnet.cost import CostModel
-from autotsnet.space import PRESETS, preset
+from autotsnet.spaces import PRESETS, preset
 from reproduce.suites import SUITES, _solution
 
 ARCHITECTURES = 100_000

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from autotsnet.models import SuperNet, TwoStreamNet
-from autotsnet.space import preset
+from autotsnet.spaces import preset
 
 SPACE = preset("tiny")
 

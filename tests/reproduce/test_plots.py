@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from autotsnet.architecture import ATTENTIONS, FUSIONS
-from autotsnet.space import preset
+from autotsnet.spaces import preset
 from reproduce import plots
 
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotsnet.search.distribution import ArchitectureDistribution
-from autotsnet.search.encoding import Restriction, space_size, uniform_codes
+from autotsnet.search.encoding import Restriction, space_size
+from autotsnet.space import Product
 
 SMALL_BLOCKS = st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple), min_size=1, max_size=3).map(
     tuple
@@ -131,7 +132,7 @@ def test_bad_codes_are_named():
 def test_restriction_freezes_the_rest():
     restriction = Restriction(((2, 3), (4,), (5, 2)), searched=(0, 2), template=(1, 2, 3, 4, 1))
     assert restriction.searched_blocks == ((2, 3), (5, 2))
-    stage = uniform_codes(restriction.searched_blocks, 9, torch.Generator().manual_seed(0))
+    stage = restriction.domain.sample(9, torch.Generator().manual_seed(0))
     full = restriction.expand(stage)
     assert full.shape == (9, 5)
     assert (full[:, 2] == 3).all()
@@ -143,5 +144,5 @@ def test_restriction_freezes_the_rest():
 
 
 def test_uniform_codes_are_uniform():
-    codes = uniform_codes(((2, 5),), 20_000, torch.Generator().manual_seed(0))
+    codes = Product(((2, 5),)).sample(20_000, torch.Generator().manual_seed(0))
     torch.testing.assert_close(codes[:, 1].bincount() / 20_000, torch.full((5,), 0.2), rtol=0, atol=0.015)

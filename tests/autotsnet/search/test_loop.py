@@ -14,8 +14,8 @@ from torch.utils.data import default_collate
 from autotsnet.architecture import STREAMS
 from autotsnet.cost import CostModel
 from autotsnet.search.fpnas import FPNASOptions
-from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions
-from autotsnet.space import preset
+from autotsnet.search.progressive import ProgressiveSearchLoop, SearchError, SearchOptions
+from autotsnet.spaces import preset
 
 TINY = preset("tiny")
 BUDGET = 0.03
@@ -46,7 +46,7 @@ class Stub(nn.Module):
     def __init__(self, loss):
         super().__init__()
         self.net, self.loss = nn.Linear(1, 1, bias=False), loss
-        self.net.fair, self.net.prefix_windows = None, nullcontext
+        self.net.reseed, self.net.prefix_windows = lambda seed: None, nullcontext
 
     def data_preprocessor(self, data: dict, training: bool) -> dict:
         return data
@@ -97,7 +97,7 @@ def planted(model: Stub, architecture, clips) -> torch.Tensor:
     return 2 - clips.mean() * right(architecture) + 0 * model.net.weight.sum()
 
 
-def searched(options: SearchOptions, loss=planted, gmacs: float = BUDGET) -> ProgressiveSearchLoop:
+def searched(options, loss=planted, gmacs: float = BUDGET, space=TINY, **more) -> ProgressiveSearchLoop:
     """A finished search."""
     model = Stub(loss)
     runner = SimpleNamespace(
@@ -109,7 +109,7 @@ def searched(options: SearchOptions, loss=planted, gmacs: float = BUDGET) -> Pro
     )
     training, held_out = Stream(TRAINING), Stream(HELD_OUT)
     loop = ProgressiveSearchLoop(
-        runner, training, held_out=held_out, space=TINY, num_classes=10, gmacs=gmacs, options=options
+        runner, training, held_out=held_out, space=space, num_classes=10, gmacs=gmacs, options=options, **more
     )
     loop.run()
     return loop
@@ -146,7 +146,7 @@ def test_a_stage_freezes_what_it_has_decided_for_the_next():
     decided: list[int] = []
     for stage in loop.stages:
         codes = np.stack(journal[journal.stage == stage.name].code)
-        assert (codes[:, decided] == found[decided]).all(), "decided before"
+        assert (codes[:, decided] == found[decided].numpy()).all(), "decided before"
         decided += TINY.positions(*stage.decides)
         waiting = [i for i in range(len(found)) if i not in decided]
         assert (codes[:, waiting] == 0).all(), "decided later"
@@ -165,7 +165,7 @@ def judged(monkeypatch) -> list[tuple]:
         told = dict(zip((tuple(map(int, c)) for c in here.code), here.log_likelihood, strict=True))
         whole = [tuple(c) for c in self.restriction.expand(codes).tolist()]
         model = CostModel(TINY, 10, self.stage.alone)
-        share, costs = (model.gmacs(np.array(list(cs))) / (self.stage.share * BUDGET) for cs in (whole, told))
+        share, costs = (model.gmacs(torch.tensor(list(cs))) / (self.stage.share * BUDGET) for cs in (whole, told))
         seen.append((self.stage.name, whole, share.tolist(), told, dict(zip(told, costs.tolist(), strict=True))))
         return codes
 
@@ -194,7 +194,7 @@ def test_finalists_of_every_strategy_use_the_budget_and_the_likeliest_judged_are
 def test_the_likeliest_finalist_is_kept(judged):
     loop = searched(replace(SHORT, use_budget=0, finalists=8))
     _, codes, *_ = judged[-1]
-    of_finalists = [right(TINY.decode(np.array(code))) for code in codes]
+    of_finalists = [right(TINY.decode(torch.tensor(code))) for code in codes]
     assert right(loop.architecture) == max(of_finalists) > min(of_finalists)
 
 
@@ -209,3 +209,33 @@ def test_where_nothing_uses_the_budget_whatever_is_in_it_is_judged(judged):
 def test_the_share_of_the_budget_is_an_option(judged):
     searched(replace(SHORT, use_budget=0))
     assert min(min(share) for _, _, share, *_ in judged) < 0.9
+
+
+def test_a_space_whose_stages_miss_a_variable_is_refused():
+    class Forgetful(type(TINY)):
+        def stages(self, options, num_classes):
+            return super().stages(options, num_classes)[:3]
+
+    with pytest.raises(SearchError, match=r"no stage of space 'tiny' decides slow\.attention\.0, .*: add attention to"):
+        searched(SHORT, space=Forgetful(**vars(preset("tiny").at(8, 64))))
+
+
+def test_space_and_options_come_as_config_and_the_judge_is_any():
+    class Table:
+        clips, images = 64, 0
+
+        def scores(self, codes, alone=None, final=False):
+            return -codes.double().mean(1)  # the smaller, the better
+
+        def state_dict(self):
+            return {}
+
+    short = dict(strategy="random", warmup=0, steps=5, type_steps=5, batch=8, use_budget=0)
+    loop = searched(short, space=dict(type="tiny", frames=8, crop=64), judge=Table())
+    journal, _ = loop.journals()
+    means = np.stack(journal[journal.stage == "attention"].code).mean(1)
+    assert TINY.encode(loop.architecture).double().mean() <= means.min()
+    with pytest.raises(ValueError, match="unknown search space 'xl'; known: tiny, s, m, l"):
+        searched(SHORT, space="xl")
+    with pytest.raises(SearchError, match="give a search one of them"):
+        searched(SHORT, constraint=dict(type="gmacs", limit=1.0))

@@ -16,8 +16,9 @@ from autotsnet.cost import CostModel
 from autotsnet.meta import on_meta
 from autotsnet.models import TwoStreamNet
 from autotsnet.search.fpnas import FPNASOptions
-from autotsnet.search.progressive import ProgressiveSearchLoop, SearchError, SearchOptions, stages
-from autotsnet.space import PRESETS, STAGES, preset
+from autotsnet.search.judges import SupernetJudge
+from autotsnet.search.progressive import SearchError, SearchOptions
+from autotsnet.spaces import PRESETS, STAGES, preset
 from reproduce import suites
 from reproduce.engine import search_auto_tsnet, searching
 from reproduce.engine.classifier import VideoClassifier
@@ -31,11 +32,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_stages_decide_every_variable_once_within_the_budget(name):
-    found = stages(preset(name), SearchOptions(), 10)
+    found = preset(name).stages(SearchOptions(), 10)
     assert [v for s in found for v in s.decides] == list(STAGES)
     assert sum(s.share for s in found if s.alone) == pytest.approx(0.85)
     assert found[-1].share == 1.0
-    joint = stages(preset(name), SearchOptions(progressive=False), 10)
+    joint = preset(name).stages(SearchOptions(progressive=False), 10)
     assert len(joint) == 1
     assert joint[0].warmup + joint[0].steps == sum(s.warmup + s.steps for s in found)
     assert joint[0].steps == sum(s.steps for s in found)
@@ -81,7 +82,7 @@ def test_a_search_leaves_its_artefacts(tiny, found):
     assert list(journal.stage.unique()) == ["slow", "fast", "fusion", "attention"]
     assert len(journal) == found.cost.architectures
     both = journal[journal.stage.isin(["fusion", "attention"])]
-    np.testing.assert_allclose(cost.gmacs(np.stack(both.code)), both.gmacs)
+    np.testing.assert_allclose(cost.gmacs(torch.tensor(np.stack(both.code)).long()), both.gmacs)
     undecided = space.positions("attention")
     assert (np.stack(journal[journal.stage == "fusion"].code)[:, undecided] == 0).all(), "attention waits for its stage"
     trajectory = pd.read_parquet(found.folder / "trajectory.parquet")
@@ -145,14 +146,14 @@ def test_every_strategy_ends_with_the_likeliest_finalist(tiny, tmp_path, monkeyp
     suite, train, _ = tiny
     config = config_of(tiny, **changes)
     config.options.update(SHORT)
-    judged, original = [], ProgressiveSearchLoop._judge
+    judged, original = [], SupernetJudge.scores
 
-    def judge(self, codes, batches):
-        values = original(self, codes, batches)
-        judged.append((self.restriction.expand(codes), values))
+    def scores(self, codes, alone=None, final=False):
+        values = original(self, codes, alone, final)
+        judged.append((codes, values))
         return values
 
-    monkeypatch.setattr(ProgressiveSearchLoop, "_judge", judge)
+    monkeypatch.setattr(SupernetJudge, "scores", scores)
     found = searching.search(suite, config, 0, train, tmp_path)
     space = search_auto_tsnet.space_of(suite, config_of(tiny))
     code = space.encode(found.architecture)

@@ -11,6 +11,7 @@ from autotsnet.search.distribution import ArchitectureDistribution
 from autotsnet.search.estimator import AllSamplesFailedError
 from autotsnet.search.fpnas import FPNAS, FPNASOptions, most_probable_in_budget, parsec_options
 from autotsnet.search.strategies import Evolution, EvolutionOptions, RandomSearch, distinct, sample_in_budget
+from autotsnet.space import Product
 
 BLOCKS = ((3, 4), (5,), (2, 2, 3))
 EVERYTHING = torch.tensor(list(itertools.product(*(range(n) for block in BLOCKS for n in block))))
@@ -18,8 +19,8 @@ TARGET = 8.0
 STRATEGIES = {
     "fpnas": lambda seed=0: FPNAS(BLOCKS, gmacs, TARGET, FPNASOptions(joint_from=20, lr=0.05, anneal=300), seed=seed),
     "parsec": lambda seed=0: FPNAS(BLOCKS, gmacs, TARGET, parsec_options(4, beta=1.5, center=True, lr=0.1), seed=seed),
-    "random": lambda seed=0: RandomSearch(BLOCKS, gmacs, TARGET, batch=4, seed=seed),
-    "evolution": lambda seed=0: Evolution(BLOCKS, gmacs, TARGET, EvolutionOptions(10, 3), batch=4, seed=seed),
+    "random": lambda seed=0: RandomSearch(Product(BLOCKS), gmacs, TARGET, batch=4, seed=seed),
+    "evolution": lambda seed=0: Evolution(Product(BLOCKS), gmacs, TARGET, EvolutionOptions(10, 3), batch=4, seed=seed),
 }
 
 
@@ -176,11 +177,11 @@ def test_mode_over_budget_is_repaired():
 
 def test_random_samples_are_in_the_budget():
     generator = torch.Generator().manual_seed(0)
-    codes = sample_in_budget(BLOCKS, gmacs, 500, TARGET, generator)
+    codes = sample_in_budget(Product(BLOCKS), gmacs, 500, TARGET, generator)
     assert len(codes) == 500
     assert (gmacs(codes) <= TARGET).all()
     with pytest.raises(ValueError, match="those drawn have 1 to 14 GMACs"):
-        sample_in_budget(BLOCKS, gmacs, 1, 0.5, generator, max_draws=20_000)
+        sample_in_budget(Product(BLOCKS), gmacs, 1, 0.5, generator, max_draws=20_000)
 
 
 def test_evolution_proposes_single_changes_in_budget():
@@ -196,7 +197,7 @@ def test_proposals_are_distinct_repeat_and_leave_the_search_alone(name):
     """The favoured ones first: the most probable, or children of the likeliest parents."""
     strategy = run(STRATEGIES[name](), 60)
     before = strategy.generator.get_state()
-    proposed, again = (strategy.propose(500, torch.Generator().manual_seed(3)) for _ in range(2))
+    proposed, again = (strategy.draws(500, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(proposed, again)
     assert torch.equal(strategy.generator.get_state(), before)
     assert 20 < len(proposed) == len(proposed.unique(dim=0))
@@ -233,7 +234,7 @@ def test_the_entropy_term_fades():
 
 
 def test_children_are_of_the_likeliest_of_a_tournament():
-    strategy = Evolution(BLOCKS, gmacs, None, EvolutionOptions(population=12, tournament=200), batch=40)
+    strategy = Evolution(Product(BLOCKS), gmacs, None, EvolutionOptions(population=12, tournament=200), batch=40)
     codes = EVERYTHING[::60]
     strategy.tell(codes, log_likelihood(codes), gmacs(codes), num_clips=64)
     parent = codes[log_likelihood(codes).argmax()]

@@ -6,15 +6,15 @@ import random
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotsnet.search import Evolution, EvolutionOptions, RandomSearch
 from baselines.assemblenet.evolution import (
     LEVEL_FILTERS,
-    EvolutionOptions,
-    GraphEvolution,
-    RandomGraphs,
-    evolve,
+    GraphOptions,
+    GraphSpace,
     merge,
     mutated,
     random_graph,
@@ -23,7 +23,7 @@ from baselines.assemblenet.evolution import (
 )
 from baselines.assemblenet.graph import ASSEMBLENET_50, Graph, Node
 
-OPTIONS = EvolutionOptions()
+OPTIONS = GraphOptions()
 
 
 class Planted:
@@ -67,7 +67,7 @@ def test_children_are_graphs_over_generations(seed):
 
 
 def test_strong_connections_are_kept_and_weak_ones_dropped():
-    child = rewired(ASSEMBLENET_50, EvolutionOptions(keep=0.5), random.Random(0))
+    child = rewired(ASSEMBLENET_50, GraphOptions(keep=0.5), random.Random(0))
     for old, new in zip(ASSEMBLENET_50.nodes, child.nodes, strict=True):
         strong = {i for i, w in zip(old.inputs, old.weights, strict=False) if w >= 0.5}
         weak = {i for i, w in zip(old.inputs, old.weights, strict=False) if w < 0.5}
@@ -87,35 +87,39 @@ def test_merging_what_was_split_gives_the_graph_back(index):
     assert merge(parts, index, twin) == bare
 
 
+def free(codes):
+    return torch.zeros(len(codes))
+
+
+def evolve(strategy, planted: Planted, judged: int) -> list[float]:
+    """Fitness of each graph that was judged."""
+    journal = []
+    for _ in range(judged):
+        code = strategy.ask()
+        graph, fitness = planted.train(strategy.domain.decode(code[0]))
+        strategy.domain.learned(code[0], graph)
+        strategy.tell(code, torch.tensor([fitness]), free(code), 1)
+        journal.append(fitness)
+    return journal
+
+
+def evolution(seed: int, population: int = 50, tournament: int = 10) -> Evolution:
+    return Evolution(GraphSpace(), free, None, EvolutionOptions(population, tournament), batch=1, seed=seed)
+
+
 def test_evolution_beats_random_search_on_a_planted_fitness():
     wins = 0
     for seed in range(10):
-        scores = []
-        for strategy in (GraphEvolution(OPTIONS, seed), RandomGraphs(OPTIONS, seed)):
-            planted = Planted(seed)
-            scores.append(planted.train(evolve(strategy, planted.train, 200))[1])
-        wins += scores[0] > scores[1]
+        random_search = RandomSearch(GraphSpace(), free, None, batch=1, seed=seed)
+        wins += max(evolve(evolution(seed), Planted(seed), 200)) > max(evolve(random_search, Planted(seed), 200))
     assert wins >= 9
 
 
 def test_resumes_as_if_never_interrupted():
-    options, planted = EvolutionOptions(population=8, tournament=3), Planted(0)
-    straight = GraphEvolution(options, 1)
-    evolve(straight, planted.train, 40)
-    first = GraphEvolution(options, 1)
-    evolve(first, planted.train, 17)
-    second = GraphEvolution(options, 99)
-    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    evolve(second, planted.train, 40)
-    assert second.journal == straight.journal
-
-
-def test_failed_graphs_are_never_parents():
-    strategy = GraphEvolution(EvolutionOptions(population=2, tournament=2), 0)
-    with pytest.raises(ValueError, match="none of 0 graphs"):
-        strategy.best()
-    strategy.tell(strategy.ask(), math.nan)
-    good = strategy.ask()
-    strategy.tell(good, 0.5)
-    assert strategy.best() == good
-    assert len(strategy._alive) == 1
+    planted, straight, first, second = Planted(0), *(evolution(seed, 8, 3) for seed in (1, 1, 99))
+    whole = evolve(straight, planted, 40)
+    begun = evolve(first, planted, 17)
+    second.load_state_dict(first.state_dict())
+    second.domain.load_state_dict(json.loads(json.dumps(first.domain.state_dict())))
+    assert begun + evolve(second, planted, 23) == whole
+    assert second.domain.graphs == straight.domain.graphs

@@ -36,7 +36,7 @@ def test_the_record_shows_what_the_readme_says():
 def test_the_architectures_of_the_record_score_what_it_says():
     record = json.loads(RECORD.read_text())
     for seed, run in zip(record["config"]["seeds"], record["methods"]["fpnas"]["runs"], strict=True):
-        oracle = planted.PlantedOracle(seed)
+        oracle = planted.PlantedJudge(seed)
         code = torch.tensor(run["architecture"])[None]
         assert oracle.quality(code).item() == pytest.approx(run["quality"], abs=1e-6)
         assert oracle.score(code).item() / oracle.optimum_score == pytest.approx(run["score"])

@@ -1,0 +1,158 @@
+"""What a found network may cost: GMACs from a table, or milliseconds measured on this device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any, Protocol
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.registry import Registry
+from torch import Tensor, nn
+
+from autotsnet.registry import MODELS, SCOPE
+from autotsnet.space import Space
+
+CONSTRAINTS = Registry("constraint", scope=SCOPE, locations=["autotsnet.search.constraint"])
+
+
+class Constraint(Protocol):
+    """A limit, and what architectures cost in its unit.
+
+    The loop builds it from ``dict(type=name, …)`` and adds ``space`` and ``num_classes``.
+
+    Attributes:
+        unit: of the limit and of costs.
+        limit: what a found network may cost.
+    """
+
+    unit: str
+    limit: float
+
+    def cost(self, codes: Tensor, alone: str | None = None) -> Tensor:
+        """Costs of complete architectures ``K M``, or of one part of each (see ``Stage``): ``K``, float64."""
+        ...
+
+    def range(self, alone: str | None = None) -> tuple[float, float]:
+        """Costs between which the architectures of the space lie."""
+        ...
+
+
+@CONSTRAINTS.register_module(name="gmacs")
+class GMACs:
+    """GMACs per view, from the closed form of the space.
+
+    Args:
+        limit: in GMACs.
+        space: counts them.
+        num_classes: N.
+    """
+
+    unit = "GMACs"
+
+    def __init__(self, limit: float, *, space: Space, num_classes: int) -> None:
+        self.limit, self._space, self._num_classes = limit, space, num_classes
+        self._models: dict[str | None, Any] = {}
+
+    def _model(self, alone: str | None) -> Any:
+        if alone not in self._models:
+            self._models[alone] = self._space.cost(self._num_classes, alone)
+        return self._models[alone]
+
+    def cost(self, codes: Tensor, alone: str | None = None) -> Tensor:
+        """See ``Constraint``."""
+        return self._model(alone).gmacs(codes)
+
+    def range(self, alone: str | None = None) -> tuple[float, float]:
+        """See ``Constraint``."""
+        return self._model(alone).range()
+
+
+@CONSTRAINTS.register_module(name="runtime")
+class Runtime:
+    """Milliseconds of a forward pass on this device: the median of repeats after a warm-up, once per architecture.
+
+    A search measures everything that it considers: keep ``draws`` of its options small.
+
+    Args:
+        milliseconds: the limit; or
+        ratio: the limit as a multiple of what ``reference`` takes on this device.
+        reference: a network, or the config of one, that takes the space's clips.
+        space: builds static models.
+        num_classes: N.
+        batch: clips per pass.
+        warmup: passes before the measured ones.
+        repeats: measured passes.
+        device: where; by default a GPU where there is one.
+        clock: seconds since whenever.
+
+    Raises:
+        ValueError: not one of ``milliseconds`` and ``ratio``, or a ratio to nothing.
+    """
+
+    unit = "ms"
+
+    def __init__(
+        self,
+        milliseconds: float | None = None,
+        *,
+        ratio: float | None = None,
+        reference: nn.Module | dict | None = None,
+        space: Space,
+        num_classes: int,
+        batch: int = 1,
+        warmup: int = 3,
+        repeats: int = 10,
+        device: str | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if (milliseconds is None) == (ratio is None) or (ratio is None) != (reference is None):
+            raise ValueError(
+                f"milliseconds={milliseconds}, ratio={ratio}, reference={'given' if reference else None}: "
+                "give a runtime either milliseconds, or a ratio and its reference"
+            )
+        self._space, self._num_classes, self._clock = space, num_classes, clock
+        self._warmup, self._repeats = warmup, repeats
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._clip = space.example(batch).to(self._device)
+        self._known: dict[str, float] = {}  # hash of an architecture: milliseconds
+        if ratio is None:
+            self.limit = milliseconds
+        else:
+            self.limit = ratio * self._measure(MODELS.build(reference) if isinstance(reference, dict) else reference)
+
+    def cost(self, codes: Tensor, alone: str | None = None) -> Tensor:
+        """See ``Constraint``."""
+        found = [self._of(self._space.decode(code, alone)) for code in codes]
+        return torch.tensor(found, dtype=torch.float64)
+
+    def range(self, alone: str | None = None) -> tuple[float, float]:
+        """From the architecture of the first candidates to that of the last ones."""
+        least, most = self.cost(torch.stack([0 * self._space.counts, self._space.counts - 1]), alone).tolist()
+        return least, most
+
+    def _of(self, architecture: Any) -> float:
+        if architecture.hash not in self._known:
+            model = self._space.static_model(architecture, self._num_classes)
+            self._known[architecture.hash] = self._measure(model)
+        return self._known[architecture.hash]
+
+    @torch.inference_mode()
+    def _measure(self, model: nn.Module) -> float:
+        model.eval().to(self._device)
+        taken = median([self._pass(model) for _ in range(self._warmup + self._repeats)][self._warmup :])
+        agreed = torch.tensor(1000 * taken, dtype=torch.float64)
+        all_reduce(agreed, "mean")  # ranks that know other costs would drift apart
+        return agreed.item()
+
+    def _pass(self, model: nn.Module) -> float:
+        began = self._now()
+        model(self._clip)
+        return self._now() - began
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return self._clock()

@@ -1,0 +1,134 @@
+"""What a candidate is worth: judges of encoded architectures, and the registry that a stranger's judge joins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import torch
+from mmengine.dist import all_reduce, get_rank, get_world_size
+from mmengine.runner import Runner
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from autotsnet.plugins import OpenRegistry
+from autotsnet.search.batches import clips_in, endless, split
+from autotsnet.space import Space
+
+JUDGES = OpenRegistry("judge", "judges", ["autotsnet.search.judges"])
+
+
+class Judge(Protocol):
+    """What a strategy learns from.
+
+    The loop builds it from ``dict(type=name, …)`` and adds ``runner``, ``held_out`` and ``space``.
+
+    Attributes:
+        clips: held-out clips behind each score, over all ranks; those of the last call.
+        images: clips that have passed a network for the sake of scores.
+    """
+
+    clips: int
+    images: int
+
+    def scores(self, codes: Tensor, alone: str | None = None, final: bool = False) -> Tensor:
+        """Mean log-likelihood per clip of complete architectures ``K M``: ``K``, equal on all ranks.
+
+        Args:
+            codes: of the whole space.
+            alone: the only part of the network there is, see ``Stage``.
+            final: candidates for the end of a stage, to be judged with more care.
+
+        Returns:
+            Likelihoods; one that is not finite: the architecture failed.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything to continue from; tensors and plain data only."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as if never interrupted."""
+        ...
+
+
+def mean_over_ranks(value: Tensor) -> float:
+    """A scalar's mean over all ranks."""
+    value = value.clone()
+    all_reduce(value, "mean")
+    return value.item()
+
+
+def subnet_losses(runner: Runner, batch: Any, architecture: Any, sub_batch: int | None) -> Iterator[Tensor]:
+    """The mean loss of a subnet on a batch, in parts that add up to it: one a pass of ``sub_batch`` clips."""
+    model, clips = runner.model, clips_in(batch)
+    for part in split(batch, sub_batch or clips):
+        data = model.data_preprocessor(part, True)
+        with runner.optim_wrapper.optim_context(model):
+            loss = model(**data, mode="loss", architecture=architecture)["loss"]
+        yield loss * (clips_in(part) / clips)
+
+
+@JUDGES.register_module(name="supernet")
+class SupernetJudge:
+    """Held-out log-likelihood under the shared weights: of one batch a step, of several for finalists.
+
+    Args:
+        runner: its model holds the supernet as ``net``.
+        held_out: the half of the data that the weights do not learn from.
+        space: decodes.
+        sub_batch: clips per pass.
+        batches: that finalists are judged on.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        held_out: DataLoader,
+        space: Space,
+        sub_batch: int | None = None,
+        batches: int = 4,
+    ) -> None:
+        self.runner, self.held_out, self.space = runner, held_out, space
+        self.sub_batch, self.batches = sub_batch, batches
+        self.clips = self.images = 0
+        self._drawn = 0  # batches
+        self._stream: Iterator | None = None
+
+    @torch.no_grad()
+    def scores(self, codes: Tensor, alone: str | None = None, final: bool = False) -> Tensor:
+        """See ``Judge``. Finalists run on the same channels, those of the found network."""
+        batches = self._first() if final else [self._next()]
+        per_batch = [clips_in(b) * get_world_size() for b in batches]
+        self.clips, out = sum(per_batch), []
+        with self.runner.model.net.prefix_windows() if final else nullcontext():
+            for code in codes:
+                architecture = self.space.decode(code, alone)
+                losses = [sum(subnet_losses(self.runner, b, architecture, self.sub_batch)) for b in batches]
+                out.append(sum(-mean_over_ranks(loss) for loss in losses) / len(batches))
+                self.images += self.clips
+        return torch.tensor(out, dtype=torch.float64)
+
+    def _next(self) -> Any:
+        """The next batch of the stream."""
+        if self._stream is None:
+            self._stream = endless(self.held_out, self._drawn)
+        self._drawn += 1
+        return next(self._stream)
+
+    def _first(self) -> list[Any]:
+        """The first batches of the data set, dealt to the ranks: the same whenever the search is resumed."""
+        dataset, size = self.held_out.dataset, self.held_out.batch_size
+        rank, world = get_rank(), get_world_size()
+        firsts = [(i * world + rank) * size for i in range(self.batches)]
+        return [self.held_out.collate_fn([dataset[f + j] for j in range(size)]) for f in firsts]
+
+    def state_dict(self) -> dict[str, Any]:
+        """See ``Judge``."""
+        return dict(drawn=self._drawn, images=self.images)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See ``Judge``."""
+        self._drawn, self.images, self._stream = state["drawn"], state["images"], None

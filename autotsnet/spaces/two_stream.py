@@ -1,0 +1,230 @@
+"""The two-stream search space: a macro-architecture and the candidates of the six variables.
+
+The six variables (arXiv 2108.12957, figure 2): temporal kernel t, spatial kernel k, output channels C and expansion e
+of the MBConv3D blocks, the type of each TS-Fusion block, the type of each attention block. The paper's candidates are
+not public; those of the presets are ours, see autotsnet/README.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autotsnet.architecture import (
+    STREAMS,
+    BlockChoice,
+    GroupChoice,
+    TwoStreamArchitecture,
+)
+from autotsnet.cost import CostModel
+from autotsnet.layouts import LAYOUTS, Layout, layout
+from autotsnet.models import SuperNet, TwoStreamNet
+from autotsnet.space import SPACES, Product, Stage, Variable
+
+STAGES = ("slow", "fast", "fusion", "attention")
+
+
+@dataclass(frozen=True)
+class SearchSpace(Layout):
+    """A finite product of candidates over a macro-architecture.
+
+    An encoded architecture is a row of int64 codes, one per entry of ``variables``.
+    """
+
+    def at(self, frames: int, crop: int) -> SearchSpace:
+        """The same candidates on clips of another size; costs change, and with them which budgets are in range."""
+        return replace(self, macro=replace(self.macro, frames=frames, crop=crop))
+
+    @cached_property
+    def variables(self) -> tuple[Variable, ...]:
+        """All variables, in the order of the code: slow stream, fast stream, fusions, attentions."""
+        out = []
+        for stream in STREAMS:
+            for g, group in enumerate(getattr(self, stream)):
+                name = f"{stream}.{g}"
+                out.append(Variable(f"{name}.c", group.channels, stream, f"{name}.c"))
+                for b in range(group.depth):
+                    for v in "tke":
+                        out.append(Variable(f"{name}.{b}.{v}", getattr(group, v), stream, f"{name}.{b}"))
+        positions = range(len(self.macro.strides))
+        out += [Variable(f"fusion.{g}", self.fusions, "fusion", f"fusion.{g}") for g in positions]
+        for stream in STREAMS:
+            names = [f"{stream}.attention.{g}" for g in positions]
+            out += [Variable(n, self.attentions, "attention", n) for n in names]
+        return tuple(out)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Position of each variable in the code."""
+        return {v.name: i for i, v in enumerate(self.variables)}
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Number of candidates of each variable, ``M``."""
+        return torch.tensor([len(v.candidates) for v in self.variables])
+
+    @property
+    def size(self) -> int:
+        """Number of architectures, exact."""
+        return prod(len(v.candidates) for v in self.variables)
+
+    def positions(self, *stages: str) -> list[int]:
+        """Positions in the code of the variables that those stages decide (all stages when none is named)."""
+        return [i for i, v in enumerate(self.variables) if not stages or v.stage in stages]
+
+    def blocks(self, *stages: str) -> tuple[tuple[int, ...], ...]:
+        """Candidate counts of ``positions(*stages)``, grouped by block: the form that the search engine takes."""
+        groups: dict[str, list[int]] = {}
+        for i in self.positions(*stages):
+            variable = self.variables[i]
+            groups.setdefault(variable.block, []).append(len(variable.candidates))
+        return tuple(tuple(g) for g in groups.values())
+
+    def sample(self, num: int, generator: torch.Generator | np.random.Generator) -> Tensor:
+        """``num`` architectures drawn uniformly, ``K M``; those of recorded controls come from numpy's generator."""
+        if isinstance(generator, np.random.Generator):
+            return torch.from_numpy(generator.integers(0, self.counts.numpy(), size=(num, len(self.counts))))
+        return Product(self.blocks()).sample(num, generator)
+
+    def mutate(self, codes: Tensor, generator: torch.Generator) -> Tensor:
+        """A copy of ``codes`` (``K M``), another candidate in one variable of each."""
+        return Product(self.blocks()).mutate(codes, generator)
+
+    def neighbours(self, code: Tensor) -> Tensor:
+        """Every architecture that differs from ``code`` in exactly one variable, ``K M``."""
+        rows = [(i, c) for i, n in enumerate(self.counts.tolist()) for c in range(n) if c != code[i]]
+        out = code.repeat(len(rows), 1)
+        variables, candidates = torch.tensor(rows).T
+        out[torch.arange(len(rows)), variables] = candidates
+        return out
+
+    def extreme(self, largest: bool) -> TwoStreamArchitecture:
+        """The architecture with the first or the last candidate of every ordered variable, without types."""
+        code = (self.counts - 1) * largest
+        code[self.positions("fusion", "attention")] = 0
+        return self.decode(code)
+
+    def cost(self, num_classes: int, alone: str | None = None) -> CostModel:
+        """Closed-form costs, of one stream alone where it is named."""
+        return CostModel(self, num_classes, alone)
+
+    def static_model(self, architecture: TwoStreamArchitecture, num_classes: int) -> TwoStreamNet:
+        """The stand-alone network of an architecture."""
+        return TwoStreamNet(architecture, num_classes)
+
+    def supernet(self, num_classes: int, **options: Any) -> SuperNet:
+        """The shared weights; options are those of ``SuperNet``."""
+        return SuperNet(self, num_classes, **options)
+
+    def example(self, batch: int = 1) -> Tensor:
+        """Empty clips, ``B 3 T H W``."""
+        return torch.zeros(batch, 3, self.macro.frames, self.macro.crop, self.macro.crop)
+
+    def stages(self, options: Any, num_classes: int) -> tuple[Stage, ...]:
+        """Each stream alone, then fusion, then attention; or everything at once, for as many steps.
+
+        The streams share ``stream_share`` of the budget in proportion to their median costs in the space.
+
+        Args:
+            options: a ``SearchOptions``.
+            num_classes: N.
+        """
+        if not options.progressive:
+            warmup, steps = 3 * options.warmup, 2 * (options.steps + options.type_steps)
+            return (Stage("joint", STAGES, warmup, steps),)
+        codes = self.sample(2048, np.random.default_rng(0))
+        medians = {s: median(self.cost(num_classes, s).gmacs(codes).tolist()) for s in STREAMS}
+        share = {s: options.stream_share * m / sum(medians.values()) for s, m in medians.items()}
+        return (
+            *(Stage(s, (s,), options.warmup, options.steps, share[s], alone=s) for s in STREAMS),
+            Stage("fusion", ("fusion",), options.warmup // 2, options.type_steps, options.fusion_share),
+            Stage("attention", ("attention",), options.warmup // 2, options.type_steps),
+        )
+
+    def decode(self, code: Tensor, alone: str | None = None) -> TwoStreamArchitecture:
+        """The architecture of a code, or one stream of it.
+
+        Raises:
+            ValueError: wrong length, or a code out of range; the message names the variable.
+        """
+        if code.shape != self.counts.shape:
+            raise ValueError(
+                f"a code of space {self.name!r} has {len(self.counts)} entries, got shape {tuple(code.shape)}"
+            )
+        bad = ((code < 0) | (code >= self.counts)).nonzero()
+        if len(bad):
+            v = self.variables[bad[0]]
+            raise ValueError(f"{v.name}={int(code[bad[0]])} is out of range, it has {len(v.candidates)} candidates")
+        values = {v.name: v.candidates[c] for v, c in zip(self.variables, code.tolist(), strict=True)}
+
+        def groups(stream: str) -> Iterator[GroupChoice]:
+            for g, group in enumerate(getattr(self, stream)):
+                name = f"{stream}.{g}"
+                blocks = (BlockChoice(*(values[f"{name}.{b}.{v}"] for v in "tke")) for b in range(group.depth))
+                yield GroupChoice(values[f"{name}.c"], tuple(blocks), values[f"{stream}.attention.{g}"])
+
+        fusions = tuple(values[f"fusion.{g}"] for g in range(len(self.macro.strides)))
+        whole = TwoStreamArchitecture(self.macro, tuple(groups("slow")), tuple(groups("fast")), fusions)
+        return whole.alone(alone) if alone else whole
+
+    def encode(self, architecture: TwoStreamArchitecture) -> Tensor:
+        """The code of an architecture.
+
+        Raises:
+            ValueError: the architecture does not fit this space; the message says which block and why.
+        """
+        if architecture.macro != self.macro:
+            raise ValueError(
+                f"macro-architecture {architecture.macro} is not that of space {self.name!r}: {self.macro}"
+            )
+        values: dict[str, object] = {f"fusion.{g}": f for g, f in enumerate(architecture.fusions)}
+        for stream in STREAMS:
+            for g, (group, space) in enumerate(
+                zip(getattr(architecture, stream) or (), getattr(self, stream), strict=False)
+            ):
+                name = f"{stream}.{g}"
+                if len(group.blocks) != space.depth:
+                    raise ValueError(f"{name} has {len(group.blocks)} blocks, space {self.name!r} has {space.depth}")
+                values[f"{name}.c"] = group.channels
+                values[f"{stream}.attention.{g}"] = group.attention
+                for b, block in enumerate(group.blocks):
+                    values |= {f"{name}.{b}.{v}": getattr(block, v) for v in "tke"}
+        code = []
+        for v in self.variables:
+            if v.name not in values:
+                raise ValueError(f"{v.name} is absent from the architecture")
+            if values[v.name] not in v.candidates:
+                raise ValueError(f"{v.name}={values[v.name]} is not a candidate of space {self.name!r}: {v.candidates}")
+            code.append(v.candidates.index(values[v.name]))
+        return torch.tensor(code)
+
+
+PRESETS = {name: SearchSpace(**vars(found)) for name, found in LAYOUTS.items()}
+
+
+def preset(name: str, frames: int | None = None, crop: int | None = None) -> SearchSpace:
+    """The preset of that name, on its own clips or on clips of another size.
+
+    Raises:
+        ValueError: no such preset; the message lists them.
+    """
+    space = SearchSpace(**vars(layout(name)))
+    return space.at(frames or space.macro.frames, crop or space.macro.crop)
+
+
+def _register(name: str) -> None:
+    @SPACES.register_module(name=name)
+    def build(**size: int) -> SearchSpace:
+        return preset(name, **size)
+
+
+for _name in LAYOUTS:
+    _register(_name)
