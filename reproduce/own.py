@@ -61,8 +61,7 @@ def own_entry(path: Path, suite: Suite) -> Entry:
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise OwnModelError(f"{path}: {name} cannot be registered: {_line(error)}; rename it, or mend it") from error
-    recipe = Path(suite.entries[0].config).parent.name
-    entry = Entry(name, f"_base_/{recipe}.py", f"own, {path.name}", source=source)
+    entry = Entry(name, suite.entries[0].config, f"own, {path.name}", source=source)
     _check_outputs(path, found, suite)
     try:
         solution = suite.solution(entry)

@@ -43,10 +43,11 @@ class Entry:
 
     Attributes:
         name: in tables and folders.
-        config: Python config below ``configs/``: the network's structure and the recipe; of a user's model the recipe.
+        config: Python config below ``configs/``: the recipe, and networks and searches by name.
         note: what the reader must know, printed beside the name.
         published: (model, variant) of the row of ``published.csv`` to stand beside it; the nearest native variant.
-        search: search recipe below ``configs/``, where the architecture is searched for or drawn from its space.
+        net: name in the config's ``nets`` of the network; empty: its ``net``, or a user's model.
+        search: name in the config's ``searches``, where the architecture is searched for or drawn from its space.
         variants: more than 1: so many architectures drawn at random, each trained like the others.
         optional: only run when asked for, by name or with ``MODELS=all``.
         architecture: once it is known.
@@ -62,10 +63,16 @@ class Entry:
     optional: bool = False
     architecture: Architecture | None = None
     source: str = ""
+    net: str = ""
 
-    def recipe(self) -> Config:
-        """The config as it stands, the network in ``net`` not yet solved."""
+    def recipe(self, search: bool = False) -> Config:
+        """The config of a training, or of the search, as it stands; the network in ``net`` not yet solved."""
         config = Config.fromfile(str(CONFIGS / self.config))
+        nets, searches = config.pop("nets", {}), config.pop("searches", {})
+        if search:
+            config.update(searches[self.search])
+        if self.net:
+            config.net = nets[self.net]
         if self.source:
             config.net = dict(type=f"{SCOPE}.{self.name}")
         return config
@@ -250,20 +257,23 @@ def _entries(folder: str, dataset: str) -> tuple[Entry, ...]:
     }.get(dataset, {})
     plain = ("slowfast", "x3d", "tsm", "auto_tsnet_uniform")
     notes = {"auto_tsnet_uniform": "uniform, not searched"}
-    auto, recipe = f"{folder}/auto_tsnet.py", f"{folder}/search.py"
-    graph, graphs = f"{folder}/assemblenet_searched.py", f"{folder}/search_assemblenet.py"
-    ops, blocks = f"{folder}/pvnas.py", f"{folder}/search_pvnas.py"
+    config = f"{folder}/suite.py"
+
+    def entry(name: str, note: str = "", published: tuple[str, str] | None = None, net: str = "", **how: Any) -> Entry:
+        return Entry(name, config, note, published, net=net or name, **how)
+
+    auto, graph, ops = "auto_tsnet", "assemblenet", "pvnas"
     random = "random, same space and GMACs"
     return (
-        *(Entry(name, f"{folder}/{name}.py", notes.get(name, ""), published.get(name)) for name in plain),
-        Entry("auto_tsnet_random", auto, "random architectures of equal GMACs", search=recipe, variants=3),
-        Entry("auto_tsnet", auto, "searched", published.get("auto_tsnet"), search=recipe),
-        Entry("mvit", f"{folder}/mvit.py", "", published.get("mvit"), optional=True),
-        Entry("assemblenet", f"{folder}/assemblenet.py", "the authors' graph", optional=True),
-        Entry("assemblenet_random", graph, random, search=graphs, variants=3, optional=True),
-        Entry("assemblenet_searched", graph, "AssembleNet-style, searched", search=graphs, optional=True),
-        Entry("pvnas_random", ops, random, search=blocks, variants=3, optional=True),
-        Entry("pvnas", ops, "PV-NAS-style, searched", published.get("pvnas"), search=blocks, optional=True),
+        *(entry(name, notes.get(name, ""), published.get(name)) for name in plain),
+        entry("auto_tsnet_random", "random architectures of equal GMACs", net=auto, search=auto, variants=3),
+        entry("auto_tsnet", "searched", published.get("auto_tsnet"), search=auto),
+        entry("mvit", "", published.get("mvit"), optional=True),
+        entry("assemblenet", "the authors' graph", optional=True),
+        entry("assemblenet_random", random, net="assemblenet_searched", search=graph, variants=3, optional=True),
+        entry("assemblenet_searched", "AssembleNet-style, searched", search=graph, optional=True),
+        entry("pvnas_random", random, net=ops, search=ops, variants=3, optional=True),
+        entry("pvnas", "PV-NAS-style, searched", published.get("pvnas"), search=ops, optional=True),
     )
 
 

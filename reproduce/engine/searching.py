@@ -31,7 +31,7 @@ from reproduce.engine.runner import ignore_sigterm, threads_of
 from reproduce.lease import held
 from reproduce.records import Search
 from reproduce.spec import lasting, plain
-from reproduce.suites import CONFIGS, Architecture, Entry, Suite
+from reproduce.suites import Architecture, Entry, Suite
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,7 @@ def search_config(entry: Entry, strategy: str = "", progressive: bool = True) ->
     """
     if entry.search is None:
         raise ValueError(f"entry {entry.name!r} is not searched for")
-    config = Config.fromfile(str(CONFIGS / entry.search))
-    config.net = Config.fromfile(str(CONFIGS / entry.config)).net
+    config = entry.recipe(search=True)
     config.entry = entry.name
     config.strategy = strategy or config.strategy
     config.progressive = progressive

@@ -7,9 +7,12 @@ rate 0.1, cosine, 100 epochs, one of warm-up, weight decay 5e-5.
 from mmengine.config import read_base
 
 with read_base():
-    from .kinetics import *
+    from ..kinetics.suite import *
 
 epochs = 100
 batch = 64
 reference_batch = 64
 warmup = 1 / 100
+
+searches["assemblenet"].update(epochs=30)
+searches["pvnas"]["options"].update(warmup=30_000, steps=60_000)

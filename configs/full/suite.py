@@ -1,0 +1,42 @@
+"""Embedded videos at full size on a GPU, an hour or so per model."""
+
+from mmengine.config import read_base
+
+from autotsnet.models import auto_tsnet, auto_tsnet_uniform
+from baselines.assemblenet import assemblenet
+from baselines.mvit import mvit
+from baselines.pvnas import pvnas
+from baselines.slowfast import slowfast
+from baselines.tsm import tsm
+from baselines.x3d import x3d
+
+with read_base():
+    from ..quick.suite import *
+
+epochs = 20
+batch = 64
+amp = "bf16"
+workers = 12
+
+nets["slowfast"] = dict(type=slowfast, depth=18, alpha=4)
+nets["x3d"] = dict(type=x3d, blocks=(1, 2, 4, 2), head_width=512)
+nets["tsm"] = dict(type=tsm, depth=18)
+nets["auto_tsnet_uniform"] = dict(type=auto_tsnet_uniform, space="s")
+nets["auto_tsnet"] = dict(type=auto_tsnet)
+nets["mvit"] = dict(type=mvit, drop_path=0.1)
+nets["assemblenet"] = dict(type=assemblenet)
+nets["assemblenet_searched"] = dict(type=assemblenet, learn_connections=True)
+nets["pvnas"] = dict(type=pvnas, blocks=(3, 4, 6, 3), strides=(1, 2, 2, 2))
+
+# Lengths and rates of the searches are ours: those of the papers are not public.
+searches["auto_tsnet"].update(
+    space="s",
+    checkpoint=100,
+    options=dict(warmup=1000, steps=2000, type_steps=800),
+    fpnas=dict(lr=0.05),
+)
+searches["assemblenet"].update(
+    epochs=5,
+    options=dict(keep=0.35, evaluations=100, population=20, tournament=5, epochs=1, judge_batches=16),
+)
+searches["pvnas"]["options"].update(warmup=2000, steps=4000, alpha=0.005)

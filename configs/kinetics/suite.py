@@ -1,0 +1,87 @@
+"""Kinetics-400 recipe, the same for every model: SGD from scratch, cosine, long.
+
+After X3D's and SlowFast's public recipes (facebookresearch/SlowFast, configs/Kinetics/X3D_M.yaml and
+SLOWFAST_4x16_R50.yaml): learning rate 0.1 per 128 clips, scaled linearly; 35 of 300 epochs of warm-up; weight decay
+5e-5, none on batch norm. Batch norm's statistics are over 8 clips, as on each GPU of SlowFast's recipe (64 clips on 8
+GPUs), whatever the number of GPUs here: 128 clips are 16 GPUs of one pass, 8 of two, one of sixteen.
+"""
+
+from mmengine.optim import OptimWrapper
+from torch.optim import SGD
+
+from autotsnet.models import auto_tsnet, auto_tsnet_uniform
+from baselines.assemblenet import assemblenet
+from baselines.mvit import mvit
+from baselines.pvnas import pvnas
+from baselines.slowfast import slowfast
+from baselines.tsm import tsm
+from baselines.x3d import x3d
+
+epochs = 300
+batch = 128  # clips per step, all devices together; the rate below is scaled with it
+reference_batch = 128  # the one that the rate is stated for
+sub_batch = 8  # clips per pass and batch norm; the gradients of a step's passes are accumulated
+amp = "bf16"
+warmup = 35 / 300
+threads = 8  # on a CPU; a second run beside it is no reason for other sums
+workers = 12
+label_smoothing = 0.0
+optim_wrapper = dict(
+    type=OptimWrapper,
+    optimizer=dict(type=SGD, lr=0.1, momentum=0.9, weight_decay=5e-5),
+    paramwise_cfg=dict(norm_decay_mult=0.0),
+    clip_grad=dict(max_norm=40.0),  # mmaction2's SlowFast
+)
+precise_bn = 200
+ema = None
+checkpoint = 1000
+
+nets = dict(
+    slowfast=dict(type=slowfast, alpha=4),  # 4 slow frames of 16
+    x3d=dict(type=x3d),
+    tsm=dict(type=tsm),
+    auto_tsnet_uniform=dict(type=auto_tsnet_uniform),
+    auto_tsnet=dict(type=auto_tsnet),
+    mvit=dict(type=mvit),
+    assemblenet=dict(type=assemblenet),
+    assemblenet_searched=dict(type=assemblenet, learn_connections=True),  # they are learnt with the rest
+    pvnas=dict(type=pvnas, blocks=(3, 4, 6, 3), strides=(1, 2, 2, 2)),
+)
+
+# Lengths and rates of the searches are ours: those of the papers are not public.
+searches = dict(
+    auto_tsnet=dict(
+        method="auto_tsnet",
+        space="m",
+        fair=False,  # fair channel selection
+        strategy="fpnas",
+        options=dict(warmup=20_000, steps=40_000, type_steps=15_000),
+        fpnas=dict(lr=0.025),  # Auto-X3D: 0.025; a shorter search needs a larger step
+        warmup=0.03,
+    ),
+    assemblenet=dict(
+        method="assemblenet",
+        strategy="connections",
+        epochs=60,
+        options=dict(
+            keep=0.35,  # share of the connections, as in AssembleNet-50
+            evaluations=200,  # from here on of evolution: graphs trained
+            population=50,
+            tournament=10,
+            epochs=5,
+            judge_batches=50,
+        ),
+    ),
+    pvnas=dict(
+        method="pvnas",
+        strategy="gradient",
+        options=dict(
+            warmup=50_000,  # steps of the weights alone, before
+            steps=100_000,  # of weights and distribution
+            alpha=0.001,  # mean learning rate of the distribution
+            diverse=True,  # rates in opposite phase, see DiverseRates
+            cost_weight=1.0,  # of |expected / budget - 1|, beside the loss in nats
+            temperature=1.0,  # of the Gumbel-softmax
+        ),
+    ),
+)
