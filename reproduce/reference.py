@@ -70,9 +70,7 @@ def own_option(parser: ArgumentParser, option: str, file: str = "") -> Path:
             raise ArgumentTypeError(str(error)) from None
 
     default = Path(os.environ.get("RESULTS") or OWN) / file
-    parser.add_argument(
-        option, type=checked, default=str(default), help=f"default: RESULTS={OWN}{'/' * bool(file)}{file}"
-    )
+    parser.add_argument(option, type=checked, default=str(default), help=f"default, by RESULTS: {OWN / file}")
     return default
 
 
@@ -151,7 +149,7 @@ def opened(path: Path) -> Iterator[Path]:
             raise
         except Exception as error:  # of damaged bytes zipfile and its decoders raise a dozen types
             raise ReferenceError(
-                f"{path} is no archive that `submit` made, or damaged ({type(error).__name__}: {error}); ask for it anew"
+                f"{path} is no archive that `submit` made, or damaged ({type(error).__name__}: {error}); ask anew"
             ) from error
         try:
             yield folder
@@ -209,22 +207,23 @@ def update(source: Path, reason: str, runs: Path, reference: Path = REFERENCE) -
 
     if not reason.strip():
         raise ReferenceError("the reference moves for a reason; give one: make update-reference REASON='why'")
-    with opened(source) as folder, _restored_on_error(reference):
+    with opened(source) as folder:
         if (folder / "records").is_dir():
             check_records(folder)
         found = [p for top in ("records", *FOLDERS) for p in sorted(folder.glob(f"{top}/**/*")) if p.is_file()]
         if not found:
             raise ReferenceError(f"{source} holds no records, diagnoses, throughput or studies to take over")
-        for path in found:
-            target = reference / path.relative_to(folder)
-            write_atomic(target, lambda p, path=path: shutil.copyfile(path, p))
-        gone = _outdated(reference)
-        _render(reference, runs)
-        said = verify(reference)
-        what = f"{', '.join(sorted({str(p.relative_to(folder).parent) for p in found}))} ({len(found)} files)"
-        line = f"- {date.today().isoformat()}, {git_commit()[:8]}, reference: {what}: {reason.strip()}"
-        line += f"; removed, of runs that are no more: {', '.join(gone)}" if gone else ""
-        note(reference / "CHANGES.md", line)
+        with _restored_on_error(reference):
+            for path in found:
+                target = reference / path.relative_to(folder)
+                write_atomic(target, lambda p, path=path: shutil.copyfile(path, p))
+            gone = _outdated(reference)
+            _render(reference, runs)
+            said = verify(reference)
+            what = f"{', '.join(sorted({str(p.relative_to(folder).parent) for p in found}))} ({len(found)} files)"
+            line = f"- {date.today().isoformat()}, {git_commit()[:8]}, reference: {what}: {reason.strip()}"
+            line += f"; removed, of runs that are no more: {', '.join(gone)}" if gone else ""
+            note(reference / "CHANGES.md", line)
     return f"{line}\n{said}"
 
 
