@@ -6,6 +6,7 @@ SEEDS ?= 0
 # For the shell: make would read a $ in RESULTS.
 VERIFIED := $(if $(filter undefined,$(origin RESULTS)),results,$${RESULTS:-results})
 RESULTS ?= my-results
+OWN := $${RESULTS:-my-results}
 EMBEDDED ?= quick
 GPUS ?= 0
 ENGINE ?= local
@@ -25,7 +26,11 @@ export OMP_WAIT_POLICY ?= PASSIVE  # spinning OpenMP threads and decoding worker
 #? GPUS=8             GPUs of a run; JOBS=1: runs at a time on a CPU; ENGINE=ray: the cluster of RAY_ADDRESS
 #? RESULTS=my-results records and tables of your own; RUNS=runs: state and checkpoints; CACHE=.cache: embedded videos
 #? KINETICS_ROOT=, SSV2_ROOT=   copies of the real data; ALLOW_PARTIAL=1: even where much is missing
-#? DECODER=pyav, VENV=.venv, PYTHON=python3, TIERS=instant,inference, REASON=, FROM=
+#? DECODER=pyav        what reads videos: pyav, decord, torchcodec; VENV=.venv, PYTHON=python3: the environment's
+#? TIERS=instant,inference   what check-results and accept-results look at: also speed, training
+#? FROM=my-results     what update-reference takes over: a folder, or an archive of `submit`; REASON=: why, for CHANGES.md
+#? WORKERS=1           processes of the tests, by default as many as cores, at most 8; CHROMIUM=: for the test of report.html
+#? RAY_ADDRESS=host:6379   the cluster of ENGINE=ray; TRACEBACK=1: errors with all that led to them
 
 help:  ## list the targets and the variables
 	@awk -F ':.*## ' '/^##@/{printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## /{printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,10 +46,10 @@ env:  ## make the environment in VENV (default .venv)
 	  cp requirements.lock "$$VENV/requirements.lock"; }
 
 ##@ Experiments
-reproduce-kinetics: env  ## train, test and tabulate on KINETICS_ROOT; without it, on embedded videos (minutes)
+reproduce-kinetics: env  ## train, test and tabulate on KINETICS_ROOT; without it, on embedded videos (under twenty minutes)
 	$(RUN) run kinetics
 
-reproduce-ssv2: env  ## the same on SSV2_ROOT; without it, on embedded videos (minutes)
+reproduce-ssv2: env  ## the same on SSV2_ROOT; without it, on embedded videos (under twenty minutes)
 	$(RUN) run ssv2
 
 search-kinetics: env  ## search Auto-TSNet's architecture on KINETICS_ROOT; without it, on embedded videos (minutes)
@@ -64,7 +69,7 @@ verify: env  ## recompute every accuracy and every table of the reference, or of
 	$(RUN) verify "$(VERIFIED)"
 
 update-reference: env  ## maintainers: take FROM= (my-results, or an archive of `submit`) over into results/; REASON= is noted
-	$(RUN) update-reference "$${FROM:-$$RESULTS}"
+	$(RUN) update-reference "$${FROM:-$(OWN)}"
 
 report: env  ## all tables and pictures of RESULTS as one page, report.html
 	$(RUN) report
@@ -80,28 +85,28 @@ accept-results: env  ## make what they yield now the expectation; REASON= goes i
 
 ##@ Studies of the suite itself: records go to RESULTS/studies
 study-planted: env  ## the search engines on a space whose best is known (minutes)
-	"$$VENV/bin/python" -m reproduce.studies.planted --out "$$RESULTS/studies/planted.json"
+	"$$VENV/bin/python" -m reproduce.studies.planted
 
 study-search: env  ## searched against random architectures, supernet against stand-alone ranking (an hour on a CPU)
-	"$$VENV/bin/python" -m reproduce.studies.search --suite "ssv2-$$EMBEDDED" --results "$$RESULTS" --out "$$RESULTS/studies/search.json"
+	"$$VENV/bin/python" -m reproduce.studies.search --suite "ssv2-$$EMBEDDED"
 
 study-presets: env  ## one search step at full size of each preset: time and peak memory (minutes)
-	"$$VENV/bin/python" -m reproduce.studies.presets --out "$$RESULTS/studies/presets.json"
+	"$$VENV/bin/python" -m reproduce.studies.presets
 
 study-diversity: env  ## does PV-NAS-style's schedule keep searched networks diverse (minutes)
-	"$$VENV/bin/python" -m reproduce.studies.diversity --suite "ssv2-$$EMBEDDED" --out "$$RESULTS/studies/diversity.json"
+	"$$VENV/bin/python" -m reproduce.studies.diversity --suite "ssv2-$$EMBEDDED"
 
 study-decoding: env  ## videos to clips against mmaction2's pipeline: speed, equal views, memory (half an hour)
-	"$$VENV/bin/python" -m reproduce.studies.decoding --out "$$RESULTS/studies/decoding.json"
+	"$$VENV/bin/python" -m reproduce.studies.decoding
 
 study-regressions: env  ## planted regressions in every family, and clean repeats: what the gate says (minutes)
-	"$$VENV/bin/python" -m reproduce.studies.regressions --out "$$RESULTS/studies/regressions.json"
+	"$$VENV/bin/python" -m reproduce.studies.regressions
 
 study-slower: env  ## what its speed tier says of networks 15 % slower; nothing else may run (half an hour)
-	"$$VENV/bin/python" -m reproduce.studies.regressions --speed --out "$$RESULTS/studies/slower.json"
+	"$$VENV/bin/python" -m reproduce.studies.regressions --speed
 
 study-verdicts: env  ## how often verdicts err, and which differences they find, by simulation (minutes)
-	"$$VENV/bin/python" -m reproduce.studies.verdicts --out "$$RESULTS/studies/verdicts.json"
+	"$$VENV/bin/python" -m reproduce.studies.verdicts
 
 ##@ Development
 lint: env  ## style: ruff check and format
@@ -118,26 +123,26 @@ chromium: env  ## a headless Chromium in VENV, to test report.html in, where non
 
 # Tests of times and ports go last, one after another; a worker takes 1.5 GB.
 PYTEST = "$$VENV/bin/python" -m pytest -q
-WORKERS ?= auto --maxprocesses 8
+PROCESSES = $(or $(WORKERS),auto --maxprocesses 8)
 
 test: env chromium  ## all tests but the slow ones, on all cores
-	$(PYTEST) -m "not slow and not alone" -n $(WORKERS) --dist worksteal
+	$(PYTEST) -m "not slow and not alone" -n $(PROCESSES) --dist worksteal
 	$(PYTEST) -m "not slow and alone"
 
 test-all: env chromium  ## all tests
-	$(PYTEST) -m "not alone" -n $(WORKERS) --dist worksteal
+	$(PYTEST) -m "not alone" -n $(PROCESSES) --dist worksteal
 	$(PYTEST) -m alone
 
 mutants: env  ## do the tests kill faults planted over all packages, one by one (half an hour)
-	"$$VENV/bin/python" -m reproduce.studies.mutants --out "$$RESULTS/studies/mutants.json"
+	"$$VENV/bin/python" -m reproduce.studies.mutants
 
 bench: env  ## throughput of all native variants and of the peers' networks on this machine, in every mode
-	$(RUN) bench --results "$$RESULTS"
+	$(RUN) bench
 
-bench-save: env  ## time what is slow in this code (pytest-benchmark), as the baseline in results/benchmarks
-	"$$VENV/bin/python" -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage="$$RESULTS/benchmarks" --benchmark-save=baseline tests/bench
+bench-save: env  ## time what is slow in this code (pytest-benchmark), as a baseline in RESULTS/benchmarks
+	"$$VENV/bin/python" -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage="$(OWN)/benchmarks" --benchmark-save=baseline tests/bench
 
-bench-compare: env  ## time it again, beside the baseline
+bench-compare: env  ## time it again, beside the reference's baseline, or that of RESULTS=
 	"$$VENV/bin/python" -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage="$(VERIFIED)/benchmarks" tests/bench --benchmark-compare
 
 lock: env  ## renew requirements.lock from pyproject.toml

@@ -85,6 +85,11 @@ def leave_ranks() -> None:
         sys.modules["reproduce.engine.distributed"].leave()
 
 
+@app.callback()
+def _first(context: typer.Context) -> None:
+    check_environment(context.invoked_subcommand or "")
+
+
 @app.command()
 def run(
     suite_name: Annotated[str, typer.Argument(metavar="SUITE", help="kinetics, ssv2, or <layout>-<tiny|quick|full>.")],
@@ -100,7 +105,7 @@ def run(
     ] = 1,
     engine: Annotated[str, typer.Option(envvar="ENGINE", help="local, or ray: the cluster of RAY_ADDRESS.")] = "local",
     strict: Annotated[
-        bool, typer.Option("--strict", help="End with code 1 where the reference is not reproduced.")
+        bool, typer.Option("--strict", help="End with code 1 where a row is not reproduced, or none has a reference.")
     ] = False,
     runs: RunsOption = Path("runs"),
     results: ResultsOption = Path("my-results"),
@@ -114,24 +119,25 @@ def run(
     """
     from reproduce import tables
     from reproduce.engine import cluster, local, parallel
-    from reproduce.reference import REFERENCE, apart
+    from reproduce.reference import REFERENCE, check_reference
     from reproduce.reproduction import reproduction
     from reproduce.suites import suite
 
-    apart(results)
-    check_environment(seeds, runs, results, cache)
+    numbers = _integers("--seeds", seeds)
+    check_folders(runs, results, cache)
     if engine not in ("local", "ray"):
         raise ValueError(f"unknown engine {engine!r}; known: local, ray")
     if engine == "local" and not on_ranks(gpus, runs):
         return
     s = suite(choose(suite_name))
+    check_reference(s.name)
     if entries == "all":
         names = [e.name for e in s.entries]
     else:
         names = [n for n in entries.split(",") if n] or [e.name for e in s.entries if not e.optional]
     for name in names:
         s.entry(name)  # unknown names first, before hours of work
-    todo = local.jobs(s, names, _integers("--seeds", seeds), None if variant < 0 else variant)
+    todo = local.jobs(s, names, numbers, None if variant < 0 else variant)
     if not todo:
         raise ValueError(f"--variant {variant}: none of these entries has so many architectures")
     if engine == "ray":
@@ -144,8 +150,8 @@ def run(
         typer.echo(tables.terminal(s, results))
         found = reproduction(s, results, REFERENCE)
         typer.echo(f"\n{found.render()}")
-        if strict and found.failed:
-            raise typer.Exit(1)
+        if strict and found.doubt:
+            raise ValueError(f"--strict: {found.doubt}")
 
 
 @app.command()
@@ -175,13 +181,14 @@ def search(
     from reproduce.engine.searching import search_config
     from reproduce.suites import suite
 
-    check_environment(seeds, runs, None, cache)
+    numbers = _integers("--seeds", seeds)
+    check_folders(runs, None, cache)
     if not on_ranks(gpus, runs):
         return
     s = suite(choose(suite_name))
     config = search_config(s.entry(entry), strategy, progressive=not joint)
     train = s.manifest("train", s.data_root(cache))
-    for seed in _integers("--seeds", seeds):
+    for seed in numbers:
         found = find(s, config, seed, train, runs)
         if RANK == 0:
             typer.echo(
@@ -262,16 +269,15 @@ def compare(
             f"{' '.join(map(str, what))}: name one model's file and --dataset, or records (.json) of one model only"
         )
     from reproduce.compare import compare as beside
-    from reproduce.reference import apart
     from reproduce.suites import suite
 
-    apart(results)
-    check_environment(seeds, runs, results, cache)
+    numbers = _integers("--seeds", seeds)
+    check_folders(runs, results, cache)
     if not on_ranks(gpus, runs):
         return
     s = suite(choose(f"{dataset}@{budget}" if budget else dataset))
     names = [name for text in against for name in text.split(",") if name]
-    table = beside(what[0], s, names, _integers("--seeds", seeds), cache, runs, results, common)
+    table = beside(what[0], s, names, numbers, cache, runs, results, common)
     if RANK == 0:
         typer.echo(table)
 
@@ -390,11 +396,9 @@ def bench(
     Example: python -m reproduce bench --models x3d_m,slowfast_4x16_r50
     """
     from reproduce.bench import bench as time_all
-    from reproduce.reference import apart
     from reproduce.suites import suite
 
-    apart(results)
-
+    check_folders(None, results, cache)
     names = [name for name in models.split(",") if name]
     typer.echo(time_all(results, names, every_mode, suite(choose(levels)) if levels else None, cache))
 
@@ -435,9 +439,8 @@ def temporal(
     """
     from reproduce.measure.temporal import is_run, report
     from reproduce.measure.temporal import temporal as diagnose
-    from reproduce.reference import apart
 
-    apart(results)
+    check_folders(None, results, cache)
     chosen = [folder for folder in folders if is_run(folder)]
     if not chosen:
         raise ValueError(f"{' '.join(map(str, folders))}: no run to diagnose, searches only")
@@ -460,7 +463,9 @@ def check(
     Example: python -m reproduce check --tiers instant --only x3d
     """
     from reproduce import gate
+    from reproduce.reference import apart
 
+    apart(results)
     rows = gate.compare(gate.measure(tiers.split(","), cache, runs, results, only=[n for n in only.split(",") if n]))
     typer.echo(gate.check(rows, gate.CHANGES))
 
@@ -476,10 +481,14 @@ def accept(
 ) -> None:
     """Make what the recipes yield now the expectation, where it differs, and note it in results/CHANGES.md.
 
+    What it trains for that is recorded in --results, as by every command; only the note goes into the reference.
+
     Example: python -m reproduce accept --tiers instant --reason "TSM shifts a quarter of its channels"
     """
     from reproduce import gate
+    from reproduce.reference import apart
 
+    apart(results)
     gate.needs_reason(reason)
     names = [n for n in only.split(",") if n]
     if "inference" in tiers.split(","):
@@ -625,22 +634,20 @@ def _integers(option: str, text: str) -> list[int]:
 VARIABLES = (
     *("MODELS", "SEEDS", "EMBEDDED", "GPUS", "JOBS", "ENGINE", "DECODER", "TIERS", "REASON", "RAY_ADDRESS"),
     *("RUNS", "RESULTS", "CACHE", "KINETICS_ROOT", "SSV2_ROOT", "VENV", "PYTHON", "CHROMIUM", "TRACEBACK"),
+    *("FROM", "WORKERS", "ALLOW_PARTIAL"),
 )
+# Commands that train or time other things than the entries of MODELS, and what names those.
+WITHOUT_MODELS = {"search": "--entry names the one to search", "bench": "--models names native variants"}
 
 
-def check_environment(
-    seeds: str, runs: Path, results: Path | None, cache: Path, environment: Mapping[str, str] = os.environ
-) -> None:
-    """Find out before the first step what would stop a command late, or be passed over without a word.
+def check_environment(command: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Find out before the first step which variables would stop a command late, or be passed over without a word.
 
     Raises:
-        ValueError: seeds that are none, a variable whose name is nearly one of ours, an unknown decoder or size.
-        OutputError: a folder cannot be written.
+        ValueError: a name that is nearly one of ours, an unknown decoder or size, MODELS where it is not taken.
     """
     from reproduce.data.decode import DECODERS
-    from reproduce.files import check_writable
 
-    _integers("--seeds", seeds)
     plain = {_plain(name): name for name in VARIABLES}
     # Of the environment only the singular, plural and spelling of a name: other programs' variables are there too.
     meant = {name: plain[_plain(name)] for name in environment if _plain(name) in plain}
@@ -650,13 +657,30 @@ def check_environment(
     for name, right in meant.items():
         if name not in VARIABLES:
             raise ValueError(f"{name}={environment.get(name, '')!r} is set, which means nothing; {right}= is meant?")
-    for name, known in (("DECODER", tuple(DECODERS)), ("EMBEDDED", ("tiny", "quick", "full"))):
+    for name, known in (("DECODER", DECODERS), ("EMBEDDED", ("tiny", "quick", "full"))):
         value = environment.get(name)
         if value and value not in known:
             raise ValueError(f"{name}={value!r} is unknown; known: {', '.join(known)}")
-    check_writable(runs, "RUNS= or --runs")
+    if command in WITHOUT_MODELS and environment.get("MODELS"):
+        raise ValueError(
+            f"MODELS={environment['MODELS']!r} is set, which `{command}` does not take; {WITHOUT_MODELS[command]}"
+        )
+
+
+def check_folders(runs: Path | None, results: Path | None, cache: Path) -> None:
+    """Find out before the first step whether a command can write where it will write, much later.
+
+    Raises:
+        ReferenceError: the results would be written to the reference.
+        OutputError: a folder cannot be written.
+    """
+    from reproduce.files import check_writable
+    from reproduce.reference import apart
+
     if results:
-        check_writable(results, "RESULTS= or --results")
+        check_writable(apart(results), "RESULTS= or --results")
+    if runs:
+        check_writable(runs, "RUNS= or --runs")
     if not any(cache.glob("synthetic-*")):  # nothing is written to one that has its videos
         check_writable(cache, "CACHE= or --cache")
 

@@ -57,15 +57,14 @@ from reproduce.engine.local import jobs, run_jobs
 from reproduce.engine.parallel import keep_memory
 from reproduce.engine.runner import threads_of
 from reproduce.engine.searching import method, search_config
-from reproduce.files import save_weights, write_atomic, write_json
+from reproduce.files import save_weights, write_json
 from reproduce.progress import Progress
 from reproduce.protocol import Protocol
 from reproduce.records import Model, RunRecord, git_commit, load_all, score
-from reproduce.reference import REFERENCE
+from reproduce.reference import REFERENCE, note
 from reproduce.suites import CONFIGS, SUITES, Architecture, Entry, Suite, difference
 
-CHANGES = CONFIGS.parent / "results" / "CHANGES.md"
-HEADER = "# Changes of expectations\n\nWritten by `make accept-results` only.\n\n"
+CHANGES = REFERENCE / "CHANGES.md"
 TIERS = ("instant", "inference", "speed", "training")
 INFERENCE = "videos and labels", "top-1, videos", "logits"  # quantities of that tier
 SPEED = "time ÷ reference"  # and of that one
@@ -737,6 +736,5 @@ def accept(rows: Sequence[Row], reason: str, changes: Path) -> list[str]:
             path.with_suffix(".safetensors").unlink(missing_ok=True)
         made = f"{date.today().isoformat()}, {git_commit()[:8]}, `{_name(path)}` = {_digest(path) if file else 'gone'}"
         lines.append(f"- {made}, {reason.strip()}: " + "; ".join(moved))
-        text = (changes.read_text() if changes.exists() else HEADER) + lines[-1] + "\n"
-        write_atomic(changes, lambda path, text=text: path.write_text(text))
+        note(changes, lines[-1])
     return lines

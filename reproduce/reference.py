@@ -12,6 +12,7 @@ import re
 import shutil
 import tempfile
 import zipfile
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -19,15 +20,17 @@ from hashlib import sha256
 from pathlib import Path
 
 from reproduce.files import write_atomic
-from reproduce.records import RunRecord, git_commit, load_all, session
+from reproduce.records import RecordError, RunRecord, git_commit, load_all, predictions, session
 from reproduce.suites import CONFIGS, suite
 
 REFERENCE = CONFIGS.parent / "results"
 OWN = Path("my-results")
 FOLDERS = ("temporal", "throughput", "studies", "benchmarks")  # that go over beside the records
 LISTING = "MANIFEST.json"
-NAMES = re.compile(r"(records/[\w@.-]+/[\w@.-]+\.(json|parquet)|logs/[\w@.-]+/[\w@.-]+\.log|machine\.json)")
-LARGEST = 2**30  # bytes of a file in an archive: predictions of 25,000 videos × 174 classes are 17 MB
+HEADER = "# Changes of the reference\n\nWritten by `make update-reference` and `make accept-results` only.\n\n"
+NAMES = re.compile(r"(records/\w[\w@.-]*/\w[\w@.-]*\.(json|parquet)|logs/\w[\w@.-]*/\w[\w@.-]*\.log|machine\.json)")
+# Of an archive: its files, bytes of its list, of a file (predictions of 25,000 videos × 174 classes are 17 MB), of all.
+MOST_FILES, LONGEST_LIST, LARGEST, LARGEST_SUM = 10_000, 2**22, 2**30, 2**33
 
 
 class ReferenceError(ValueError):
@@ -42,10 +45,47 @@ def apart(results: Path) -> Path:
     """
     if REFERENCE.resolve() in (results.resolve(), *results.resolve().parents):
         raise ReferenceError(
-            f"RESULTS={results} is the reference, to which only `make update-reference REASON='why'` writes; "
-            f"choose another folder, such as {OWN}"
+            f"{results} is in the reference, to which only `make update-reference REASON='why'` writes; "
+            f"choose another folder, such as {OWN} (RESULTS=)"
         )
     return results
+
+
+def own_option(parser: ArgumentParser, option: str, file: str = "") -> Path:
+    """Give a study's command an option for what it writes, which may not be in the reference.
+
+    Args:
+        parser: of the study.
+        option: ``--out``, ``--results``.
+        file: below ``RESULTS``.
+
+    Returns:
+        The default.
+    """
+
+    def checked(text: str) -> Path:
+        try:
+            return apart(Path(text))
+        except ReferenceError as error:
+            raise ArgumentTypeError(str(error)) from None
+
+    default = Path(os.environ.get("RESULTS") or OWN) / file
+    parser.add_argument(option, type=checked, default=str(default), help=f"default, by RESULTS: {OWN / file}")
+    return default
+
+
+def check_reference(suite_name: str) -> None:
+    """Find out before the first step whether what a suite's runs will be set beside can be read.
+
+    Raises:
+        ReferenceError: a record of the reference cannot, or its predictions.
+    """
+    folder = REFERENCE / "records" / suite_name
+    try:
+        for record in load_all(folder):
+            predictions(record, folder)
+    except RecordError as error:
+        raise ReferenceError(f"{error}; restore the reference (git checkout results), or update the code") from error
 
 
 def submit(results: Path, runs: Path, out: Path) -> str:
@@ -92,6 +132,8 @@ def submit(results: Path, runs: Path, out: Path) -> str:
 def opened(path: Path) -> Iterator[Path]:
     """A folder of results; of an archive, its content in a folder that goes away, found to be what its list says.
 
+    An error of what is done with the content names the archive.
+
     Raises:
         ReferenceError: no archive of ``submit``, or changed since.
     """
@@ -103,26 +145,40 @@ def opened(path: Path) -> Iterator[Path]:
         try:
             with zipfile.ZipFile(path) as archive:
                 _unpack(archive, folder, path)
-        except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, json.JSONDecodeError, KeyError) as error:
-            raise ReferenceError(f"{path} is no archive that `submit` made, or damaged: {error}") from error
-        yield folder
+        except ReferenceError:
+            raise
+        except Exception as error:  # of damaged bytes zipfile and its decoders raise a dozen types
+            raise ReferenceError(
+                f"{path} is no archive that `submit` made, or damaged ({type(error).__name__}: {error}); ask anew"
+            ) from error
+        try:
+            yield folder
+        except ValueError as error:
+            error.args = (str(error).replace(str(folder), str(path)),)
+            raise
 
 
 def _unpack(archive: zipfile.ZipFile, folder: Path, path: Path) -> None:
+    infos = archive.infolist()
+    for what, size, most in (
+        ("files", len(infos), MOST_FILES),
+        (f"bytes in {LISTING}", archive.getinfo(LISTING).file_size, LONGEST_LIST),
+        ("bytes in a file", max(i.file_size for i in infos), LARGEST),
+        ("bytes in all", sum(i.file_size for i in infos), LARGEST_SUM),
+    ):
+        if size > most:
+            raise ReferenceError(f"{path} has {size} {what}, over {most}")
     listing = json.loads(archive.read(LISTING))
-    names = [i.filename for i in archive.infolist() if i.filename != LISTING]
+    if not isinstance(listing, dict):
+        raise ReferenceError(f"{path}: {LISTING} is no list of files and hashes; ask for it anew")
+    names = [i.filename for i in infos if i.filename != LISTING]
     if sorted(names) != sorted(listing):
         odd = sorted(set(names) ^ set(listing)) or sorted(n for n in names if names.count(n) > 1)
         raise ReferenceError(f"{path}: {odd[0]} is in the archive or in its list only, or twice; ask for it anew")
-    for info in archive.infolist():
-        name = info.filename
-        if name == LISTING:
-            continue
-        if not NAMES.fullmatch(name) or ".." in name:
+    for name in names:
+        if not NAMES.fullmatch(name):
             raise ReferenceError(f"{path}: {name!r} does not belong into an archive of records")
-        if info.file_size > LARGEST:
-            raise ReferenceError(f"{path}: {name} has {info.file_size} bytes, over {LARGEST}")
-        data = archive.read(info)
+        data = archive.read(name)
         if sha256(data).hexdigest() != listing[name]:
             raise ReferenceError(f"{path}: {name} is not what the list says; it was changed: ask for it anew")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +186,9 @@ def _unpack(archive: zipfile.ZipFile, folder: Path, path: Path) -> None:
 
 
 def update(source: Path, reason: str, runs: Path, reference: Path = REFERENCE) -> str:
-    """Take results over into the reference, render it anew, and note why in CHANGES.md.
+    """Take records, diagnoses, throughput, studies and benchmarks over into the reference, render it anew, note why.
+
+    Where anything fails, the reference is what it was before.
 
     Args:
         source: folder of results, or an archive of ``submit``.
@@ -143,9 +201,8 @@ def update(source: Path, reason: str, runs: Path, reference: Path = REFERENCE) -
 
     Raises:
         ReferenceError: no reason, or nothing to take over.
-        VerifyError: the source, or afterwards the reference, disagrees with itself.
+        VerifyError: the source, or with it the reference, disagrees with itself.
     """
-    from reproduce import natives, report, tables
     from reproduce.verify import check_records, verify
 
     if not reason.strip():
@@ -156,24 +213,52 @@ def update(source: Path, reason: str, runs: Path, reference: Path = REFERENCE) -
         found = [p for top in ("records", *FOLDERS) for p in sorted(folder.glob(f"{top}/**/*")) if p.is_file()]
         if not found:
             raise ReferenceError(f"{source} holds no records, diagnoses, throughput or studies to take over")
-        for path in found:
-            target = reference / path.relative_to(folder)
-            write_atomic(target, lambda p, path=path: shutil.copyfile(path, p))
-        moved = sorted({str(p.relative_to(folder).parent) for p in found})
-    gone = _outdated(reference)
+        with _restored_on_error(reference):
+            for path in found:
+                target = reference / path.relative_to(folder)
+                write_atomic(target, lambda p, path=path: shutil.copyfile(path, p))
+            gone = _outdated(reference)
+            _render(reference, runs)
+            said = verify(reference)
+            what = f"{', '.join(sorted({str(p.relative_to(folder).parent) for p in found}))} ({len(found)} files)"
+            line = f"- {date.today().isoformat()}, {git_commit()[:8]}, reference: {what}: {reason.strip()}"
+            line += f"; removed, of runs that are no more: {', '.join(gone)}" if gone else ""
+            note(reference / "CHANGES.md", line)
+    return f"{line}\n{said}"
+
+
+def note(changes: Path, line: str) -> None:
+    """Add a line to the changes of the reference and of what is expected of the recipes."""
+    text = (changes.read_text() if changes.exists() else HEADER) + line + "\n"
+    write_atomic(changes, lambda path: path.write_text(text))
+
+
+@contextmanager
+def _restored_on_error(folder: Path) -> Iterator[None]:
+    """Let a folder change, or put it back as it was. A copy is kept meanwhile: tables of it read it where it stands."""
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        before = Path(temporary) / "before"
+        if folder.exists():
+            shutil.copytree(folder, before)
+        try:
+            yield
+        except BaseException:
+            if folder.exists():
+                os.replace(folder, Path(temporary) / "after")
+            if before.exists():
+                os.replace(before, folder)
+            raise
+
+
+def _render(reference: Path, runs: Path) -> None:
+    from reproduce import natives, report, tables
+
     if (reference / "tables" / "natives.csv").exists():
         natives.render(reference)
     for path in (reference / "tables").glob("*.md"):
         if path.stem != "natives":
             tables.render(suite(path.stem), reference)
     report.report(reference, runs)
-    changes = reference / "CHANGES.md"
-    what = f"{', '.join(moved)} ({len(found)} files)"
-    line = f"- {date.today().isoformat()}, {git_commit()[:8]}, reference: {what}: {reason.strip()}"
-    line += f"; removed, of runs that are no more: {', '.join(gone)}" if gone else ""
-    text = (changes.read_text() if changes.exists() else "# Changes\n\n") + line + "\n"
-    write_atomic(changes, lambda p: p.write_text(text))
-    return f"{line}\n{verify(reference)}"
 
 
 def _outdated(reference: Path) -> list[str]:

@@ -69,6 +69,15 @@ class Reproduction:
         return tuple(row for row in self.rows if row.verdict == NOT_REPRODUCED)
 
     @property
+    def doubt(self) -> str:
+        """Why the reference is not reproduced, for ``--strict``; empty if it is."""
+        if self.failed:
+            return f"not reproduced: {', '.join(row.name for row in self.failed)}"
+        if all(row.verdict == NO_REFERENCE for row in self.rows):
+            return "no row was compared, since none has a reference; why is said above"
+        return ""
+
+    @property
     def summary(self) -> str:
         """One line: how many of which verdict, and on what."""
         counts = Counter(row.verdict for row in self.rows)

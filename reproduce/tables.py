@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import textwrap
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -678,10 +679,12 @@ def terminal(suite: Suite, results: Path, against: str = "") -> str:
     if any(r.verdict == ONE_RUN for r in found):
         notes.append("One run: how runs spread is not known; with SEEDS=0,1,2 it is.")
     notes += [f"{sign}: {what}." for what, sign in apart.items()]
+    own = "" if results.resolve() == REFERENCE.resolve() else f" RESULTS={shlex.quote(str(results))}"
     files = (
         f"Whole table: {results / 'tables' / suite.name}.md and .csv",
         f"Records and predictions: {results / 'records' / suite.name}",
-        "Next: make report (a page with pictures), make verify (recompute every number)",
+        *((f"A page with pictures: make report{own}",) if own else ()),
+        f"Every number recomputed: make verify{own}",
     )
     wrapped = [textwrap.fill(note, WIDTH, break_on_hyphens=False) for note in notes]
     return "\n".join((*lines, "", *wrapped, "", *files))

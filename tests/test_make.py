@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from reproduce.cli import VARIABLES
 from reproduce.suites import SUITES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,10 +69,10 @@ def test_an_unwritable_folder_is_one_clear_line(cache, tmp_path):
     assert re.search(r"error: cannot write .*runs.*choose another folder", done.stderr)
 
 
-def test_help_names_every_documented_target():
+def test_help_names_every_documented_target_and_every_variable():
     done = make("help", Path("unused"))
-    for target in ("reproduce-kinetics", "table-ssv2", "test", "lint", "env"):
-        assert target in done.stdout
+    for name in ("reproduce-kinetics", "table-ssv2", "test", "lint", "env", *(f"{name}=" for name in VARIABLES)):
+        assert name in done.stdout
 
 
 STUB = """#!/bin/sh
@@ -100,8 +101,15 @@ def test_folders_may_hold_what_a_shell_reads(tmp_path):
     said = log.read_text().splitlines()
     for word in ("verify", "update-reference"):
         assert said[said.index(word) + 1] == str(results)
-    assert set(said) >= {f"RESULTS={results}", str(results), f"{results}/studies/planted.json"}
+    assert f"RESULTS={results}" in said
     assert f"--benchmark-storage={results}/benchmarks" in said
+    log.unlink()
+    for target in ("update-reference", "bench-save", "test"):
+        done = subprocess.run(["make", target], cwd=ROOT, env=env | dict(RESULTS="", WORKERS=""), capture_output=True)
+        assert done.returncode == 0, (target, done.stderr)
+    said = log.read_text().splitlines()
+    assert said[said.index("update-reference") + 1] == "my-results", "an empty variable is as none"
+    assert {"--benchmark-storage=my-results/benchmarks", "auto"} <= set(said)
     assert not (ROOT / "hacked").exists()
 
 

@@ -1,6 +1,6 @@
 """How fast videos become clips: against mmaction2's pipeline on the same files, one thread each, in turns.
 
-    python -m reproduce.studies.decoding --out results/studies/decoding.json
+    python -m reproduce.studies.decoding
 
 The files are generated: embedded scenes as H.264 with B frames in two sizes (Kinetics' common ones) and as VP9
 (Something-Something's). Every round times each side once on every file; a ratio is that of the two sides of one round,
@@ -48,6 +48,7 @@ from reproduce.engine.inference import accelerate
 from reproduce.files import write_json
 from reproduce.protocol import Crops, Protocol, Sampling
 from reproduce.records import session
+from reproduce.reference import own_option
 
 PROTOCOL = Protocol(Sampling("dense", 16, 5, clips=10), Crops(256, 256, (256, 320), crops=3))
 FRAMES = 301
@@ -219,7 +220,7 @@ def memory(path: Path, openings: int, decoder: str) -> dict:
 def main() -> None:
     """Time everything and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results/studies/decoding.json"))
+    own_option(parser, "--out", "studies/decoding.json")
     parser.add_argument("--rounds", type=int, default=15, help="of the pipelines; a third of it of the rest")
     parser.add_argument("--videos", type=int, default=3, help="of each kind")
     parser.add_argument("--openings", type=int, default=10_000, help="of one file, for the memory")

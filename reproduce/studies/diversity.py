@@ -1,6 +1,6 @@
 """Does the schedule of the PV-NAS-style search keep the searched networks diverse, as its name says?
 
-    python -m reproduce.studies.diversity --out results/studies/diversity.json
+    python -m reproduce.studies.diversity
 
 The same search twice per seed on one suite: with rates in opposite phase, and with a constant rate of the distribution
 of equal mean. Diversity is the expected share of blocks in which two networks drawn at that step differ; its mean is
@@ -22,6 +22,7 @@ from reproduce.engine import searching
 from reproduce.files import write_json
 from reproduce.plots import draw_curves
 from reproduce.records import session
+from reproduce.reference import own_option
 from reproduce.suites import suite
 
 SCHEDULES = {"opposite phase": True, "plain": False}
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path(os.environ.get("RUNS", "runs")))
     parser.add_argument("--cache", type=Path, default=Path(os.environ.get("CACHE", ".cache")))
-    parser.add_argument("--out", type=Path, default=Path("results/studies/diversity.json"))
+    own_option(parser, "--out", "studies/diversity.json")
     options = parser.parse_args()
 
     s = suite(options.suite)

@@ -1,6 +1,6 @@
 """Do the tests notice? Faults planted one by one, each expected to be killed by a test that is named beside it.
 
-    python -m reproduce.studies.mutants --out results/studies/mutants.json
+    python -m reproduce.studies.mutants
 
 A mutant is one replacement in one file. It is planted in a copy of the tree, never in the checkout, and its test is run
 there: killed when that fails, survived when it passes. The test must pass on the copy as it is. What is done is kept in
@@ -26,6 +26,7 @@ from tempfile import TemporaryDirectory
 from reproduce.files import write_json
 from reproduce.progress import Progress
 from reproduce.records import session
+from reproduce.reference import own_option
 
 ROOT = Path(__file__).resolve().parents[2]
 TREE = ("autotsnet", "baselines", "configs", "reproduce", "results", "tests", "Makefile", "README.md", "pyproject.toml")
@@ -631,9 +632,9 @@ def main() -> None:
     """Judge all mutants and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="those whose name holds this text")
-    parser.add_argument("--out", type=Path, default=Path("results/studies/mutants.json"))
+    default = own_option(parser, "--out", "studies/mutants.json")
     options = parser.parse_args()
-    if options.only and options.out == parser.get_default("out"):
+    if options.only and options.out == default:
         parser.error("--only: name another file by --out; the study's own is of all mutants")
     rows = study([m for m in MUTANTS if options.only in m.name], options.out)
     for row in rows:

@@ -1,6 +1,6 @@
 """Does the search find what is there to be found, and at what price?
 
-    python -m reproduce.studies.planted --out results/studies/planted.json
+    python -m reproduce.studies.planted
 
 FP-NAS, PARSEC, random search and evolution on :class:`~autotsnet.search.planted.PlantedJudge`, where the best
 architecture under the budget is known. Quality 0 is the mean of random in-budget architectures, 1 the optimum; a score
@@ -49,6 +49,7 @@ from autotsnet.search.strategies import Evolution, RandomSearch, Strategy
 from autotsnet.space import Product
 from reproduce.files import write_atomic, write_json
 from reproduce.records import session
+from reproduce.reference import REFERENCE, own_option
 
 SEEDS = range(50, 60)
 TUNING_SEEDS = range(100, 120)
@@ -274,11 +275,13 @@ def table(record: dict[str, Any]) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("results/studies/planted.json"))
+    own_option(parser, "--out", "studies/planted.json")
     parser.add_argument("--tune", action="store_true", help="choose the schedules anew (many minutes), record how")
     args = parser.parse_args()
     torch.set_num_threads(1)
     tuning_file = args.out.with_name(f"{args.out.stem}_tuning.json")
+    if not args.tune and not tuning_file.exists():
+        tuning_file = REFERENCE / "studies" / "planted_tuning.json"
     config = {
         "success": SUCCESS,
         "num_clips": PlantedJudge.clips,
@@ -292,8 +295,6 @@ def main() -> None:
     if args.tune:
         tune(tuning_file, origin)
         return
-    if not tuning_file.exists():
-        raise SystemExit(f"{tuning_file} is missing: make it with --tune, or give the --out that it lies beside")
     tuning = json.loads(tuning_file.read_text())
     for name, used in (("fpnas", FPNAS_TUNED), ("parsec", PARSEC_TUNED)):
         if tuning[name]["chosen"] != used:

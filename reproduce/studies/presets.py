@@ -1,6 +1,6 @@
 """One real search step at the size of each preset: does it run, how long does it take, how much memory does it need?
 
-    python -m reproduce.studies.presets --out results/studies/presets.json
+    python -m reproduce.studies.presets
 
 A step is what ``ProgressiveSearchLoop`` does: K = 2 architectures drawn from the whole space, forward and backward on
 one training clip each, forward on one held-out clip each, an update of the weights and one of alpha. Each preset runs
@@ -16,7 +16,6 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
@@ -31,6 +30,7 @@ from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.runner import Runner
 from reproduce.files import write_json
 from reproduce.records import session
+from reproduce.reference import own_option
 
 PRESETS = ("tiny", "s", "m", "l")
 CLASSES = 400
@@ -136,7 +136,7 @@ def one_step(name: str) -> dict:
 def main() -> None:
     """Run every preset in a process of its own and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results/studies/presets.json"))
+    own_option(parser, "--out", "studies/presets.json")
     out = parser.parse_args().out
     rows = []
     for name in PRESETS:

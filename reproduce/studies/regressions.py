@@ -1,6 +1,6 @@
 """Does the gate catch what it is there for, and nothing else?
 
-    python -m reproduce.studies.regressions --out results/studies/regressions.json
+    python -m reproduce.studies.regressions
 
 Each regression is planted in every family of the gate in turn; then all is checked again and again as it is. With
 ``--speed``, the same of speed, on a machine that does nothing else: a network that busily waits after each pass is
@@ -26,6 +26,7 @@ from reproduce.data.decode import DEFAULT
 from reproduce.files import write_json
 from reproduce.progress import Progress
 from reproduce.records import session
+from reproduce.reference import own_option
 from reproduce.suites import Suite, _solution
 
 SLOWER = 0.15
@@ -189,7 +190,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--only", default="", help="comma-separated entries")
     parser.add_argument("--cache", type=Path, default=Path(os.environ.get("CACHE", ".cache")))
-    parser.add_argument("--out", type=Path, help="default: results/studies/regressions.json, slower.json")
+    default = own_option(parser, "--out", "studies/regressions.json")
     options = parser.parse_args()
 
     only = [name for name in options.only.split(",") if name]
@@ -197,11 +198,11 @@ def main() -> None:
     unknown = sorted(set(only) - set(known))
     if unknown:
         parser.error(f"--only: nothing is checked of {unknown[0]!r}; of: {', '.join(known)}")
-    if only and not options.out:
+    if only and options.out == default:
         parser.error("--only: name another file by --out; the study's own is of all entries")
     made = session(DEFAULT).model_dump()
     found = speed(options.repeats, only) if options.speed else regressions(options.cache, options.repeats, only)
-    out = options.out or Path("results/studies") / ("slower.json" if options.speed else "regressions.json")
+    out = default.with_name("slower.json") if options.speed and options.out == default else options.out
     write_json(out, found | dict(provenance=made))
     if options.speed:
         caught = sum(f["caught"] for f in found["slower"].values())

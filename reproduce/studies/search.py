@@ -1,6 +1,6 @@
 """Does the search beat chance, and does its supernet rank architectures as training them alone does?
 
-    python -m reproduce.studies.search --out results/studies/search.json
+    python -m reproduce.studies.search
 
 On one suite: for each seed a search and a retraining of what it found, against random architectures of equal GMACs
 trained alike; and the supernet's held-out log-likelihood of at least a dozen random architectures against their own
@@ -29,6 +29,7 @@ from reproduce.engine.local import execute
 from reproduce.files import write_json
 from reproduce.progress import Progress
 from reproduce.records import RunRecord, session
+from reproduce.reference import own_option
 from reproduce.statistics import outcomes, paired_difference
 from reproduce.suites import Entry, RunSpec, Suite, suite
 
@@ -57,9 +58,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--architectures", type=int, default=12, help="for the ranking correlation")
     parser.add_argument("--runs", type=Path, default=Path(os.environ.get("RUNS", "runs")))
-    parser.add_argument("--results", type=Path, default=Path(os.environ.get("RESULTS", "results")))
+    own_option(parser, "--results")
     parser.add_argument("--cache", type=Path, default=Path(os.environ.get("CACHE", ".cache")))
-    parser.add_argument("--out", type=Path, default=Path("results/studies/search.json"))
+    own_option(parser, "--out", "studies/search.json")
     options = parser.parse_args()
 
     s = suite(options.suite)

@@ -1,6 +1,6 @@
 """Do verdicts keep their promises? Simulated suites with run-to-run noise, and simulated reproductions.
 
-Usage: python -m reproduce.studies.verdicts [--repeats 400] [--out results/studies/verdicts.json]; a minute or two.
+Usage: python -m reproduce.studies.verdicts [--repeats 400] [--out FILE]; a minute or two.
 
 A suite has a control and six other models on the same 400 videos, each of a family of its own, whose accuracies differ
 between runs by a standard deviation of 1.5, 4 or 7 points, two of each. Three are as good as the control, one of each
@@ -17,12 +17,12 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import norm
 
 from reproduce.files import write_json
+from reproduce.reference import own_option
 from reproduce.reproduction import RATE
 from reproduce.statistics import LEVEL, Spread, accuracy_interval, holm, paired_difference, spreads
 
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the study; print and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=400)
-    parser.add_argument("--out", type=Path, default=Path("results/studies/verdicts.json"))
+    own_option(parser, "--out", "studies/verdicts.json")
     options = parser.parse_args(argv)
     data = {
         "repeats": options.repeats,

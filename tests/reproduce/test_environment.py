@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from reproduce.cli import check_environment
+from reproduce.cli import _integers, app, check_environment, check_folders
 from reproduce.engine.distributed import launched
 from reproduce.engine.runner import SharedMemoryError, check_shared_memory
 from reproduce.engine.torchrun import machines_of_step
@@ -27,25 +28,30 @@ ROOT = Path(__file__).resolve().parent.parent.parent
         (dict(models="x3d"), "MODELS= is meant?"),
         (dict(KINETICSROOT="/data"), "KINETICS_ROOT= is meant?"),
         (dict(MAKEFLAGS=" -- SEEDS=0 MODLES=x3d", MODLES="x3d"), "MODLES='x3d' is set.*MODELS= is meant?"),
+        (dict(WORKER="1"), "WORKERS= is meant?"),
+        (dict(MAKEFLAGS=" -- FORM=x.zip", FORM="x.zip"), "FROM= is meant?"),
+        (dict(ALLOWPARTIAL="1"), "ALLOW_PARTIAL= is meant?"),
+        (dict(MODELS="x3d"), "MODELS='x3d' is set, which `search` does not take; --entry names"),
         (dict(DECODER="opencv"), "DECODER='opencv' is unknown; known: .*pyav"),
         (dict(EMBEDDED="huge"), "EMBEDDED='huge' is unknown; known: tiny, quick, full"),
     ],
 )
-def test_a_variable_that_is_none_of_ours_is_named_with_the_one_that_is_meant(tmp_path, environment, message):
+def test_a_variable_that_is_none_of_ours_is_named_with_the_one_that_is_meant(environment, message):
     with pytest.raises(ValueError, match=message):
-        check_environment("0", tmp_path, tmp_path, tmp_path, environment)
+        check_environment("search", environment)
 
 
 def test_what_is_in_order_and_other_programs_variables_pass(tmp_path):
     fine = dict(MODELS="x3d", SEEDS="0", MODLES="of another", PYTHONPATH="x", MAKEFLAGS=" -- PYTHONPATH=x VENV=y")
-    check_environment("0,1", tmp_path / "new" / "runs", None, tmp_path / "cache", fine)
+    check_environment("run", fine)
+    check_folders(tmp_path / "new" / "runs", None, tmp_path / "cache")
     assert not any((tmp_path / "new" / "runs").iterdir())
 
 
 @pytest.mark.parametrize("seeds", ["-1", "0,0", "0,x", "", str(2**32)])
-def test_seeds_are_different_integers(tmp_path, seeds):
+def test_seeds_are_different_integers(seeds):
     with pytest.raises(ValueError, match=f"--seeds='{seeds}'"):
-        check_environment(seeds, tmp_path, None, tmp_path, {})
+        _integers("--seeds", seeds)
 
 
 @pytest.mark.parametrize("which", ["RUNS", "RESULTS", "CACHE"])
@@ -53,15 +59,14 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, which):
     (tmp_path / "file").write_text("")
     folders = [tmp_path / "file" if name == which else tmp_path / name for name in ("RUNS", "RESULTS", "CACHE")]
     with pytest.raises(OutputError, match=f"cannot write .*file: .*; choose another folder \\({which}= or --"):
-        check_environment("0", *folders, {})
+        check_folders(*folders)
 
 
-def test_the_command_checks_before_it_makes_data(tmp_path):
+def test_every_command_checks_before_its_first_step(tmp_path):
     """As ``make MODEL=x3d`` would give it."""
-    command = [sys.executable, "-m", "reproduce", "run", "kinetics-tiny", "--cache", str(tmp_path / "cache")]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "MODEL": "x3d"}, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.splitlines() == ["error: MODEL='x3d' is set, which means nothing; MODELS= is meant?"]
+    for command in (["run", "kinetics-tiny"], ["verify"], ["data", "generate", "kinetics"]):
+        done = CliRunner().invoke(app, [*command, "--cache", str(tmp_path / "cache")], env=dict(MODEL="x3d"))
+        assert str(done.exception) == "MODEL='x3d' is set, which means nothing; MODELS= is meant?"
     assert not (tmp_path / "cache").exists()
 
 

@@ -49,6 +49,7 @@ def test_other_answers_are_reproduced_within_the_spread_and_not_beyond(own, refe
     assert [r.seed for r in rows["tsm"].reference] == [0], "of the same seed"
     assert rows["x3d"].verdict == "not reproduced"
     assert [row.name for row in found.failed] == ["x3d"]
+    assert found.doubt == "not reproduced: x3d"
     assert found.summary.startswith("1 of 2 reproduced, 1 not reproduced; ")
 
 
@@ -81,6 +82,9 @@ def test_what_differs_is_no_reference(own, reference, change, reason):
     assert reason in row.reason
     assert reason in found.render()
     assert not found.failed, "no reference is no failure"
+    assert found.doubt.startswith("no row was compared"), "nor is it a success"
+    make(own, "x3d-s0")
+    assert not reproduction(QUICK, own, reference).doubt
 
 
 def test_a_record_that_does_not_hold_its_recipe_is_no_reference_for_one_that_does(own):

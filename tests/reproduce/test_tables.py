@@ -210,13 +210,18 @@ def test_a_missed_budget_is_not_called_better(results, reference, monkeypatch):
     assert [row.verdict for row in of(found, "x3d")] == ["worse"]
 
 
-def test_the_terminal_has_a_hundred_columns_and_what_comes_next(reference):
+def test_the_terminal_has_a_hundred_columns_and_what_comes_next(reference, monkeypatch):
     text = tables.terminal(CHOSEN, reference)
     assert max(map(len, text.splitlines())) <= 100
     ranked = [line.split()[1] for line in text.splitlines() if re.match(r" ?\d+  ", line)]
     assert ranked == ["auto_tsnet_random", "auto_tsnet", "tsm", "x3d", "mvit"]
     assert f"{reference / 'tables' / QUICK.name}.md" in text
-    assert "make report" in text
+    assert f"make report RESULTS={reference}" in text
+    assert f"make verify RESULTS={reference}" in text
+    monkeypatch.setattr(tables, "REFERENCE", reference)
+    text = tables.terminal(CHOSEN, reference)
+    assert text.endswith(": make verify"), "a page of the reference is there"
+    assert "make report" not in text
 
 
 def test_the_sentence_says_what_the_rows_say(results, reference, monkeypatch):
