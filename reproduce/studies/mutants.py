@@ -218,8 +218,8 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         (
             "shared weights follow the worst sample",
             _LOOP,
-            "step.backward(loss, -losses[-1])",
-            "step.backward(loss, losses[-1])",
+            "step.backward(parts, mean_over_ranks)",
+            "step.backward(parts, lambda loss: -mean_over_ranks(loss))",
             LOOP,
         ),
         (
