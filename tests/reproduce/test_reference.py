@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,7 +139,7 @@ def test_a_changed_archive_is_refused_by_one_line(own, tmp_path):
 def test_a_changed_byte_is_refused_or_changes_nothing(own, tmp_path):
     out, changed = tmp_path / "submission.zip", tmp_path / "changed.zip"
     submit(own, tmp_path / "runs", out)
-    data, refused = out.read_bytes(), 0
+    data, said = out.read_bytes(), []
     with opened(out) as folder:
         whole = content(folder)
     offsets = {*range(0, len(data), len(data) // 150), *range(60), *range(len(data) - 450, len(data), 2)}
@@ -148,28 +149,31 @@ def test_a_changed_byte_is_refused_or_changes_nothing(own, tmp_path):
             with opened(changed) as folder:
                 assert content(folder) == whole, f"byte {offset}"
         except ReferenceError as error:
-            refused += 1
-            assert str(changed) in str(error)
-            assert "\n" not in str(error)
-    assert refused > len(offsets) / 2
+            said.append(str(error))
+    assert len(said) > len(offsets) / 2
+    assert all(text.startswith(str(changed)) and "\n" not in text for text in said)
 
 
 @pytest.mark.parametrize("limit", ["MOST_FILES", "LONGEST_LIST", "LARGEST", "LARGEST_SUM"])
 def test_an_archive_that_is_too_large_is_not_unpacked(own, tmp_path, monkeypatch, limit):
     submit(own, tmp_path / "runs", tmp_path / "submission.zip")
     monkeypatch.setattr(reference_module, limit, 4)
-    with pytest.raises(ReferenceError, match=r"submission\.zip has \d+ (files|bytes).*, over 4"):
-        with opened(tmp_path / "submission.zip"):
-            pass
+    opening = opened(tmp_path / "submission.zip")
+    with pytest.raises(ReferenceError, match=r"submission\.zip has \d+ (files|bytes).*, over 4"), opening:
+        pass
 
 
 def test_an_error_in_an_archive_names_the_archive(own, tmp_path):
     out = tmp_path / "submission.zip"
     submit(own, tmp_path / "runs", out)
-    with pytest.raises(VerifyError) as caught, opened(out) as folder:
-        edit(folder / "records" / "kinetics-quick" / "tsm-s0.json")
-        check_records(folder)
-    assert str(caught.value).startswith(f"{out}/records/kinetics-quick/tsm-s0.json: ")
+
+    def check_edited() -> None:
+        with opened(out) as folder:
+            edit(folder / "records" / "kinetics-quick" / "tsm-s0.json")
+            check_records(folder)
+
+    with pytest.raises(VerifyError, match=f"^{re.escape(str(out))}/records/kinetics-quick/tsm-s0.json: "):
+        check_edited()
 
 
 def test_an_archive_of_an_edited_record_passes_its_list_and_fails_its_check(own, tmp_path):
