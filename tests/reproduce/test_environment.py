@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
         (dict(KINETICSROOT="/data"), "KINETICS_ROOT= is meant?"),
         (dict(MAKEFLAGS=" -- SEEDS=0 MODLES=x3d", MODLES="x3d"), "MODLES='x3d' is set.*MODELS= is meant?"),
         (dict(WORKER="1"), "WORKERS= is meant?"),
-        (dict(MAKEFLAGS=" -- FORM=x.zip", FORM="x.zip"), "FROM= is meant?"),
+        (dict(MAKEFLAGS=" -- FROMM=x.zip", FROMM="x.zip"), "FROM= is meant?"),
         (dict(ALLOWPARTIAL="1"), "ALLOW_PARTIAL= is meant?"),
         (dict(MODELS="x3d"), "MODELS='x3d' is set, which `search` does not take; --entry names"),
         (dict(DECODER="opencv"), "DECODER='opencv' is unknown; known: .*pyav"),
