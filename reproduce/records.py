@@ -44,6 +44,8 @@ MIGRATIONS: dict[int, Callable[[dict], dict]] = {
 UNPROVEN = "its specification, network, threads, and where it was tested"
 """What a record of an older schema cannot prove."""
 
+COLUMNS = ("id", "label", "frames", "error", "scores")  # of predictions
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -287,7 +289,7 @@ def predictions(record: RunRecord, folder: Path) -> pd.DataFrame:
     """The per-video predictions of a record: ``id``, ``label``, ``frames``, ``error``, ``scores``.
 
     Raises:
-        RecordError: the file is missing, or is not the one that the record was made from.
+        RecordError: the file is missing, is not the one that the record was made from, or is not whole.
     """
     path = folder / record.result.predictions
     try:
@@ -299,7 +301,38 @@ def predictions(record: RunRecord, folder: Path) -> pd.DataFrame:
             f"{path}: sha256 {found[:12]} is not the record's {record.result.predictions_sha256[:12]}; "
             "it was changed after the run: restore it, or run again"
         )
-    return pd.read_parquet(path)
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are among them
+        raise RecordError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    fault = _fault(table)
+    if fault:
+        raise RecordError(f"{path}: {fault}; restore it, or run again")
+    return table
+
+
+def _fault(table: pd.DataFrame) -> str:
+    """What is wrong with predictions, by column; empty if nothing is."""
+    if set(table.columns) != set(COLUMNS):
+        return f"its columns are {', '.join(map(str, table.columns))}, not {', '.join(COLUMNS)}"
+    if table.empty:
+        return "id: there are no rows"
+    for name in ("id", "error"):
+        if not all(isinstance(text, str) for text in table[name]):
+            return f"{name}: not all are strings"
+    if not table.id.is_unique:
+        return f"id: {table.id[table.id.duplicated()].iloc[0]} is there twice"
+    if table.label.dtype.kind not in "iu":
+        return f"label: {table.label.dtype} are no class numbers"
+    known = table.scores[table.error == ""]
+    if not all(isinstance(s, np.ndarray) and s.ndim == 1 and s.dtype.kind == "f" for s in known):
+        return "scores: not all are lists of numbers"
+    classes = {len(s) for s in known}
+    if len(classes) > 1 or 0 in classes:
+        return f"scores: of {sorted(classes)} classes, not of one number for all videos"
+    if table.label.min() < 0 or (classes and table.label.max() >= max(classes)):
+        return f"label: {table.label.min()} to {table.label.max()}, not classes from 0 to {max(classes, default=1) - 1}"
+    return ""
 
 
 def ranks(predictions: pd.DataFrame) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from functools import cache
-from math import ceil, isclose, isfinite
+from math import ceil, inf, isclose, isfinite
 from pathlib import Path
 
 import pandas as pd
@@ -14,9 +14,11 @@ from autotsnet.registry import family
 from reproduce import natives, report, tables
 from reproduce.measure.macs import MacCount, count
 from reproduce.measure.temporal import diagnose, partners
-from reproduce.records import UNPROVEN, RecordError, RunRecord, predictions, ranks, score
+from reproduce.records import UNPROVEN, RecordError, RunRecord, predictions, ranks, score, sha256
 from reproduce.spec import RunSpec, run_id
 from reproduce.suites import CONFIGS, SUITES, suite
+
+FROZEN = Path(__file__).with_name("old_records.json")  # suite/name.json -> sha256 of the committed old records
 
 
 class VerifyError(ValueError):
@@ -116,6 +118,8 @@ def _disagreements(record: RunRecord, path: Path, table: pd.DataFrame) -> Iterat
         ("model.residual", model.residual, model.gmacs / model.budget - 1),
         ("model.matched", model.matched, abs(model.residual) <= 0.02),
     ]
+    if not record.spec and not _frozen(path):
+        yield "spec is empty, and it is none of the committed old records; restore the file, or run again"
     if record.spec:
         try:
             claims += _specified(record, record.spec, table)
@@ -124,6 +128,16 @@ def _disagreements(record: RunRecord, path: Path, table: pd.DataFrame) -> Iterat
     for what, said, is_ in claims:
         if said != is_:
             yield f"{what} is {said}, recomputed it is {is_}"
+
+
+@cache
+def _listed() -> dict[str, str]:
+    return json.loads(FROZEN.read_text())
+
+
+def _frozen(path: Path) -> bool:
+    """Whether a record without a specification is a committed one, byte for byte."""
+    return _listed().get(f"{path.parent.name}/{path.name}") == sha256(path)
 
 
 def _specified(record: RunRecord, spec: RunSpec, table: pd.DataFrame) -> Iterator[tuple[str, object, object]]:
@@ -142,7 +156,17 @@ def _specified(record: RunRecord, spec: RunSpec, table: pd.DataFrame) -> Iterato
     yield "data.crops", data.crops, crops["crops"]
     yield "model.gmacs", model.gmacs, spec.gmacs
     yield "model.params", model.params, spec.params
-    yield "model.net", {**spec.net, **model.net}, spec.net
+    given = ("type", "num_classes", "frames", "crop")
+    yield "model.net", model.net, {key: value for key, value in spec.net.items() if key not in given}
+    mine = suite(spec.suite)
+    entry = next((e for e in mine.entries if e.name == spec.entry), None)
+    yield "model.budget", model.budget, mine.gmacs or model.gmacs
+    yield "data.dataset", data.dataset, mine.dataset
+    if entry:
+        yield "spec.source", spec.source, ""
+        yield "note", record.note, entry.note
+        searched = bool(entry.search) and entry.variants == 1
+        yield "search (whether there is one)", record.search is not None, searched
     yield "model.family", model.family, spec.family if not spec.source else spec.entry
     if not spec.source:  # whose text is not run here
         counted = _counted(json.dumps(spec.net, sort_keys=True), sampling["frames"], side)
@@ -151,17 +175,22 @@ def _specified(record: RunRecord, spec: RunSpec, table: pd.DataFrame) -> Iterato
     yield "training.batch", training.batch, recipe["batch"]
     yield "training.epochs", training.epochs, recipe["epochs"]
     yield "training.steps", training.steps, ceil(recipe["epochs"] * data.train_videos / recipe["batch"])
-    yield "training: more than no time, a finite loss", training.wall_s > 0 and isfinite(training.final_loss), True
+    fine = 0 < training.wall_s < inf and isfinite(training.final_loss) and training.devices >= 1
+    yield "training: a finite time over 0, a finite loss, devices", fine, True
     known = {len(scores) for scores, error in zip(table.scores, table.error, strict=True) if not error}
     yield "classes of the predictions", sorted(known or {spec.net["num_classes"]}), [spec.net["num_classes"]]
     for stage, sessions in (("train", record.provenance.train), ("test", record.provenance.test)):
-        yield f"provenance.{stage}: there", bool(sessions), True
+        yield f"number of sessions in provenance.{stage}", len(sessions), max(1, len(sessions))
         for session in sessions if "threads" in recipe else ():
             yield f"provenance.{stage}.threads", session.threads, recipe["threads"]
     measured, speed = record.provenance.measure, record.throughput
     yield "provenance.measure: there", measured is not None, True
     yield "throughput.device", speed.device, measured and measured.device
-    yield "throughput: a rate of at least 20 passes", speed.clips_per_s > 0 and speed.repeats >= 20, True
+    yield "throughput.threads", speed.threads, measured and measured.threads
+    yield "throughput.repeats", speed.repeats, max(20, speed.repeats)
+    yield "throughput.precision is fp32 or tf32", speed.precision in ("fp32", "tf32"), True
+    sound = 0 < speed.clips_per_s < inf and 0 <= speed.spread < inf
+    yield "throughput: a finite rate over 0 and a finite spread", sound, True
     if record.search:
         search = record.search
         yield "search.seed", search.seed, spec.seed

@@ -20,8 +20,9 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 
 @pytest.fixture
-def results(tmp_path) -> Path:
+def results(tmp_path, monkeypatch) -> Path:
     """Results of one suite, of old records, whose fields nothing but the answers and the suite can prove."""
+    monkeypatch.setattr("reproduce.verify._frozen", lambda path: True)
     suite = SUITES["ssv2-quick"]
     make(tmp_path, *(f"{name}-s{seed}" for name in ("slowfast", "tsm") for seed in (0, 1)), suite=suite, old=True)
     tables.render(suite, tmp_path)
@@ -127,6 +128,44 @@ def test_a_record_of_the_first_schema_is_migrated(tmp_path):
         RunRecord.load(tmp_path / "new.json")
 
 
+@pytest.mark.parametrize("old", [True, False])
+def test_a_record_without_specification_is_one_of_the_committed(tmp_path, old):
+    make(tmp_path, "x3d-s0", suite=SUITES["ssv2-quick"], old=old)
+    if not old:
+        edit(tmp_path / "records" / "ssv2-quick" / "x3d-s0.json", spec=None)
+    with pytest.raises(VerifyError, match=r"x3d-s0\.json: spec is empty, and it is none of the committed old records"):
+        check_records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t: pd.concat([t, t]), "id: 0000 is there twice"),
+        (lambda t: t[:0], "id: there are no rows"),
+        (lambda t: t.assign(label=t.label - 1), "label: -1 to 6"),
+        (lambda t: t.assign(label=t.label + 1), "label: 1 to 8"),
+        (lambda t: t.assign(label="x"), "label: "),
+        (lambda t: t.assign(error=None), "error: not all are strings"),
+        (lambda t: t.assign(scores=[s[:0] for s in t.scores]), r"scores: of \[0\] classes"),
+        (lambda t: t.drop(columns="error"), "its columns are"),
+    ],
+)
+def test_predictions_that_are_not_whole(results, change, reason):
+    path = results / "records" / "ssv2-quick" / "tsm-s0.parquet"
+    change(pd.read_parquet(path)).to_parquet(path, index=False)
+    edit(path.with_suffix(".json"), result__predictions_sha256=sha256(path))
+    with pytest.raises(VerifyError, match=rf"^{path}: {reason}"):
+        check_records(results)
+
+
+def test_predictions_that_are_no_parquet(results):
+    path = results / "records" / "ssv2-quick" / "tsm-s0.parquet"
+    path.write_text("junk")
+    edit(path.with_suffix(".json"), result__predictions_sha256=sha256(path))
+    with pytest.raises(VerifyError, match=rf"^{path} cannot be read: "):
+        check_records(results)
+
+
 @pytest.fixture(scope="module")
 def made(tiny, tmp_path_factory) -> Path:
     """Results of a run of today, which hold their specification."""
@@ -151,8 +190,16 @@ def made(tiny, tmp_path_factory) -> Path:
         (dict(data__crop=224), r"data\.crop is 224, recomputed it is 32"),
         (dict(data__test_manifest="0123456789ab"), r"data\.test_manifest is 0123456789ab, recomputed"),
         (dict(throughput__device="H100"), r"throughput\.device is H100, recomputed it is"),
-        (dict(throughput__clips_per_s=-1.0), r"throughput: a rate of at least 20 passes is False"),
-        (dict(provenance__test=[]), r"provenance\.test: there is False"),
+        (dict(throughput__clips_per_s=-1.0), r"throughput: a finite rate over 0 and a finite spread is False"),
+        (dict(throughput__spread=-1.0), r"throughput: a finite rate over 0 and a finite spread is False"),
+        (dict(throughput__threads=64), r"throughput\.threads is 64, recomputed"),
+        (dict(training__devices=-1), r"training: a finite time over 0, a finite loss, devices is False"),
+        (dict(model__budget=0.6, model__residual=0.0), r"model\.budget is 0\.6, recomputed it is 0\.006"),
+        (dict(model__net={}), r"model\.net is \{\}, recomputed"),
+        (dict(spec__source="x"), r"spec\.source is x, recomputed it is "),
+        (dict(note="best"), r"note is best, recomputed it is "),
+        (dict(data__dataset="other"), r"data\.dataset is other, recomputed"),
+        (dict(provenance__test=[]), r"number of sessions in provenance\.test is 0, recomputed it is 1"),
         (dict(spec__gmacs=1.0), r"model\.gmacs is 0\.\d+, recomputed it is 1\.0"),
         (dict(spec__net__type="os.system"), r"spec: its network cannot be counted: unknown model family 'system'"),
         (dict(spec__surprise=1), r"spec\.surprise: Extra inputs are not permitted"),
