@@ -50,16 +50,21 @@ def verify(results: Path) -> str:
 
 
 def check_records(results: Path) -> str:
-    """Check the records of a folder only; what was checked, in a line.
+    """Check the records of a folder only, one's own or a stranger's; what was checked, in a line.
 
     Raises:
-        VerifyError: see ``verify``.
+        VerifyError: see ``verify``; or a record is old and does not hold its specification.
     """
     found = _all_records(results)
+    records = {} if found else {p: RunRecord.load(p) for p in sorted(results.glob("records/*/*.json"))}
+    found += [
+        f"{path}: an old record, which does not hold its specification; run it again"
+        for path, r in records.items()
+        if r.spec is None
+    ]
     if found:
         raise VerifyError("\n".join(found))
-    records = [RunRecord.load(p) for p in sorted(results.glob("records/*/*.json"))]
-    return f"{results}: {len(records)} records agree{_doubts(records)}"
+    return f"{results}: {len(records)} records agree{_doubts(list(records.values()))}"
 
 
 def _all_records(results: Path) -> list[str]:
@@ -164,7 +169,6 @@ def _specified(record: RunRecord, spec: RunSpec, table: pd.DataFrame) -> Iterato
     yield "data.dataset", data.dataset, mine.dataset
     if entry:
         yield "spec.source", spec.source, ""
-        yield "note", record.note, entry.note
         searched = bool(entry.search) and entry.variants == 1
         yield "search (whether there is one)", record.search is not None, searched
     yield "model.family", model.family, spec.family if not spec.source else spec.entry
