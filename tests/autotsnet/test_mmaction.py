@@ -97,7 +97,9 @@ def test_mmengine_searches_on_a_data_set_of_mmaction2(videos, tmp_path):
         SPACE="tiny",
     )
     again = TwoStreamArchitecture.load(tmp_path / "architecture.json")
-    assert (again.alone("slow"), again.alone("fast")) == (found.alone("slow"), found.alone("fast"))
+    for stream in ("slow", "fast"):  # of which attention is decided later
+        decided = [[(g.channels, g.blocks) for g in getattr(a, stream)] for a in (found, again)]
+        assert decided[0] == decided[1]
 
 
 def build(config: dict):
