@@ -119,7 +119,7 @@ def one_step(name: str) -> dict:
         before = loop.strategy.distribution.alpha.detach().clone()
         batch = next(iter(loaders[0]))
         start = time.perf_counter()
-        loop.step(batch, batch)
+        loop.step(batch)
         seconds = time.perf_counter() - start
     return dict(
         preset=name,

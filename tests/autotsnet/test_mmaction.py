@@ -22,7 +22,7 @@ from autotsnet.registry import MODELS
 from autotsnet.space import space_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-EXAMPLES = ROOT / "configs" / "examples"
+CONFIGS = ROOT / "configs" / "mmaction2"
 TOOLS = Path(mmaction.__file__).parent / ".mim" / "tools"
 TINY = uniform_architecture("tiny")
 CLIPS = 2, 3, TINY.macro.frames, TINY.macro.crop, TINY.macro.crop
@@ -47,7 +47,7 @@ def videos(tiny, kinetics_root, tmp_path_factory) -> Path:
 def stock(tool: str, config: str, videos: Path, *options: str, **variables: object) -> str:
     """Run one of mmaction2's tools on an example; what it printed."""
     done = subprocess.run(
-        [sys.executable, TOOLS / tool, EXAMPLES / config, *options],
+        [sys.executable, TOOLS / tool, CONFIGS / config, *options],
         capture_output=True,
         text=True,
         cwd=videos,
@@ -62,14 +62,14 @@ def test_mmaction2_trains_and_tests_a_found_architecture(videos, tmp_path):
     options = [*COMMON, "val_dataloader.num_workers=0", "test_dataloader.num_workers=0", "train_cfg.max_epochs=1"]
     options += ["model.backbone.out_channels=144", "model.cls_head.in_channels=144"]
     common = ["--work-dir", tmp_path, "--cfg-options", *options]
-    stock("train.py", "mmaction2_train.py", videos, "--seed", "0", *common, **variables)
+    stock("train.py", "train.py", videos, "--seed", "0", *common, **variables)
     checkpoint = tmp_path / "epoch_1.pth"
     state = torch.load(checkpoint, weights_only=True)
     assert state["meta"]["iter"] == 4
     assert set(state["state_dict"]) >= {
         f"backbone.net.{name}" for name in Backbone(TwoStreamNet(TINY, 1)).net.state_dict()
     }
-    out = stock("test.py", "mmaction2_train.py", videos, checkpoint, *common, **variables)
+    out = stock("test.py", "train.py", videos, checkpoint, *common, **variables)
     assert "acc/top1" in out
 
 
@@ -81,14 +81,14 @@ def test_mmengine_searches_on_a_data_set_of_mmaction2(videos, tmp_path):
     options += [*COMMON, "train_cfg.held_out.batch_size=2", "train_cfg.held_out.num_workers=0"]
     common = ["--seed", "0", "--work-dir", tmp_path, "--cfg-options", *options]
     common += ["default_hooks.checkpoint.interval=4", "default_hooks.checkpoint.max_keep_ckpts=-1"]
-    stock("train.py", "mmengine_search.py", videos, *common, VIDEOS=videos, SPACE="tiny")
+    stock("train.py", "search.py", videos, *common, VIDEOS=videos, SPACE="tiny")
     found = TwoStreamArchitecture.load(tmp_path / "architecture.json")
     assert space_of("tiny").decode(space_of("tiny").encode(found)) == found
     assert torch.load(tmp_path / "iter_4.pth", weights_only=True)["loop"]["stage"] == 2  # slow and fast are done
     (tmp_path / "architecture.json").unlink()
     stock(
         "train.py",
-        "mmengine_search.py",
+        "search.py",
         videos,
         "--resume",
         tmp_path / "iter_4.pth",
@@ -254,7 +254,7 @@ def test_a_supernets_space_is_a_name_or_a_config():
 
 
 def test_the_examples_state_the_presets():
-    text = (EXAMPLES / "mmengine_search.py").read_text()
+    text = (CONFIGS / "search.py").read_text()
     for name in ("tiny", "s", "m", "l"):
         space = space_of(name)
         assert f"{name}=({space.macro.frames}, {space.macro.crop}, {space.target})" in text

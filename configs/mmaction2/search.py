@@ -2,7 +2,7 @@
 
 VIDEOS is a folder, in which `train.txt` and `held_out.txt` give a video and its label per line, no video in both: the
 shared weights learn from the first, architectures are judged on the second. SPACE is one of the presets. What is found
-is written to `architecture.json` of the work folder; mmaction2_train.py trains it.
+is written to `architecture.json` of the work folder; train.py beside it trains it.
 """
 
 custom_imports = dict(imports=["autotsnet.mmaction"], allow_failed_imports=False)
