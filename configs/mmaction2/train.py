@@ -1,7 +1,7 @@
 """Train a found architecture with mmaction2's own `tools/train.py` and `tools/test.py`.
 
 The network is a backbone of mmaction2's Recognizer3D, with a head, data set, pipeline and schedule of mmaction2.
-ARCHITECTURE is what a search of SPACE has written, for example that of search.py beside it; VIDEOS is a folder, in which
+ARCHITECTURE is what a search of SPACE has written, such as that of search.py beside it; VIDEOS is a folder, in which
 `train.txt` and `val.txt` give a video and its label per line. Any network of `baselines` that has `features()` can
 stand in place of `auto_tsnet`: `dict(type="x3d")`, with "baselines" among the imports.
 """
