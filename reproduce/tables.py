@@ -274,20 +274,21 @@ def kinds(suite: Suite, entry: Entry, records: list[RunRecord]) -> list[tuple[st
     groups: dict[Kind, list[RunRecord]] = {}
     for r in records:
         groups.setdefault(kind(r), []).append(r)
-    fields = [f for f in Kind._fields if len({getattr(k, f) for k in groups}) > 1]
+    differs = {k: _differs(suite, entry, of[0]) for k, of in groups.items()}
     found = []
     for k, of in groups.items():
-        differs = _differs(suite, entry, of[0])
+        like = [other for other in groups if differs[other] == differs[k]]
         texts = dict(
-            network=f"network {k.network}" * bool(differs),
-            recipe=f"recipe {k.recipe.removeprefix('old ')}" * bool(differs),
+            network=f"network {k.network}",
+            recipe=f"recipe {k.recipe.removeprefix('old ')}",
             numerics=f"arithmetic {k.numerics or 'unknown'}",
             device=_short(k.device),
             threads=f"{k.threads or 'unknown'} thread{'s' * (k.threads != 1)}",
             ranks=f"{k.ranks} ranks",
         )
-        what = ", ".join(text for text in (differs, *(texts[f] for f in fields)) if text)
-        found.append((bool(differs), -len(of), what, of))
+        fields = [f for f in Kind._fields if len({getattr(other, f) for other in like}) > 1]
+        what = ", ".join(text for text in (differs[k], *(texts[f] for f in fields)) if text)
+        found.append((bool(differs[k]), -len(of), what, of))
     return [(what, of) for *_, what, of in sorted(found, key=lambda x: x[:3])]
 
 
