@@ -559,7 +559,7 @@ def _draw(suite: Suite, rows: Sequence[Row], results: Path, runs: Path) -> None:
 
 def _label(row: Row, rows: Sequence[Row]) -> str:
     """A row's title, with its kind where the entry has several rows."""
-    return row.title + (f" ({row.kind})" if sum(r.name == row.name for r in rows) > 1 else "")
+    return row.title + (f" ({row.kind})" if row.kind and sum(r.name == row.name for r in rows) > 1 else "")
 
 
 def _run(record: RunRecord, row: Row) -> str:
