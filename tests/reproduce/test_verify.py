@@ -197,7 +197,6 @@ def made(tiny, tmp_path_factory) -> Path:
         (dict(model__budget=0.6, model__residual=0.0), r"model\.budget is 0\.6, recomputed it is 0\.006"),
         (dict(model__net={}), r"model\.net is \{\}, recomputed"),
         (dict(spec__source="x"), r"spec\.source is x, recomputed it is "),
-        (dict(note="best"), r"note is best, recomputed it is "),
         (dict(data__dataset="other"), r"data\.dataset is other, recomputed"),
         (dict(provenance__test=[]), r"number of sessions in provenance\.test is 0, recomputed it is 1"),
         (dict(spec__gmacs=1.0), r"model\.gmacs is 0\.\d+, recomputed it is 1\.0"),
