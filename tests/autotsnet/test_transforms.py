@@ -53,7 +53,7 @@ def exercise():
         MODEL_TRANSFORMS.module_dict.pop(transform.__name__)
 
 
-@pytest.mark.parametrize("name", ["x3d", "tsm", "auto_tsnet_uniform"])
+@pytest.mark.parametrize("name", ["tsm", "auto_tsnet_uniform"])
 def test_any_family_takes_one_and_the_solver_sees_it(name):
     fixed = dict(space="tiny") if name == "auto_tsnet_uniform" else {}
     build, transforms = family(name).build, [dict(type="gated", last=2)]
