@@ -53,6 +53,11 @@ def _groups(
     return tuple(GroupSpace(d, c, t=t) for d, c in zip(depths, channels, strict=True))
 
 
+_S_AND_M = dict(
+    slow=_groups((3, 5, 11, 7), (24, 32, 40, 48), (48, 64, 80, 96), (96, 128, 160, 192), (160, 224, 288, 352)),
+    fast=_groups((3, 5, 11, 7), (8, 12, 16, 24), (16, 24, 32, 48), (32, 48, 64, 96), (64, 96, 128, 192)),
+)
+
 # S, M, L: crops and depths of X3D-S, -M, -L (arXiv 2004.04730); targets: X3D's S and M, and the 19.4 GMACs at which
 # Auto-TSNet-L's "nearly 11 times fewer FLOPs" than SlowFast 16×8 R101 (213) arrives. Widths are ours, chosen so that
 # each space brackets its target with room; tiny is for CPUs.
@@ -69,15 +74,13 @@ LAYOUTS = {
         Layout(
             "s",
             MacroArchitecture(frames=16, crop=160, alpha=4, stems=(32, 16), strides=(2, 2, 2, 2), head=2048),
-            slow=_groups((3, 5, 11, 7), (24, 32, 40, 48), (48, 64, 80, 96), (96, 128, 160, 192), (160, 224, 288, 352)),
-            fast=_groups((3, 5, 11, 7), (8, 12, 16, 24), (16, 24, 32, 48), (32, 48, 64, 96), (64, 96, 128, 192)),
+            **_S_AND_M,
             target=2.0,
         ),
         Layout(
             "m",
             MacroArchitecture(frames=16, crop=224, alpha=4, stems=(32, 16), strides=(2, 2, 2, 2), head=2048),
-            slow=_groups((3, 5, 11, 7), (24, 32, 40, 48), (48, 64, 80, 96), (96, 128, 160, 192), (160, 224, 288, 352)),
-            fast=_groups((3, 5, 11, 7), (8, 12, 16, 24), (16, 24, 32, 48), (32, 48, 64, 96), (64, 96, 128, 192)),
+            **_S_AND_M,
             target=4.7,
         ),
         Layout(

@@ -1,6 +1,6 @@
 """Our networks, the supernet and the search in stock mmaction2 and mmengine configs.
 
-``custom_imports = dict(imports=["autotsnet.mmaction"])`` makes these known, see configs/examples:
+``custom_imports = dict(imports=["autotsnet.mmaction"])`` makes these known, see configs/mmaction2:
 
 =====================================  ===============================================================================
 ``autotsnet.Backbone``                 a network up to its head, for mmaction2's ``Recognizer3D`` and its heads

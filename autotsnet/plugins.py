@@ -18,7 +18,7 @@ def plug_ins(group: str) -> None:
     A module that does not load is named in a warning; the others are there.
 
     Args:
-        group: after ``autotsnet.``: ``families``, ``spaces``, ``judges``, ``transforms`` or ``layouts``.
+        group: after ``autotsnet.``: ``families``, ``spaces``, ``judges`` or ``transforms``.
     """
     if group in _asked:
         return

@@ -4,8 +4,8 @@ A *family* is a function ``build(*, num_classes, frames, crop, **knobs) -> nn.Mo
 ``B C T H W`` to logits ``B N``. Its knobs are what the budget solver may turn, coarsest first. Every family also takes
 ``transforms``, see ``autotsnet.transforms``.
 
-Another package adds its own by an entry point of one of the groups ``autotsnet.families``, ``.spaces``, ``.judges``,
-``.transforms`` and ``.layouts``: the name of a module, whose import registers them.
+Another package adds its own by an entry point of one of the groups ``autotsnet.families``, ``.spaces``, ``.judges`` and
+``.transforms``: the name of a module, whose import registers them.
 """
 
 from __future__ import annotations

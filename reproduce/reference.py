@@ -256,9 +256,9 @@ def _render(reference: Path, runs: Path) -> None:
     if (reference / "tables" / "natives.csv").exists():
         natives.render(reference)
     for path in (reference / "tables").glob("*.md"):
-        if path.stem != "natives":
+        if path.stem != "natives" and not has_records(reference, path.stem):
             tables.render(suite(path.stem), reference)
-    report.report(reference, runs)
+    report.report(reference, runs)  # and the tables of suites with records
 
 
 def _outdated(reference: Path) -> list[str]:

@@ -4,9 +4,7 @@ FP-NAS (arXiv 2011.10949): blocks are independent; within a block the variables 
 (factorised, sum of the candidate counts logits) or share one categorical over the Cartesian product of their
 candidates (joint, product of the counts logits). A block of (3, 2, 2, 6, 10) has 23 logits or 720.
 
-Shapes: K architectures, M variables, R categoricals (M factorised, number of blocks joint), N candidates of
-    the
-widest.
+Shapes: K architectures, M variables, R categoricals (M factorised, number of blocks joint), N candidates of the widest.
 """
 
 from __future__ import annotations

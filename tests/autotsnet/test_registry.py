@@ -67,7 +67,7 @@ def test_a_package_elsewhere_adds_a_family_and_a_broken_one_is_named(installed):
     ]
 
 
-@pytest.mark.parametrize("group", ["spaces", "judges", "transforms", "layouts"])
+@pytest.mark.parametrize("group", ["spaces", "judges", "transforms"])
 def test_an_open_registry_has_the_members_of_a_package_elsewhere(group, installed, monkeypatch):
     (installed / "mean_net-1.0.dist-info" / "entry_points.txt").write_text(
         f"[autotsnet.{group}]\nx = {group}_of_mine\n"
