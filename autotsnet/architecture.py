@@ -1,18 +1,76 @@
-"""Architectures as frozen values: JSON in and out, and a hash that names them.
-
-An architecture is complete: together with a class count it is all that ``autotsnet.models.TwoStreamNet`` needs.
-"""
+"""Architectures as frozen values: JSON in and out, and a hash that names them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 FUSIONS = ("none", "concat", "fast_to_slow", "slow_to_fast", "both")
 ATTENTIONS = ("none", "se", "nonlocal", "glore", "temporal")
 STREAMS = ("slow", "fast")
+
+
+class Architecture(ABC):
+    """A point of a space: what a search finds, and what its family builds a network from.
+
+    Attributes:
+        argument: of the family's build function, that takes an architecture.
+        scales: knobs of the family at which the network is the architecture itself; empty where it states no width.
+    """
+
+    argument: ClassVar[str]
+    scales: ClassVar[Mapping[str, float]] = {}
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+
+    @classmethod
+    @abstractmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Inverse of ``to_dict``, and of its JSON.
+
+        Raises:
+            ValueError: the data is no architecture; the message names what is wrong.
+        """
+
+    def arguments(self) -> dict[str, Any]:
+        """Keywords of the family's build function."""
+        return {self.argument: self.to_dict()}
+
+    @classmethod
+    def of(cls, net: Mapping[str, Any]) -> Self | None:
+        """Inverse of ``arguments``; None where a network's config names no architecture."""
+        return cls.from_dict(net[cls.argument]) if net.get(cls.argument) else None
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits of the content; equal architectures, equal hashes."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def save(self, path: str | Path) -> None:
+        """Write readable JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ValueError: the file is no architecture; the message names the file.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text()))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -61,8 +119,10 @@ class GroupChoice:
 
 
 @dataclass(frozen=True)
-class TwoStreamArchitecture:
-    """A point of the space. A stream that is ``None`` is absent (stage 1 of the search trains each stream alone).
+class TwoStreamArchitecture(Architecture):
+    """A point of Auto-TSNet's space; with a class count it is all that ``autotsnet.models.TwoStreamNet`` needs.
+
+    A stream that is ``None`` is absent (stage 1 of the search trains each stream alone).
 
     Attributes:
         macro: what is fixed.
@@ -75,6 +135,9 @@ class TwoStreamArchitecture:
     slow: tuple[GroupChoice, ...] | None
     fast: tuple[GroupChoice, ...] | None
     fusions: tuple[str, ...]
+
+    argument = "architecture"
+    scales: ClassVar = {"width": 1.0, "expansion": 1.0}
 
     def __post_init__(self) -> None:
         groups = len(self.macro.strides)
@@ -122,16 +185,12 @@ class TwoStreamArchitecture:
         return replace(self, macro=macro, slow=stream(self.slow), fast=stream(self.fast))
 
     def to_dict(self) -> dict:
-        """Plain lists, dicts, numbers and strings."""
+        """See ``Architecture``."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_dict(cls, data: dict) -> TwoStreamArchitecture:
-        """Inverse of ``to_dict``.
-
-        Raises:
-            ValueError: a field is missing, unknown or out of its list; the message names it.
-        """
+        """See ``Architecture``."""
 
         def stream(groups):
             return groups and tuple(
@@ -148,27 +207,6 @@ class TwoStreamArchitecture:
             return cls(MacroArchitecture(**macro), stream(data["slow"]), stream(data["fast"]), tuple(data["fusions"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not an architecture: {type(error).__name__} {error}") from error
-
-    @property
-    def hash(self) -> str:
-        """Twelve hex digits of the content; equal architectures, equal hashes."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
-
-    def save(self, path: str | Path) -> None:
-        """Write readable JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-
-    @classmethod
-    def load(cls, path: str | Path) -> TwoStreamArchitecture:
-        """Read what ``save`` wrote.
-
-        Raises:
-            ValueError: the file is no architecture; the message names the file.
-        """
-        try:
-            return cls.from_dict(json.loads(Path(path).read_text()))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
 
 
 def architecture_of(value: TwoStreamArchitecture | dict | str | Path) -> TwoStreamArchitecture:

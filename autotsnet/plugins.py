@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from typing import Any
 
 from mmengine.registry import DefaultScope, Registry
 
@@ -18,7 +19,7 @@ def plug_ins(group: str) -> None:
     A module that does not load is named in a warning; the others are there.
 
     Args:
-        group: after ``autotsnet.``: ``families``, ``spaces``, ``judges`` or ``transforms``.
+        group: after ``autotsnet.``: ``families``, ``spaces``, ``judges``, ``transforms`` or ``layouts``.
     """
     if group in _asked:
         return
@@ -53,6 +54,17 @@ class OpenRegistry(Registry):
         """As mmengine's, but names without a scope are of this package first, whoever asks."""
         with DefaultScope.overwrite_default_scope(SCOPE):
             return super().build(cfg, *args, **kwargs)
+
+    def named(self, name: str) -> Any:
+        """The member of that name.
+
+        Raises:
+            ValueError: no such member; the message lists the known ones.
+        """
+        self.import_from_location()
+        if name not in self.module_dict:
+            raise ValueError(f"unknown {self.name} {name!r}; known: {', '.join(sorted(self.module_dict))}")
+        return self.module_dict[name]
 
     def import_from_location(self) -> None:
         """Import all members, before the first look-up."""

@@ -4,8 +4,8 @@ A *family* is a function ``build(*, num_classes, frames, crop, **knobs) -> nn.Mo
 ``B C T H W`` to logits ``B N``. Its knobs are what the budget solver may turn, coarsest first. Every family also takes
 ``transforms``, see ``autotsnet.transforms``.
 
-Another package adds its own by an entry point of one of the groups ``autotsnet.families``, ``.spaces``, ``.judges`` and
-``.transforms``: the name of a module, whose import registers them.
+Another package adds its own by an entry point of one of the groups ``autotsnet.families``, ``.spaces``, ``.judges``,
+``.transforms`` and ``.layouts``: the name of a module, whose import registers them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 from torch import nn
 
+from autotsnet.architecture import Architecture
 from autotsnet.plugins import SCOPE, OpenRegistry
 from autotsnet.transforms import transformable
 
@@ -59,17 +60,19 @@ class Family:
         name: the name in suites and tables, ``x3d``.
         build: keyword-only constructor, see the module's docstring.
         knobs: what the solver may turn, coarsest first; the others only trim what the first leaves over.
+        architecture: what its networks are made from, where it can be searched for.
     """
 
     name: str
     build: Callable[..., nn.Module]
     knobs: tuple[Knob, ...]
+    architecture: type[Architecture] | None = None
 
 
 FAMILIES: dict[str, Family] = {}
 
 
-def register_family(*knobs: Knob) -> Callable:
+def register_family(*knobs: Knob, architecture: type[Architecture] | None = None) -> Callable:
     """Decorate a build function or a module's class: a family and a registered mmengine model of the same name.
 
     Without knobs the model has one size.
@@ -84,19 +87,20 @@ def register_family(*knobs: Knob) -> Callable:
         again = known is not None and known.build.__module__ == build.__module__  # a file that is read anew
         made = transformable(build)
         MODELS.register_module(name=build.__name__, module=made, force=again)
-        FAMILIES[build.__name__] = Family(build.__name__, made, knobs)
+        FAMILIES[build.__name__] = Family(build.__name__, made, knobs, architecture)
         return build if isinstance(build, type) else made
 
     return wrap
 
 
-def family(name: str) -> Family:
-    """The family of that name.
+def family(kind: str | Callable) -> Family:
+    """The family of a name, or of a network's ``type``: its name with those of modules before it, or what builds it.
 
     Raises:
         ValueError: no such family; the message lists the known ones.
     """
     MODELS.import_from_location()
+    name = (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
     if name not in FAMILIES:
         raise ValueError(f"unknown model family {name!r}; known: {', '.join(sorted(FAMILIES))}")
     return FAMILIES[name]

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from baselines.peers import PEERS
 from reproduce.data.datasets import TestVideos
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.local import videos_at_once
+from reproduce.engine.recipe import videos_at_once
 from reproduce.files import write_atomic, write_json
 from reproduce.measure.macs import MacCount, count
 from reproduce.measure.throughput import (

@@ -28,6 +28,8 @@ ResultsOption = Annotated[
     Path, typer.Option("--results", envvar="RESULTS", help="Folder of records and tables of one's own.")
 ]
 CacheOption = Annotated[Path, typer.Option("--cache", envvar="CACHE", help="Folder of the embedded videos.")]
+SUITE = "kinetics, ssv2, <layout>-<tiny|quick|full>, or my_suite.py."
+SuiteArgument = Annotated[str, typer.Argument(metavar="SUITE", help=SUITE)]
 _RANK = os.environ.get("RANK", "")
 RANK = int(_RANK) if _RANK.isdecimal() else 0  # of several processes of one run, the first speaks
 
@@ -37,12 +39,13 @@ def choose(name: str) -> str:
 
     A budget that differs from the suite's, ``kinetics@9.4``, is the same multiple of the twin's.
     """
-    from reproduce.suites import at_budget, suite
+    from reproduce.suites import SUITES, at_budget, suite
 
     s = suite(name)
-    if s.root and s.protocol and not os.environ.get(s.root):  # native recipes have no embedded twin
-        base = suite(name.partition("@")[0])
-        twin = suite(f"{base.name}-{os.environ.get('EMBEDDED', 'quick')}")
+    base = suite(name.partition("@")[0])
+    embedded = f"{base.name}-{os.environ.get('EMBEDDED', 'quick')}"
+    if s.root and not os.environ.get(s.root) and embedded in SUITES:
+        twin = suite(embedded)
         twin = at_budget(twin, twin.gmacs * s.gmacs / base.gmacs)
         if RANK:
             return twin.name
@@ -57,7 +60,7 @@ def choose(name: str) -> str:
         body = "\n".join(f"│ {line:<{width}} │" for line in lines)
         typer.echo(f"┌{frame}┐\n{body}\n└{frame}┘", err=True)
         return twin.name
-    return s.name
+    return s.ref
 
 
 GpusOption = Annotated[
@@ -68,7 +71,7 @@ GpusOption = Annotated[
 def on_ranks(gpus: int, runs: Path) -> bool:
     """Whether this process is to do the work; if not, ranks that this call started have done it."""
     from reproduce.engine.distributed import check_gpus, launched, start
-    from reproduce.engine.torchrun import launch, machines_of_step
+    from reproduce.launch.torchrun import launch, machines_of_step
 
     machines = machines_of_step()
     if not launched() and max(1, gpus) * machines > 1:
@@ -86,13 +89,23 @@ def leave_ranks() -> None:
 
 
 @app.callback()
-def _first(context: typer.Context) -> None:
+def _first(
+    context: typer.Context,
+    own: Annotated[
+        list[Path] | None, typer.Option("--suite", help="File of a suite of your own, then known by its name.")
+    ] = None,
+) -> None:
     check_environment(context.invoked_subcommand or "")
+    if own:
+        from reproduce.suites import suite
+
+        for path in own:
+            suite(str(path))
 
 
 @app.command()
 def run(
-    suite_name: Annotated[str, typer.Argument(metavar="SUITE", help="kinetics, ssv2, or <layout>-<tiny|quick|full>.")],
+    suite_name: SuiteArgument,
     entries: Annotated[
         str, typer.Option(envvar="MODELS", help='Comma-separated entries, or "all"; default: all but the optional.')
     ] = "",
@@ -116,9 +129,11 @@ def run(
     Issue it again after any interruption.
 
     Example: python -m reproduce run kinetics --entries x3d,tsm --seeds 0,1,2 --gpus 8
+
+    A suite of your own is a file: python -m reproduce run configs/examples/my_suite.py
     """
     from reproduce import tables
-    from reproduce.engine import cluster, local, parallel
+    from reproduce.launch import cluster, local, parallel
     from reproduce.reference import REFERENCE, check_reference
     from reproduce.reproduction import reproduction
     from reproduce.suites import suite
@@ -135,8 +150,7 @@ def run(
         names = [e.name for e in s.entries]
     else:
         names = [n for n in entries.split(",") if n] or [e.name for e in s.entries if not e.optional]
-    for name in names:
-        s.entry(name)  # unknown names first, before hours of work
+    s.check(names)
     todo = local.jobs(s, names, numbers, None if variant < 0 else variant)
     if not todo:
         raise ValueError(f"--variant {variant}: none of these entries has so many architectures")
@@ -156,7 +170,7 @@ def run(
 
 @app.command()
 def search(
-    suite_name: Annotated[str, typer.Argument(metavar="SUITE", help="kinetics, ssv2, or <layout>-<tiny|quick|full>.")],
+    suite_name: SuiteArgument,
     seeds: Annotated[str, typer.Option(envvar="SEEDS", help="Comma-separated seeds.")] = "0",
     entry: Annotated[str, typer.Option(help="auto_tsnet, assemblenet_searched or pvnas.")] = "auto_tsnet",
     strategy: Annotated[
@@ -177,8 +191,8 @@ def search(
 
     On several GPUs every rank takes its part of the batch: python -m reproduce search kinetics --gpus 8
     """
-    from reproduce.engine.searching import search as find
-    from reproduce.engine.searching import search_config
+    from reproduce.search.stage import search as find
+    from reproduce.search.stage import search_config
     from reproduce.suites import suite
 
     numbers = _integers("--seeds", seeds)
@@ -238,7 +252,10 @@ def compare(
         typer.Option(help="Entries, comma-separated; or the record of the other model, repeated for several runs."),
     ],
     dataset: Annotated[
-        str, typer.Option(help="Suite: kinetics, ssv2, or <layout>-<tiny|quick|full>.", rich_help_panel=WITH_MODEL)
+        str,
+        typer.Option(
+            help="Suite: kinetics, ssv2, <layout>-<tiny|quick|full>, or my_suite.py.", rich_help_panel=WITH_MODEL
+        ),
     ] = "",
     budget: Annotated[str, typer.Option(help="GMACs per view; default: the suite's.", rich_help_panel=WITH_MODEL)] = "",
     seeds: Annotated[
@@ -571,18 +588,18 @@ def scan(
 
     Example: python -m reproduce data scan kinetics --full
     """
+    from reproduce.data.layouts import LAYOUTS
     from reproduce.data.manifest import DataError
     from reproduce.data.scan import scan as look
     from reproduce.data.scan import summary
-    from reproduce.suites import LOADERS, suite
+    from reproduce.suites import suite
 
-    if layout not in LOADERS:
-        raise ValueError(f"unknown layout {layout!r}; known: {', '.join(LOADERS)}")
+    load = LAYOUTS.named(layout)
     s = suite(layout)
     if not root and not os.environ.get(s.root):
         raise DataError(f"{s.root} is not set and no --root is given: which copy of {s.dataset}? See README")
     out = out or cache / f"scan-{layout}"
-    manifests = [LOADERS[layout](root or os.environ[s.root], split, s.dataset) for split in ("train", "val")]
+    manifests = [load(root or os.environ[s.root], split, s.dataset) for split in ("train", "val")]
     table = look(manifests, out, full, workers or None)
     typer.echo(summary(manifests, table, out))
     typer.echo(f"{out / 'manifest.parquet'}: {len(table)} rows")

@@ -23,7 +23,7 @@ from baselines.mvit import MViT
 from baselines.pvnas.network import PVNet
 from baselines.slowfast import SlowFast
 from baselines.tsm import FrameNet
-from reproduce.engine.local import trained
+from reproduce.engine.rebuild import trained
 from reproduce.files import write_atomic
 from reproduce.spec import RunSpec
 

@@ -50,19 +50,20 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
+from autotsnet.architecture import Architecture
 from reproduce.budget import Solution
 from reproduce.data.datasets import TestVideos, TrainClips
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.local import jobs, run_jobs
-from reproduce.engine.parallel import keep_memory
 from reproduce.engine.runner import threads_of
-from reproduce.engine.searching import method, search_config
 from reproduce.files import save_weights, write_json
+from reproduce.launch.local import jobs, run_jobs
+from reproduce.launch.parallel import keep_memory
 from reproduce.progress import Progress
 from reproduce.protocol import Protocol
 from reproduce.records import Model, RunRecord, git_commit, load_all, score
 from reproduce.reference import REFERENCE, note
-from reproduce.suites import CONFIGS, SUITES, Architecture, Entry, Suite, difference
+from reproduce.search.stage import method, search_config
+from reproduce.suites import CONFIGS, SUITES, Entry, Suite, difference
 
 CHANGES = REFERENCE / "CHANGES.md"
 TIERS = ("instant", "inference", "speed", "training")
@@ -153,7 +154,7 @@ def ready(suite: Suite, only: Sequence[str] = ()) -> list[Entry]:
 @cache
 def _drawn(suite_name: str, entry: Entry) -> Architecture:
     config = search_config(entry)
-    return method(config).draw(SUITES[suite_name], config, 0)
+    return method(SUITES[suite_name], config).draw(0)
 
 
 def cost(suite: Suite, entry: Entry) -> dict[str, Measured]:
@@ -201,7 +202,7 @@ def losses(
 
 def checkpoint(entry: Entry, configs: Path) -> Path:
     """Where the tiny weights of an entry stand."""
-    return (configs / entry.config).with_name(f"{entry.name}.safetensors")
+    return configs / GATE.size / f"{entry.name}.safetensors"
 
 
 def teach(suite: Suite, entry: Entry, cache: Path, configs: Path) -> None:
@@ -461,7 +462,7 @@ def measure(
     seen = set()
     with Progress("gate", len(todo)) as progress:
         for suite, case, entry in todo:
-            path, out = (configs / entry.config).with_name(f"{entry.name}.json"), {}
+            path, out = configs / suite.size / f"{entry.name}.json", {}
             if case.endswith("trained"):
                 seeds = _expectations(path).get(case, {}).get("top-1 %", {}).get("seeds", ())
                 out |= training(suite, entry, cache, runs, results, seeds)

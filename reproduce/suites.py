@@ -1,9 +1,10 @@
-"""What is compared with what: suites and their entries."""
+"""What is compared with what: suites and their entries. A suite is a file, see ``configs/suites``."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
 
-from autotsnet.architecture import TwoStreamArchitecture
+from autotsnet.architecture import Architecture
 from autotsnet.registry import SCOPE, family
-from baselines.assemblenet import Graph
 from reproduce.budget import Solution, remembered, solve
-from reproduce.data import kinetics, ssv2, synthetic
+from reproduce.data import kinetics, ssv2, synthetic  # noqa: F401  (registers layouts)
+from reproduce.data.layouts import LAYOUTS
 from reproduce.data.manifest import DataError, Manifest, Video
 from reproduce.measure.macs import count
 from reproduce.protocol import Crops, Protocol, Sampling, TwoSizeCrops
@@ -25,16 +26,11 @@ if TYPE_CHECKING:
     from reproduce.records import RunRecord
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-LOADERS = {"kinetics": kinetics.load, "ssv2": ssv2.load}
-
-Architecture = TwoStreamArchitecture | Graph | tuple[str, ...]  # of Auto-TSNet, AssembleNet, PV-NAS-style
+FILE = ("suite", "entries", "literature", "nets", "searches")  # of a suite's file: what is no recipe
 
 
-def arguments(architecture: Architecture) -> dict[str, Any]:
-    """The argument of its family's build function that an architecture is."""
-    if isinstance(architecture, TwoStreamArchitecture):
-        return {"architecture": architecture.to_dict()}
-    return {"graph": architecture.to_dict()} if isinstance(architecture, Graph) else {"ops": architecture}
+class SuiteError(ValueError):
+    """A suite's file cannot be read; the message names the file, what is wrong, and the way out."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,8 @@ class Entry:
 
     Attributes:
         name: in tables and folders.
-        config: Python config below ``configs/``: the recipe, and networks and searches by name.
+        config: file of the recipe, and of networks and searches by name: the suite's, or the entry's own; None: of a
+            user's model that is only known from records.
         note: what the reader must know, printed beside the name.
         published: (model, variant) of the row of ``published.csv`` to stand beside it; the nearest native variant.
         net: name in the config's ``nets`` of the network; empty: its ``net``, or a user's model.
@@ -55,7 +52,7 @@ class Entry:
     """
 
     name: str
-    config: str
+    config: Path | None
     note: str = ""
     published: tuple[str, str] | None = None
     search: str | None = None
@@ -67,12 +64,12 @@ class Entry:
 
     def recipe(self, search: bool = False) -> Config:
         """The config of a training, or of the search, as it stands; the network in ``net`` not yet solved."""
-        config = Config.fromfile(str(CONFIGS / self.config))
-        nets, searches = config.pop("nets", {}), config.pop("searches", {})
+        config = Config.fromfile(str(self.config))
+        parts = {key: config.pop(key, {}) for key in FILE}
         if search:
-            config.update(searches[self.search])
+            config.update(parts["searches"][self.search])
         if self.net:
-            config.net = nets[self.net]
+            config.net = parts["nets"][self.net]
         if self.source:
             config.net = dict(type=f"{SCOPE}.{self.name}")
         return config
@@ -93,6 +90,7 @@ class Suite:
         root: environment variable that names the copy; None: the embedded data set, generated.
         size: of the embedded data set.
         published: name of the data set in ``published.csv``; None: no literature value belongs in this table.
+        file: that defines it.
     """
 
     name: str
@@ -105,6 +103,13 @@ class Suite:
     root: str | None = None
     size: str = ""
     published: str | None = None
+    file: Path | None = None
+
+    @property
+    def ref(self) -> str:
+        """What the command line calls it: its name, or for a user's suite its file, with a budget of its own."""
+        own = self.file and self.file.parent != CONFIGS / "suites"
+        return f"{self.file}{self.name[len(_name(self.file)) :]}" if own else self.name
 
     def entry(self, name: str) -> Entry:
         """The entry of that name; a ValueError lists the known ones."""
@@ -127,9 +132,8 @@ class Suite:
         """The suite as this entry is run in it: with the protocol of its recipe, where there is no common one."""
         if self.protocol:
             return self
-        config = Config.fromfile(str(CONFIGS / entry.config))
-        crops = TwoSizeCrops(**config.crops | {"jitter": tuple(config.crops.jitter)})
-        return replace(self, protocol=Protocol(Sampling(**config.sampling), crops))
+        config = Config.fromfile(str(entry.config))
+        return replace(self, protocol=_protocol(config, TwoSizeCrops))
 
     def data_root(self, cache_folder: Path) -> Path:
         """Where the videos are; the embedded ones are generated first if they are not there.
@@ -151,7 +155,7 @@ class Suite:
         Raises:
             DataError: the copy is not there, of another form, or partial without ALLOW_PARTIAL=1.
         """
-        manifest = LOADERS[self.layout](root, split, self.dataset)
+        manifest = LAYOUTS.named(self.layout)(root, split, self.dataset)
         if len(manifest.classes) != self.classes:
             raise DataError(
                 f"{root}: {len(manifest.classes)} classes, suite {self.name!r} is made for {self.classes}; "
@@ -161,6 +165,16 @@ class Suite:
             return manifest.usable(allow_partial=os.environ.get("ALLOW_PARTIAL", "0") not in ("", "0"))
         pixels = {v["path"]: v["sha256"] for v in synthetic.load_manifest(root)["videos"]}
         return manifest.subset(tuple(Video(v.id, v.path, v.label, pixels[v.path]) for v in manifest.videos))
+
+    def check(self, names: Iterable[str]) -> None:
+        """Find out before hours of work whether entries that need no search can be brought to the budget.
+
+        Raises:
+            BudgetError: one cannot.
+        """
+        for entry in map(self.entry, names):
+            if entry.search is None:
+                self.of(entry).solution(entry)
 
     def solution(self, entry: Entry) -> Solution:
         """The member of the entry's family that meets the budget; without a budget, the recipe's own."""
@@ -181,11 +195,10 @@ def _solution(suite: Suite, entry: Entry) -> Solution:
     net = dict(entry.recipe().net)
     kind = net.pop("type")
     if entry.architecture:
-        net |= arguments(entry.architecture)
-        if isinstance(entry.architecture, TwoStreamArchitecture) and entry.variants > 1:  # drawn within the tolerance
-            net |= dict(width=1.0, expansion=1.0)
-    name = kind if isinstance(kind, str) else kind.__name__
-    model = family(name.rsplit(".", 1)[-1])
+        net |= entry.architecture.arguments()
+        if entry.variants > 1:  # drawn near the budget
+            net |= entry.architecture.scales
+    model = family(kind)
     sampling, crops = suite.protocol.sampling, suite.protocol.crops
     memory = Path(os.environ.get("CACHE") or ".cache") / "budgets"
     if suite.gmacs is None:
@@ -195,7 +208,7 @@ def _solution(suite: Suite, entry: Entry) -> Solution:
             found = count(lambda: model.build(**made), sampling.frames, crops.test_size)
             return dict(gmacs=found.gmacs, params=found.params)
 
-        found = remembered(memory, [name, made, crops.test_size], counted)
+        found = remembered(memory, [model.name, made, crops.test_size], counted)
         return Solution(net, **found, residual=0.0, matched=True, evaluations=1)
     return solve(
         model.build,
@@ -209,15 +222,6 @@ def _solution(suite: Suite, entry: Entry) -> Solution:
     )
 
 
-def architecture_of(net: dict[str, Any]) -> Architecture | None:
-    """The architecture in a network's config; None where it has none. The inverse of ``arguments``."""
-    if net.get("architecture"):
-        return TwoStreamArchitecture.from_dict(net["architecture"])
-    if net.get("graph"):
-        return Graph.from_dict(net["graph"])
-    return tuple(net["ops"]) if net.get("ops") else None
-
-
 def difference(record: RunRecord, suite: Suite, entry: Entry) -> str:
     """How a run differs from what the suite would run now under its entry, seed and videos; empty if it does not.
 
@@ -226,7 +230,8 @@ def difference(record: RunRecord, suite: Suite, entry: Entry) -> str:
     spec = record.spec
     if spec is None:
         return "an old record, which does not hold its specification"
-    entry = replace(entry, architecture=entry.architecture or architecture_of(spec.net) if entry.search else None)
+    if entry.search and not entry.architecture and (known := family(spec.family).architecture):
+        entry = replace(entry, architecture=known.of(spec.net))
     now = RunSpec.of(suite.of(entry), entry, spec.seed, spec.train_manifest, spec.test_manifest, spec.variant)
     if now.model_copy(update={"ranks": spec.ranks}).hash == spec.hash:
         return ""
@@ -238,167 +243,103 @@ def difference(record: RunRecord, suite: Suite, entry: Entry) -> str:
     raise AssertionError(f"{spec.hash} and {now.hash} differ in nothing")
 
 
-def _entries(folder: str, dataset: str) -> tuple[Entry, ...]:
-    published = {
-        "Kinetics-400": {
-            "slowfast": ("SlowFast", "R50 4x16"),
-            "x3d": ("X3D", "X3D-M"),
-            "tsm": ("TSM", "TSM ResNet50 uniform"),
-            "auto_tsnet": ("Auto-TSNet", "Auto-TSNet-L"),
-            "pvnas": ("PV-NAS", "PV-NAS-L"),
-            "mvit": ("MViTv1", "MViT-B 16x4"),
-        },
-        "Something-Something-V2": {
-            "slowfast": ("SlowFast", "R50 16x8 standard schedule"),
-            "x3d": ("X3D (VoV3D re-train)", "X3D-M 100e"),
-            "tsm": ("TSM (mmaction2 re-train)", "TSM ResNet50"),
-            "pvnas": ("PV-NAS", "PV-NAS-L"),
-        },
-    }.get(dataset, {})
-    plain = ("slowfast", "x3d", "tsm", "auto_tsnet_uniform")
-    notes = {"auto_tsnet_uniform": "uniform, not searched"}
-    config = f"{folder}/suite.py"
-
-    def entry(name: str, note: str = "", published: tuple[str, str] | None = None, net: str = "", **how: Any) -> Entry:
-        return Entry(name, config, note, published, net=net or name, **how)
-
-    auto, graph, ops = "auto_tsnet", "assemblenet", "pvnas"
-    random = "random, same space and GMACs"
-    return (
-        *(entry(name, notes.get(name, ""), published.get(name)) for name in plain),
-        entry("auto_tsnet_random", "random architectures of equal GMACs", net=auto, search=auto, variants=3),
-        entry("auto_tsnet", "searched", published.get("auto_tsnet"), search=auto),
-        entry("mvit", "", published.get("mvit"), optional=True),
-        entry("assemblenet", "the authors' graph", optional=True),
-        entry("assemblenet_random", random, net="assemblenet_searched", search=graph, variants=3, optional=True),
-        entry("assemblenet_searched", "AssembleNet-style, searched", search=graph, optional=True),
-        entry("pvnas_random", random, net=ops, search=ops, variants=3, optional=True),
-        entry("pvnas", "PV-NAS-style, searched", published.get("pvnas"), search=ops, optional=True),
-    )
+def _protocol(config: Mapping[str, Any], crops: type[Crops] = Crops) -> Protocol:
+    """The protocol of a config's ``sampling`` and ``crops``."""
+    given = config["crops"] | {"jitter": tuple(config["crops"]["jitter"])}
+    return Protocol(Sampling(**config["sampling"]), crops(**given))
 
 
-@dataclass(frozen=True)
-class _Size:
-    """What a size of the embedded data is run with: chosen for its machine, a CPU for the first two, a GPU for full."""
+def load(path: Path) -> Suite:
+    """The suite of a file: ``suite`` (see ``Suite``), ``entries`` (see ``Entry``), a recipe, ``nets``, ``searches``.
 
-    classes: int
-    frames: int
-    crop: int
-    gmacs: float
+    The suite's name is the file's. ``literature`` names rows of ``published.csv`` by entry.
 
-
-EMBEDDED = {
-    "tiny": _Size(classes=4, frames=8, crop=32, gmacs=0.006),  # seconds: for tests
-    "quick": _Size(classes=8, frames=8, crop=48, gmacs=0.016),  # minutes
-    "full": _Size(classes=24, frames=16, crop=112, gmacs=0.5),  # hours
-}
-
-
-def _embedded(layout: str, size: str) -> Suite:
-    s = EMBEDDED[size]
-    jitter = (round(s.crop * 1.03), round(s.crop * 1.31))  # as 256-320 would be to a crop of 248
-    return Suite(
-        f"{layout}-{size}",
-        f"synthetic-{layout} {size}",
-        layout,
-        s.classes,
-        s.gmacs,
-        # No flip: several motions (clockwise, to the left) change their class with it.
-        Protocol(Sampling("segment", s.frames, clips=2), Crops(s.crop, round(s.crop * 1.125), jitter, flip=0.0)),
-        _entries(size, ""),
-        size=size,
-    )
-
-
-def _native(layout: str, dataset: str, classes: int, entries: dict[str, tuple[str, str]]) -> Suite:
-    return Suite(
-        f"{layout}-native",
-        dataset,
-        layout,
-        classes,
-        gmacs=None,
-        protocol=None,
-        entries=tuple(Entry(name, f"native/{name}.py", published=source) for name, source in entries.items()),
-        root=f"{layout.upper()}_ROOT",
-        published=dataset,
-    )
+    Raises:
+        SuiteError: the file is not there or is not Python, or something in it is unknown, missing or twice there.
+    """
+    try:
+        config = Config.fromfile(str(path))
+        found, entries = config.suite.to_dict(), [dict(e) for e in config.entries]
+        published = config.get("literature", {})
+        if found.get("protocol"):
+            found["protocol"] = _protocol(found["protocol"])
+        for entry in entries:
+            if "config" in entry:
+                entry["config"] = (path.parent / entry["config"]).resolve()
+            else:
+                entry |= dict(config=path, net=entry.get("net", entry["name"]))
+            if entry["name"] in published:
+                entry["published"] = tuple(published[entry["name"]])
+        made = [Entry(**entry) for entry in entries]
+        loaded = Suite(**dict(gmacs=None, protocol=None) | found, name=_name(path), file=path, entries=tuple(made))
+        LAYOUTS.named(loaded.layout)
+    except Exception as error:  # whatever a file of Python may raise
+        said = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else error
+        raise SuiteError(f"{path} is no suite: {said}; see configs/examples/my_suite.py") from error
+    names = [entry.name for entry in made]
+    nets, searches = config.get("nets", {}), config.get("searches", {})
+    wrong = [f"entry {n!r} is there twice" for n in dict.fromkeys(names) if names.count(n) > 1]
+    wrong += [f"entry {e.name!r} has no network in `nets`" for e in made if e.net and e.net not in nets]
+    wrong += [f"entry {e.name!r} has no search in `searches`" for e in made if e.search and e.search not in searches]
+    wrong += [f"literature of {name!r}, which is no entry" for name in published if name not in names]
+    if wrong:
+        raise SuiteError(f"{path}: {'; '.join(wrong)}")
+    return loaded
 
 
-SUITES = {
-    suite.name: suite
-    for suite in (
-        Suite(
-            "kinetics",
-            "Kinetics-400",
-            "kinetics",
-            classes=400,
-            gmacs=4.7,  # X3D-M's and Auto-TSNet-M's
-            protocol=Protocol(
-                Sampling("dense", frames=16, stride=5, clips=10), Crops(224, 256, (256, 320), flip=0.5, crops=3)
-            ),
-            entries=_entries("kinetics", "Kinetics-400"),
-            root="KINETICS_ROOT",
-            published="Kinetics-400",
-        ),
-        Suite(
-            "ssv2",
-            "Something-Something-V2",
-            "ssv2",
-            classes=174,
-            gmacs=4.7,
-            protocol=Protocol(Sampling("segment", frames=16, clips=1), Crops(224, 256, (256, 320), flip=0.5, crops=3)),
-            entries=_entries("ssv2", "Something-Something-V2"),
-            root="SSV2_ROOT",
-            published="Something-Something-V2",
-        ),
-        _native(
-            "kinetics",
-            "Kinetics-400",
-            400,
-            {
-                "slow_4x16_r50": ("Slow", "R50 4x16"),
-                "slow_8x8_r50": ("Slow", "R50 8x8"),
-                "slowfast_4x16_r50": ("SlowFast", "R50 4x16"),
-                "slowfast_8x8_r50": ("SlowFast", "R50 8x8"),
-                "slowfast_8x8_r101": ("SlowFast (PyTorchVideo)", "R101 8x8"),
-                "slowfast_16x8_r101_50_50": ("SlowFast (PyTorchVideo)", "R101_50_50 16x8"),
-                "x3d_xs": ("X3D", "X3D-XS"),
-                "x3d_s": ("X3D", "X3D-S"),
-                "x3d_m": ("X3D", "X3D-M"),
-                "x3d_l": ("X3D", "X3D-L"),
-                "tsm_r50_8f": ("TSM (mmaction2 re-train)", "TSM ResNet50 50e"),
-                "tsm_r50_16f": ("TSM (mmaction2 re-train)", "TSM ResNet50 50e"),
-                "mvit_b_16x4": ("MViTv1", "MViT-B 16x4"),
-                "mvit_b_32x3": ("MViTv1", "MViT-B 32x3"),
-            },
-        ),
-        _native(
-            "ssv2",
-            "Something-Something-V2",
-            174,
-            {
-                "slowfast_8x8_r50_ssv2": ("SlowFast (PyTorchVideo)", "R50 8x8"),
-                "slowfast_16x8_r50_ssv2": ("SlowFast", "R50 16x8 standard schedule"),
-                "tsm_r50_8f_ssv2": ("TSM (mmaction2 re-train)", "TSM ResNet50"),
-                "tsm_r50_16f_ssv2": ("TSM (mmaction2 re-train)", "TSM ResNet50"),
-                "tsm_r101_8f_ssv2": ("TSM (mmaction2 re-train)", "TSM ResNet101"),
-            },
-        ),
-        *(_embedded(layout, size) for size in EMBEDDED for layout in LOADERS),
-    )
-}
+def _name(path: Path) -> str:
+    return path.stem.replace("_", "-")
+
+
+class _Suites(dict):
+    """The suites of ``configs/suites`` by name, each read when it is first asked for."""
+
+    def __init__(self) -> None:
+        super().__init__({_name(path): path for path in sorted((CONFIGS / "suites").glob("*.py"))})
+
+    def __getitem__(self, name: str) -> Suite:
+        found = super().__getitem__(name)
+        if isinstance(found, Path):
+            self[name] = found = load(found)
+        return found
+
+    def values(self) -> list[Suite]:
+        """All of them."""
+        return [self[name] for name in self]
+
+    def items(self) -> list[tuple[str, Suite]]:
+        """All of them, with their names."""
+        return [(name, self[name]) for name in self]
+
+
+SUITES = _Suites()
 
 
 def suite(name: str) -> Suite:
-    """The suite of that name; ``kinetics-quick@0.03`` is the same at another budget, with records of its own.
+    """The suite of that name, or of a user's file; ``kinetics-quick@0.03`` is at another budget, with its own records.
 
     Raises:
         ValueError: no such suite, the message lists them; or no such budget.
+        SuiteError: see ``load``.
     """
     base, at, budget = name.partition("@")
-    if base not in SUITES:
-        raise ValueError(f"unknown suite {name!r}; known: {', '.join(SUITES)}")
-    return at_budget(SUITES[base], budget) if at else SUITES[base]
+    if base.endswith(".py"):
+        found = _of_user(Path(base).resolve())
+    elif base in SUITES:
+        found = SUITES[base]
+    else:
+        raise ValueError(f"unknown suite {name!r}; known: {', '.join(SUITES)}; yours is named by its file, my_suite.py")
+    return at_budget(found, budget) if at else found
+
+
+def _of_user(path: Path) -> Suite:
+    """The suite of a file, from then on known by its name."""
+    name = _name(path)
+    if name not in SUITES:
+        SUITES[name] = load(path)
+    if SUITES[name].file != path:
+        raise SuiteError(f"{path}: {SUITES[name].file} is suite {name!r} already, records would mix; rename the file")
+    return SUITES[name]
 
 
 def at_budget(suite: Suite, budget: str | float) -> Suite:

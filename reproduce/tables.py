@@ -296,7 +296,7 @@ def _differs(suite: Suite, entry: Entry, record: RunRecord) -> str:
     """How a record's recipe differs from the suite's; empty if it does not."""
     if record.spec is None:
         return "old record"
-    if not entry.config:  # a user's model: its recipe is its own
+    if entry.config is None:  # a user's model: its recipe is its own
         return ""
     try:
         what = difference(record, suite, entry)
@@ -515,7 +515,7 @@ def _search_cost(entry: Entry, records: list[RunRecord]) -> str:
 def with_own(suite: Suite, records: list[RunRecord]) -> Suite:
     """The suite with an entry for each user's model that its records are of."""
     known = {e.name for e in suite.entries}
-    own = {r.entry: Entry(r.entry, "", r.note) for r in records if r.suite == suite.name and r.entry not in known}
+    own = {r.entry: Entry(r.entry, None, r.note) for r in records if r.suite == suite.name and r.entry not in known}
     return replace(suite, entries=(*suite.entries, *own.values()))
 
 

@@ -25,7 +25,7 @@ def uniform_architecture(space: str) -> TwoStreamArchitecture:
     return TwoStreamArchitecture(s.macro, stream(s.slow), stream(s.fast), ("concat",) * len(s.macro.strides))
 
 
-@register_family(*KNOBS)
+@register_family(*KNOBS, architecture=TwoStreamArchitecture)
 def auto_tsnet(
     *,
     num_classes: int,

@@ -6,11 +6,11 @@ Source of the two found graphs: ``google-research/google-research: assemblenet/m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
+
+from autotsnet.architecture import Architecture
 
 STEM = -1
 LEVELS = 4
@@ -45,7 +45,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Graph:
+class Graph(Architecture):
     """Nodes in topological order; connections go from a lower level to a higher one.
 
     Attributes:
@@ -55,6 +55,8 @@ class Graph:
 
     name: str
     nodes: tuple[Node, ...]
+
+    argument = "graph"
 
     def __post_init__(self) -> None:
         """Raises GraphError naming the first node that does not fit."""
@@ -84,19 +86,14 @@ class Graph:
         return tuple(i for i, n in enumerate(self.nodes) if n.level < node.level)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
+        """See ``Architecture``."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Graph:
-        """The inverse of ``to_dict``, also of its JSON."""
+        """See ``Architecture``."""
         nodes = ({k: tuple(v) if isinstance(v, list) else v for k, v in n.items()} for n in data["nodes"])
         return cls(data["name"], tuple(Node(**n) for n in nodes))
-
-    @classmethod
-    def load(cls, path: Path) -> Graph:
-        """From a JSON file."""
-        return cls.from_dict(json.loads(Path(path).read_text()))
 
 
 def _found(name: str, filters: dict[int, int]) -> Graph:

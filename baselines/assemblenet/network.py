@@ -236,7 +236,7 @@ def _init(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-@register_family(Knob("width", 0.03, 2.0, 0.002))
+@register_family(Knob("width", 0.03, 2.0, 0.002), architecture=Graph)
 def assemblenet(
     *,
     num_classes: int,

@@ -1,6 +1,6 @@
 """PV-NAS-style: a space of blocks that see space and time differently, and a gradient search over it."""
 
-from baselines.pvnas.network import CANDIDATES, pvnas
+from baselines.pvnas.network import CANDIDATES, Operations, pvnas
 from baselines.pvnas.search import DiverseRates, GradientSearch, branch_macs
 
-__all__ = ["CANDIDATES", "DiverseRates", "GradientSearch", "branch_macs", "pvnas"]
+__all__ = ["CANDIDATES", "DiverseRates", "GradientSearch", "Operations", "branch_macs", "pvnas"]

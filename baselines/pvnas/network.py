@@ -8,11 +8,14 @@ B clips, C channels, T frames, H W pixels, N classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from autotsnet.architecture import Architecture
 from autotsnet.registry import Knob, register_family
 from baselines.init import stage_widths
 from baselines.tsm import temporal_shift
@@ -161,7 +164,34 @@ class PVNet(nn.Module):
         return self.fc(self.dropout(x.mean((2, 3, 4))))
 
 
-@register_family(Knob("base_channels", 2, 192, 0.125), Knob("stem_channels", 2, 192, 1))
+@dataclass(frozen=True)
+class Operations(Architecture):
+    """A point of the space: the candidate of each block, names of ``CANDIDATES``."""
+
+    ops: tuple[str, ...]
+
+    argument = "ops"
+
+    def to_dict(self) -> dict[str, Any]:
+        """See ``Architecture``."""
+        return dict(ops=list(self.ops))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Operations:
+        """See ``Architecture``."""
+        return cls(tuple(data["ops"]))
+
+    def arguments(self) -> dict[str, Any]:
+        """See ``Architecture``."""
+        return dict(ops=self.ops)
+
+    @classmethod
+    def of(cls, net: Mapping[str, Any]) -> Operations | None:
+        """See ``Architecture``."""
+        return cls.from_dict(net) if net.get("ops") else None
+
+
+@register_family(Knob("base_channels", 2, 192, 0.125), Knob("stem_channels", 2, 192, 1), architecture=Operations)
 def pvnas(
     *,
     num_classes: int,

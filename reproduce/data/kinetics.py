@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+from reproduce.data.layouts import LAYOUTS
 from reproduce.data.manifest import SUFFIXES, DataError, Manifest, Video, bare, read_text
 
 NAME = "Kinetics-400"
@@ -25,6 +26,7 @@ HEADER = {"label", "youtube_id", "time_start", "time_end"}
 README = "see README, 'Kinetics-400'"
 
 
+@LAYOUTS.register_module(name="kinetics")
 def load(root: str | Path, split: str, dataset: str = NAME) -> Manifest:
     """Read a copy of Kinetics in any of its layouts; which one it is follows from what lies there.
 

@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from reproduce.data.layouts import LAYOUTS
 from reproduce.data.manifest import DataError, Manifest, Video, bare, read_text
 
 NAME = "Something-Something-V2"
@@ -23,6 +24,7 @@ ANNOTATIONS = {  # both published generations
 README = "see README, 'Something-Something-V2'"
 
 
+@LAYOUTS.register_module(name="ssv2")
 def load(root: str | Path, split: str, dataset: str = NAME) -> Manifest:
     """Read a copy of Something-Something-V2.
 

@@ -19,7 +19,8 @@ from reproduce.data import synthetic
 from reproduce.data.datasets import TestVideos
 from reproduce.data.manifest import DataError, Manifest
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.local import for_test, videos_at_once
+from reproduce.engine.rebuild import for_test
+from reproduce.engine.recipe import videos_at_once
 from reproduce.engine.runner import threads_of
 from reproduce.files import write_atomic, write_json
 from reproduce.progress import Progress

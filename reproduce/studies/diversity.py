@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 
 from reproduce.data.decode import DEFAULT
-from reproduce.engine import searching
 from reproduce.files import write_json
 from reproduce.plots import draw_curves
 from reproduce.records import session
 from reproduce.reference import own_option
+from reproduce.search import stage
 from reproduce.suites import suite
 
 SCHEDULES = {"opposite phase": True, "plain": False}
@@ -40,7 +40,7 @@ def main() -> None:
 
     s = suite(options.suite)
     train = s.manifest("train", s.data_root(options.cache))
-    base = searching.search_config(s.entry("pvnas"))
+    base = stage.search_config(s.entry("pvnas"))
     warmup = base.options.warmup
     curves: dict[str, list[np.ndarray]] = {name: [] for name in SCHEDULES}
     found: dict[str, list[list[str]]] = {name: [] for name in SCHEDULES}
@@ -48,7 +48,7 @@ def main() -> None:
         for name, diverse in SCHEDULES.items():
             config = copy.deepcopy(base)
             config.options.diverse = diverse
-            result = searching.search(s, config, seed, train, options.runs)
+            result = stage.search(s, config, seed, train, options.runs)
             curves[name].append(pd.read_parquet(result.folder / "journal.parquet").diversity.to_numpy())
             found[name].append(list(result.architecture))
     write_json(

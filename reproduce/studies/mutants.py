@@ -203,14 +203,14 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         ),
         (
             "both halves are one",
-            "reproduce/engine/search_auto_tsnet.py",
+            "reproduce/search/auto_tsnet.py",
             "held_out=stream(alpha,",
             "held_out=stream(weights,",
             HALVES,
         ),
         (
             "the halves share their videos",
-            "reproduce/engine/searching.py",
+            "reproduce/search/method.py",
             "second += [mine[i] for i in order[1::2]]",
             "second += [mine[i] for i in order[::2]]",
             HALVES,
@@ -546,7 +546,7 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         ),
         (
             "the rate falls as the batch grows",
-            "reproduce/engine/local.py",
+            "reproduce/engine/recipe.py",
             '*= config.batch / config.get("reference_batch", config.batch)',
             '/= config.batch / config.get("reference_batch", config.batch)',
             "tests/reproduce/test_engine_ranks.py::test_the_rate_follows_the_batch_from_the_one_it_is_stated_for",

@@ -23,25 +23,26 @@ from torch.utils.data import DataLoader, Subset
 from autotsnet.models import SuperNet
 from reproduce.data.datasets import TrainClips
 from reproduce.data.decode import DEFAULT
-from reproduce.engine import search_auto_tsnet, searching
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.local import execute
 from reproduce.files import write_json
 from reproduce.progress import Progress
 from reproduce.records import RunRecord, session
 from reproduce.reference import own_option
+from reproduce.run import execute
+from reproduce.search import stage
+from reproduce.search.method import halves
 from reproduce.statistics import outcomes, paired_difference
 from reproduce.suites import Entry, RunSpec, Suite, suite
 
 
 @torch.no_grad()
-def supernet_likelihoods(s: Suite, found: searching.Found, entries: list[Entry], train, seed: int) -> list[float]:
+def supernet_likelihoods(s: Suite, found: stage.Found, entries: list[Entry], train, seed: int) -> list[float]:
     """Mean held-out log-likelihood of architectures under the supernet's final weights, batch statistics."""
-    config = searching.search_config(s.entry("auto_tsnet"))
-    net = SuperNet(search_auto_tsnet.space_of(s, config), s.classes)
+    config = stage.search_config(s.entry("auto_tsnet"))
+    net = SuperNet(stage.method(s, config).space, s.classes)
     net.load_state_dict(load_file(found.folder / "supernet.safetensors"))
     model = VideoClassifier(net).train()
-    half = searching.halves(train, seed)[1]
+    half = halves(train, seed)[1]
     data = Subset(TrainClips(half, s.protocol, seed), range(min(256, len(half.videos))))
     batches = list(DataLoader(data, batch_size=32))
     out = []
@@ -69,7 +70,7 @@ def main() -> None:
     drawn = [
         replace(
             s.entry("auto_tsnet_random"),
-            architecture=search_auto_tsnet.draw(s, searching.search_config(s.entry("auto_tsnet")), v),
+            architecture=stage.method(s, stage.search_config(s.entry("auto_tsnet"))).draw(v),
         )
         for v in range(options.architectures)
     ]
@@ -79,7 +80,7 @@ def main() -> None:
     with Progress("study", len(jobs)) as progress:
         for kind, number in jobs:
             if kind == "search":
-                entry, cost = searching.resolved(s, s.entry("auto_tsnet"), number, 0, train, options.runs)
+                entry, cost = stage.resolved(s, s.entry("auto_tsnet"), number, 0, train, options.runs)
                 spec = RunSpec.of(s, entry, number, train, test)
                 searched.append(execute(s, entry, spec, train, test, options.runs, options.results, cost))
             else:
@@ -91,7 +92,7 @@ def main() -> None:
     right = outcomes([(record, folder) for record in searched + random])
     a, b = right[: len(searched)], right[len(searched) :]
     difference = paired_difference(a, b)
-    found = searching.search(s, searching.search_config(s.entry("auto_tsnet")), 0, train, options.runs)
+    found = stage.search(s, stage.search_config(s.entry("auto_tsnet")), 0, train, options.runs)
     likelihoods = supernet_likelihoods(s, found, drawn, train, 0)
     tau, p = kendalltau(likelihoods, b.mean(1))
     rate = b.mean()

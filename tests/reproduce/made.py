@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from mmengine.config import Config
 
-from reproduce.engine import searching
 from reproduce.records import (
     Data,
     Model,
@@ -23,6 +22,7 @@ from reproduce.records import (
     score,
     sha256,
 )
+from reproduce.search import stage
 from reproduce.spec import RunSpec, lasting, plain, run_id
 from reproduce.suites import SUITES, Entry, Suite
 
@@ -98,8 +98,8 @@ def make(
 def _record(suite: Suite, entry: Entry, variant: int, seed: int, recipe: dict, net: dict, device: str) -> RunRecord:
     search = None
     if entry.search:
-        config = searching.search_config(entry)
-        drawn = searching.method(config).draw(suite, config, variant if entry.variants > 1 else 9 + seed)
+        config = stage.search_config(entry)
+        drawn = stage.method(suite, config).draw(variant if entry.variants > 1 else 9 + seed)
         if entry.variants == 1:
             search = Search(
                 strategy=config.strategy,

@@ -12,8 +12,8 @@ import torch
 from baselines.assemblenet import ASSEMBLENET_50, assemblenet
 from baselines.assemblenet.connections import dense, learned, pruned
 from baselines.pvnas import CANDIDATES
-from reproduce.engine import search_assemblenet, searching
 from reproduce.engine.runner import RunHook
+from reproduce.search import stage
 from reproduce.suites import suite
 
 
@@ -40,10 +40,10 @@ def interrupted(monkeypatch, at: int) -> None:
     monkeypatch.setattr(RunHook, "after_train_iter", broken)
 
 
-def to_the_end(*arguments) -> searching.Found:
+def to_the_end(*arguments) -> stage.Found:
     for _ in range(20):
         try:
-            return searching.search(*arguments)
+            return stage.search(*arguments)
         except Killed:
             continue
     raise AssertionError("still not finished")
@@ -60,8 +60,8 @@ def to_the_end(*arguments) -> searching.Found:
 )
 def test_an_interrupted_search_ends_the_same(tiny, tmp_path, monkeypatch, entry, strategy, architectures, at):
     s, train = tiny
-    config = searching.search_config(s.entry(entry), strategy)
-    whole = searching.search(s, config, 0, train, tmp_path / "whole")
+    config = stage.search_config(s.entry(entry), strategy)
+    whole = stage.search(s, config, 0, train, tmp_path / "whole")
     interrupted(monkeypatch, at)
     parts = to_the_end(s, config, 0, train, tmp_path / "parts")
     assert parts.architecture == whole.architecture
@@ -71,14 +71,14 @@ def test_an_interrupted_search_ends_the_same(tiny, tmp_path, monkeypatch, entry,
     assert whole.cost.architectures == architectures
     shown = (whole.folder / "search.svg").read_text()
     assert {"connections": "pruned (", "evolution": "best so far", "gradient": "entropy of P"}[strategy] in shown
-    assert searching.method(config).load(whole.folder / "architecture.json") == whole.architecture
+    assert type(whole.architecture).load(whole.folder / "architecture.json") == whole.architecture
 
 
 def test_a_search_in_passes_is_the_same_but_for_batch_norm(tiny, tmp_path):
     s, train = tiny
-    config = searching.search_config(s.entry("pvnas"))
+    config = stage.search_config(s.entry("pvnas"))
     config.update(batch=8, sub_batch=4, amp="bf16", reference_batch=16)
-    found = searching.search(s, config, 0, train, tmp_path)
+    found = stage.search(s, config, 0, train, tmp_path)
     journal = pd.read_parquet(found.folder / "journal.parquet")
     assert len(journal) == 6
     assert found.cost.clips == 10 * 8
@@ -87,33 +87,33 @@ def test_a_search_in_passes_is_the_same_but_for_batch_norm(tiny, tmp_path):
 
 def test_what_one_device_searches_is_refused_on_several_before_any_work(tiny, tmp_path):
     s, train = tiny
-    config = searching.search_config(s.entry("pvnas"))
+    config = stage.search_config(s.entry("pvnas"))
     message = r"GPUs: 2, but the search of pvnas runs on one; first, .*search ssv2-tiny --entry pvnas --seeds 3"
     with pytest.raises(ValueError, match=message):
-        searching.check_searchable(s, config, 3, train, tmp_path, ranks=2)
-    searching.check_searchable(s, searching.search_config(s.entry("auto_tsnet")), 3, train, tmp_path, ranks=2)
-    folder = searching.folder_of(s, config, 3, train, tmp_path)
+        stage.check_searchable(s, config, 3, train, tmp_path, ranks=2)
+    stage.check_searchable(s, stage.search_config(s.entry("auto_tsnet")), 3, train, tmp_path, ranks=2)
+    folder = stage.folder_of(s, config, 3, train, tmp_path)
     folder.mkdir(parents=True)
     (folder / "search.json").write_text("{}")
-    searching.check_searchable(s, config, 3, train, tmp_path, ranks=2)
+    stage.check_searchable(s, config, 3, train, tmp_path, ranks=2)
 
 
 def test_drawn_networks_differ_and_are_matched(tiny):
     s, _ = tiny
     for name in ("pvnas_random", "assemblenet_random"):
-        config = searching.search_config(s.entry(name))
-        drawn = [searching.method(config).draw(s, config, seed) for seed in range(3)]
+        config = stage.search_config(s.entry(name))
+        drawn = [stage.method(s, config).draw(seed) for seed in range(3)]
         assert len(set(drawn)) == 3
-        assert drawn[0] == searching.method(config).draw(s, config, 0)
+        assert drawn[0] == stage.method(s, config).draw(0)
 
 
 def test_unknown_strategy_and_an_entry_without_a_search(tiny, tmp_path):
     s, train = tiny
-    config = searching.search_config(s.entry("assemblenet_searched"), "luck")
+    config = stage.search_config(s.entry("assemblenet_searched"), "luck")
     with pytest.raises(ValueError, match=r"unknown strategy 'luck' for assemblenet; known: connections, evolution"):
-        searching.search(s, config, 0, train, tmp_path)
+        stage.search(s, config, 0, train, tmp_path)
     with pytest.raises(ValueError, match="entry 'x3d' is not searched for"):
-        searching.search_config(s.entry("x3d"))
+        stage.search_config(s.entry("x3d"))
 
 
 def test_connections_are_learned_and_the_strongest_kept():
@@ -137,7 +137,7 @@ def test_connections_are_learned_and_the_strongest_kept():
 
 def test_as_many_connections_are_kept_as_the_budget_allows(tiny, monkeypatch):
     s, _ = tiny
-    config = searching.search_config(s.entry("assemblenet_searched"))
+    config = stage.search_config(s.entry("assemblenet_searched"))
     whole = replace(dense(ASSEMBLENET_50), name="whole")
     whole = replace(whole, nodes=tuple(replace(n, weights=(0.5,) * len(n.inputs)) for n in whole.nodes))
 
@@ -146,17 +146,16 @@ def test_as_many_connections_are_kept_as_the_budget_allows(tiny, monkeypatch):
 
     nominal, found = kept(pruned(whole, config.options.keep)), []
     for matched in (lambda n: True, lambda n: n > nominal + 1, lambda n: n < nominal - 1, lambda n: False):
-        monkeypatch.setattr(
-            search_assemblenet, "_solution", lambda s, c, g, m=matched: SimpleNamespace(matched=m(kept(g)))
-        )
-        found.append(kept(search_assemblenet._pruned(s, config, whole)) - nominal)
+        how = stage.method(s, config)
+        monkeypatch.setattr(how, "_solution", lambda g, m=matched: SimpleNamespace(matched=m(kept(g))))
+        found.append(kept(how._pruned(whole)) - nominal)
     assert found == [0, 2, -2, 0]
 
 
 def test_pvnas_architectures_are_names_of_candidates(tiny, tmp_path):
     s, train = tiny
-    config = searching.search_config(s.entry("pvnas"))
-    found = searching.search(s, config, 1, train, tmp_path)
+    config = stage.search_config(s.entry("pvnas"))
+    found = stage.search(s, config, 1, train, tmp_path)
     journal = pd.read_parquet(found.folder / "journal.parquet")
     assert journal.step.tolist() == list(range(config.options.warmup + config.options.steps))
     assert journal.held_out_loss.isna().sum() == config.options.warmup
@@ -173,5 +172,5 @@ def test_pvnas_architectures_are_names_of_candidates(tiny, tmp_path):
     picture = found.folder / "search.svg"
     before = picture.read_bytes()
     picture.unlink()
-    searching.search(s, config, 1, train, tmp_path)
+    stage.search(s, config, 1, train, tmp_path)
     assert picture.read_bytes() == before, "drawn from what the search left"

@@ -17,7 +17,7 @@ from baselines.mmaction2 import Channels
 from reproduce.budget import BudgetError
 from reproduce.cli import app
 from reproduce.compare import compare
-from reproduce.engine.local import trained
+from reproduce.engine.rebuild import trained
 from reproduce.own import OwnModelError, own_entry
 from reproduce.records import RecordError, RunRecord, load_all
 from reproduce.suites import RunSpec, suite

@@ -17,11 +17,13 @@ import torch
 from safetensors.torch import load_file
 
 from reproduce.data.datasets import TrainClips
-from reproduce.engine.local import _config, _model, execute, schedule
+from reproduce.engine.rebuild import config_of, model_of
+from reproduce.engine.recipe import schedule
 from reproduce.engine.runner import CheckpointError, DivergedError, load_checkpoint, loggers
 from reproduce.files import OutputError, write_atomic
 from reproduce.lease import held
 from reproduce.records import WRONG, RecordError, RunRecord, load_all, ranks, score, sha256
+from reproduce.run import execute
 from reproduce.spec import RunSpec
 from reproduce.suites import suite as suite_named
 from reproduce.verify import _disagreements
@@ -216,8 +218,8 @@ def test_sigterm_between_two_passes_undoes_them_and_the_repeated_command_ends_al
 @pytest.mark.parametrize("how", ["keyboard", "SIGTERM"])
 def test_an_interrupted_test_goes_on_with_the_missing_parts(tiny, done, tmp_path, monkeypatch, how):
     from reproduce.data.datasets import TestVideos
-    from reproduce.engine.local import Predictions
     from reproduce.engine.runner import PreemptedError, preemptible
+    from reproduce.engine.test import Predictions
 
     suite, train, test = tiny
     spec, original, seen = spec_of(tiny), TestVideos.__getitem__, []
@@ -401,7 +403,7 @@ def test_averaged_weights_are_what_is_tested(tiny, done, tmp_path):
     )
     name = next(n for n, p in last.items() if p.dim() == 4)
     torch.manual_seed(spec.seed)
-    first = _model(_config(spec)).net.state_dict()[name]
+    first = model_of(config_of(spec)).net.state_dict()[name]
     moved, moved_average = (last[name] - first).norm(), (average[name] - first).norm()
     assert 0 < moved_average < 0.8 * moved, "the average lags behind"
 
@@ -467,8 +469,8 @@ def test_batch_norm_is_made_precise_for_the_averaged_weights(tiny, done, tmp_pat
     spec = with_recipe(plain, ema=0.3, precise_bn=2)
     execute(suite, suite.entry("tsm"), spec, train, test, tmp_path / "runs", tmp_path / "results")
     state = load_file(spec.folder(tmp_path / "runs") / "model.safetensors")
-    config = _config(spec)
-    model = _model(config)
+    config = config_of(spec)
+    model = model_of(config)
     model.net.load_state_dict(state)
     clips = TrainClips(train, suite.protocol, spec.seed)
     batches = [torch.stack([clips[b * config.batch + i]["clips"] for i in range(config.batch)]) for b in range(2)]

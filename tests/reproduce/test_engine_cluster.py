@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from reproduce.engine import cluster, local
 from reproduce.engine.runner import DivergedError
+from reproduce.launch import cluster, local
 from reproduce.lease import HeldError
+from reproduce.run import execute
 from reproduce.suites import RunSpec
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray>=2.30' (the extra `cluster`)")
@@ -67,7 +68,7 @@ def check(tiny, folder: Path, process: subprocess.Popen) -> None:
         for name in ENTRIES:
             entry = suite.entry(name)
             spec = RunSpec.of(suite, entry, 0, train, test)
-            local.execute(suite, entry, spec, train, test, folder / "alone", folder / "alone-results")
+            execute(suite, entry, spec, train, test, folder / "alone", folder / "alone-results")
             tables = [pd.read_parquet(spec.folder(folder / r) / "predictions.parquet") for r in ("alone", "runs")]
             pd.testing.assert_frame_equal(*tables, check_exact=True)
     finally:

@@ -24,8 +24,9 @@ from torch.optim import SGD
 
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.local import execute, optimiser, passes
+from reproduce.engine.recipe import optimiser, passes
 from reproduce.engine.runner import RunHook
+from reproduce.run import execute
 from reproduce.suites import RunSpec
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -204,7 +205,7 @@ def test_a_killed_rank_and_a_terminated_launcher_leave_a_run_that_the_same_comma
 
 MACHINES = f"""
 import os
-from reproduce.engine import torchrun
+from reproduce.launch import torchrun
 torchrun.PORT = int(os.environ["FREE_PORT"])
 {CPU_RANKS}
 """

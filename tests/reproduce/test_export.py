@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import reproduce.export as export_file
-from reproduce.engine.local import _config, _model, trained
+from reproduce.engine.rebuild import config_of, model_of, trained
 from reproduce.export import ExportError, export, export_run
 from reproduce.files import write_json
 from reproduce.spec import RunSpec, SpecError
@@ -28,7 +28,7 @@ def run(tiny, tmp_path_factory):
     spec = RunSpec.of(suite, suite.entry("tsm"), 0, train, test).model_copy(update=dict(net=net))
     folder = saved(spec, tmp_path_factory.mktemp("runs"))
     torch.manual_seed(0)
-    net = _model(_config(spec)).net
+    net = model_of(config_of(spec)).net
     with torch.no_grad():
         net.fc.weight.mul_(1000)  # logits of a trained net's size
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")

@@ -11,9 +11,10 @@ from mmengine.config import Config
 from autotsnet.meta import on_meta
 from baselines import VARIANTS
 from reproduce import natives, tables
-from reproduce.engine.local import execute, schedule
+from reproduce.engine.recipe import schedule
 from reproduce.measure.macs import count
 from reproduce.records import RunRecord
+from reproduce.run import execute
 from reproduce.suites import CONFIGS, SUITES, Entry, RunSpec
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -61,7 +62,7 @@ def test_a_wrong_source_is_an_error():
 def test_native_recipes_are_of_the_native_variants(suite, entry):
     suite = SUITES[suite].of(entry)
     build, arguments = VARIANTS[entry.name]
-    config = Config.fromfile(str(CONFIGS / entry.config))
+    config = Config.fromfile(str(entry.config))
     net = dict(config.net)
     assert net.pop("type") is build
     assert arguments == {
@@ -118,7 +119,7 @@ def test_a_native_recipe_runs_end_to_end(tiny, tmp_path):
         | {"crops.size": 32, "crops.short_side": 48, "crops.jitter": (36, 46), "crops.test_size": 48}
     )
     config.dump(tmp_path / "toy.py")
-    entry = Entry("x3d_xs", str(tmp_path / "toy.py"))
+    entry = Entry("x3d_xs", tmp_path / "toy.py")
     suite = replace(SUITES["kinetics-native"], dataset="synthetic", classes=len(train.classes), entries=(entry,))
     as_run = suite.of(entry)
     spec = RunSpec.of(as_run, entry, 0, train, test)

@@ -15,7 +15,7 @@ from torch import nn
 from autotsnet.registry import FAMILIES
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.inference import fold
-from reproduce.engine.local import optimiser
+from reproduce.engine.recipe import optimiser
 from reproduce.own import OwnModelError, _check_weights, define, own_entry, read
 from reproduce.suites import suite
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from reproduce.engine import local, parallel
+from reproduce.launch import local, parallel
 from reproduce.records import load_all
 from reproduce.suites import suite
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "reproduce" / "engine" / "slurm.sbatch"
+SCRIPT = ROOT / "reproduce" / "launch" / "slurm.sbatch"
 
 
 @pytest.mark.parametrize(("code", "again"), [(0, False), (1, False), (75, True)])

@@ -1,25 +1,43 @@
-"""One file holds a suite's recipe, networks and searches."""
+"""Suites are files: ours repeat nothing, a user's runs like ours, and a wrong one is one clear line."""
+
+import ast
+import re
+from itertools import combinations
 
 import pytest
+from typer.testing import CliRunner
 
-from reproduce.engine import searching
-from reproduce.suites import CONFIGS, SUITES
+from reproduce.cli import app
+from reproduce.search import stage
+from reproduce.suites import CONFIGS, SUITES, SuiteError, suite
 
-FOLDERS = ("kinetics", "ssv2", "full", "quick", "tiny")
+SIZES = ("tiny", "quick", "full")
+OURS = ("kinetics", "ssv2", *(f"{layout}-{size}" for layout in ("kinetics", "ssv2") for size in SIZES))
+EXAMPLE = CONFIGS / "examples" / "my_suite.py"
 
 
-def test_a_suite_is_one_file():
-    assert [p.name for folder in FOLDERS for p in (CONFIGS / folder).glob("*.py")] == ["suite.py"] * len(FOLDERS)
+def test_ours_are_few_files_and_none_repeats_another():
+    files = [*(CONFIGS / "suites").glob("*.py"), *(CONFIGS / "recipes").glob("*.py"), CONFIGS / "_base_" / "entries.py"]
+    assert len(files) <= 20
+    assert len(set(SUITES) - set(OURS)) == 2, "and the native ones"
+    statements = {}
+    for file in files:
+        body = [
+            ast.unparse(s) for s in ast.parse(file.read_text()).body if not isinstance(s, ast.ImportFrom | ast.With)
+        ]
+        statements[file.name, file.parent.name] = {s for s in body if len(s) > 60}
+    for a, b in combinations(statements, 2):
+        assert not statements[a] & statements[b], (a, b)
 
 
 @pytest.mark.parametrize("name", ["ssv2", "kinetics-tiny"])
-def test_recipes_hold_one_network_and_no_others(name):
+def test_recipes_hold_one_network_and_nothing_of_the_suite(name):
     for entry in SUITES[name].entries:
         recipe = entry.recipe()
         assert "type" in recipe.net
-        assert not {"nets", "searches", "options"} & recipe.keys()
+        assert not {"nets", "searches", "options", "suite", "entries", "literature"} & recipe.keys()
         if entry.search:
-            config = searching.search_config(entry)
+            config = stage.search_config(entry)
             assert config.method == entry.search
             assert config.net == recipe.net
 
@@ -27,3 +45,80 @@ def test_recipes_hold_one_network_and_no_others(name):
 def test_what_a_suite_changes_stays_out_of_the_one_it_inherits():
     epochs = [SUITES[name].entry("assemblenet_searched").recipe(search=True).epochs for name in ("ssv2", "kinetics")]
     assert epochs == [30, 60]
+    assert [SUITES[f"{layout}-tiny"].layout for layout in ("kinetics", "ssv2")] == ["kinetics", "ssv2"]
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Writes a suite of one's own, the example with parts replaced; returns its file."""
+    monkeypatch.setattr("reproduce.suites.SUITES", type(SUITES)())
+
+    def write(*parts: tuple[str, str], name: str = "mine.py"):
+        text = EXAMPLE.read_text()
+        for old, new in parts:
+            assert old in text
+            text = text.replace(old, new)
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write
+
+
+def test_the_example_runs_from_videos_to_a_table(kinetics_root, tmp_path, monkeypatch):
+    monkeypatch.setattr("reproduce.suites.SUITES", type(SUITES)())
+    monkeypatch.setenv("MY_VIDEOS", str(kinetics_root))
+    monkeypatch.setenv("ALLOW_PARTIAL", "1")
+    folders = [f"--{name}={tmp_path / name}" for name in ("runs", "results", "cache")]
+    done = CliRunner().invoke(app, ["run", str(EXAMPLE), *folders], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    rows = re.findall(r"(?m)^ *\d+  (\w+) ", done.stdout)
+    assert sorted(rows) == ["auto_tsnet_random", "x3d", "x3d_narrow"]
+    assert "My videos" in done.stdout
+    records = {path.name for path in (tmp_path / "results" / "records" / "my-suite").glob("*.json")}
+    assert records == {"x3d-s0.json", "x3d_narrow-s0.json", "auto_tsnet_random-s0.json", "auto_tsnet_random-a1-s0.json"}
+    command = ["--suite", str(EXAMPLE), "verify", str(tmp_path / "results")]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+
+
+def test_a_suite_of_ones_own_is_known_by_file_then_by_name_and_at_other_budgets(own):
+    found = suite(f"{own()}@0.01")
+    assert (found.name, found.gmacs) == ("mine@0.01", 0.01)
+    assert suite(found.ref) == found
+    assert suite("mine") == suite(str(own()))
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ([('layout="kinetics"', 'layout="ucf101"')], "unknown data layout 'ucf101'; known: kinetics, ssv2"),
+        ([('dict(name="x3d_narrow"', 'dict(name="x3d"')], "entry 'x3d' is there twice"),
+        ([('dict(name="x3d")', 'dict(name="resnet")')], "entry 'resnet' has no network in `nets`"),
+        ([('search="auto_tsnet"', 'search="luck"')], "entry 'auto_tsnet_random' has no search in `searches`"),
+        ([("classes=4", "clases=4")], "clases"),
+        ([('kind="segment"', 'kind="random"')], "sampling kind 'random' is neither 'dense' nor 'segment'"),
+        ([("suite = dict(", "suite = dic(")], "NameError: name 'dic' is not defined"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_line(own, parts, said):
+    with pytest.raises(SuiteError, match=re.escape(said)) as error:
+        suite(str(own(*parts)))
+    assert "mine.py" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_of_ours_is_refused(own):
+    with pytest.raises(SuiteError, match="is suite 'ssv2-quick' already, records would mix; rename the file"):
+        suite(str(own(name="ssv2_quick.py")))
+
+
+def test_a_budget_out_of_reach_and_absent_videos_are_said_before_the_first_step(own, tmp_path, monkeypatch):
+    monkeypatch.delenv("MY_VIDEOS", raising=False)
+    folders = [f"--{name}={tmp_path / name}" for name in ("runs", "results", "cache")]
+    for budget, said in (
+        ("gmacs=4.7", "x3d: 4.7 GMACs at 8x32x32 is out of reach"),
+        ("gmacs=0.006", "needs MY_VIDEOS"),
+    ):
+        file = own(("gmacs=0.006", budget), name=f"own{len(budget)}.py")
+        done = CliRunner().invoke(app, ["run", str(file), *folders])
+        assert said in str(done.exception)
+        assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").rglob("*.json"))

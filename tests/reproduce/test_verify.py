@@ -9,8 +9,8 @@ import pytest
 
 from autotsnet.registry import family
 from reproduce import tables
-from reproduce.engine.local import execute
 from reproduce.records import SCHEMA, UNPROVEN, RecordError, RunRecord, sha256
+from reproduce.run import execute
 from reproduce.spec import RunSpec
 from reproduce.suites import SUITES
 from reproduce.verify import VerifyError, check_records, verify

@@ -20,10 +20,10 @@ from autotsnet.search.judges import SupernetJudge
 from autotsnet.search.progressive import SearchError, SearchOptions
 from autotsnet.spaces import PRESETS, STAGES, preset
 from reproduce import suites
-from reproduce.engine import search_auto_tsnet, searching
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.runner import RunHook, load_checkpoint
 from reproduce.measure.macs import count
+from reproduce.search import auto_tsnet, method, stage
 from reproduce.studies.presets import one_step, saved_gib
 
 SHORT = dict(warmup=1, steps=2, type_steps=1)  # for strategies that judge many architectures per step
@@ -45,7 +45,7 @@ def test_stages_decide_every_variable_once_within_the_budget(name):
 def config_of(tiny, **changes):
     """The tiny suite's search recipe."""
     suite, *_ = tiny
-    config = searching.search_config(suite.entry("auto_tsnet"))
+    config = stage.search_config(suite.entry("auto_tsnet"))
     config.update(changes)
     return config
 
@@ -57,15 +57,15 @@ drawn: dict = {}
 def found(tiny, tmp_path_factory):
     """A finished search of the tiny suite; what it drew is in ``drawn``."""
     suite, train, _ = tiny
-    original = search_auto_tsnet.draw_architecture
+    original = auto_tsnet.draw_architecture
 
     def draw(architecture, path, **texts):
         drawn[path.name] = architecture, texts
         original(architecture, path, **texts)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search_auto_tsnet, "draw_architecture", draw)
-        return searching.search(suite, config_of(tiny), 0, train, tmp_path_factory.mktemp("search"))
+        patch.setattr(auto_tsnet, "draw_architecture", draw)
+        return stage.search(suite, config_of(tiny), 0, train, tmp_path_factory.mktemp("search"))
 
 
 def test_a_search_leaves_its_artefacts(tiny, found):
@@ -74,7 +74,7 @@ def test_a_search_leaves_its_artefacts(tiny, found):
     artefacts = {"architecture.json", "journal.parquet", "trajectory.parquet", "search.json"}
     pictures = {"network.png", "search.png", "search.svg"}
     assert artefacts | pictures <= names
-    space = search_auto_tsnet.space_of(suite, config_of(tiny))
+    space = stage.method(suite, config_of(tiny)).space
     code = space.encode(TwoStreamArchitecture.load(found.folder / "architecture.json"))
     cost = CostModel(space, suite.classes)
     assert cost.gmacs(code[None])[0] <= suite.gmacs
@@ -105,16 +105,16 @@ def test_the_picture_shows_the_network_that_is_trained(tiny, found):
 def test_a_search_of_another_procedure_is_another_search(tiny, monkeypatch):
     suite, train, _ = tiny
     folders = []
-    for procedure in (1, search_auto_tsnet.PROCEDURE):
-        monkeypatch.setattr(search_auto_tsnet, "PROCEDURE", procedure)
-        folders.append(searching.folder_of(suite, config_of(tiny), 0, train, Path("runs")))
+    for procedure in (1, auto_tsnet.PROCEDURE):
+        monkeypatch.setattr(auto_tsnet, "PROCEDURE", procedure)
+        folders.append(stage.folder_of(suite, config_of(tiny), 0, train, Path("runs")))
     assert folders[0] != folders[1]
 
 
 def test_a_finished_search_is_read_not_repeated(tiny, found):
     suite, train, _ = tiny
     before = {p: p.stat().st_mtime_ns for p in found.folder.rglob("*")}
-    again = searching.search(suite, config_of(tiny), 0, train, found.folder.parent.parent)
+    again = stage.search(suite, config_of(tiny), 0, train, found.folder.parent.parent)
     assert again == found
     assert {p: p.stat().st_mtime_ns for p in found.folder.rglob("*")} == before
 
@@ -131,11 +131,11 @@ def test_interrupted_in_any_stage_it_finds_the_same(tiny, found, tmp_path, monke
 
     monkeypatch.setattr(RunHook, "after_train_iter", stop)
     with pytest.raises(KeyboardInterrupt):
-        searching.search(suite, config_of(tiny), 0, train, tmp_path)
+        stage.search(suite, config_of(tiny), 0, train, tmp_path)
     checkpoint = next(tmp_path.rglob("last.pth"))
     assert load_checkpoint(str(checkpoint))["meta"]["iter"] == step + 1
     monkeypatch.setattr(RunHook, "after_train_iter", original)
-    resumed = searching.search(suite, config_of(tiny), 0, train, tmp_path)
+    resumed = stage.search(suite, config_of(tiny), 0, train, tmp_path)
     assert resumed.architecture == found.architecture
     journals = [pd.read_parquet(f.folder / "journal.parquet") for f in (found, resumed)]
     pd.testing.assert_frame_equal(*journals, check_exact=True)
@@ -154,8 +154,8 @@ def test_every_strategy_ends_with_the_likeliest_finalist(tiny, tmp_path, monkeyp
         return values
 
     monkeypatch.setattr(SupernetJudge, "scores", scores)
-    found = searching.search(suite, config, 0, train, tmp_path)
-    space = search_auto_tsnet.space_of(suite, config_of(tiny))
+    found = stage.search(suite, config, 0, train, tmp_path)
+    space = stage.method(suite, config_of(tiny)).space
     code = space.encode(found.architecture)
     assert CostModel(space, suite.classes).gmacs(code[None])[0] <= suite.gmacs
     finalists, values = judged[-1]
@@ -165,9 +165,9 @@ def test_every_strategy_ends_with_the_likeliest_finalist(tiny, tmp_path, monkeyp
 
 def test_joint_search_has_one_stage(tiny, tmp_path):
     suite, train, _ = tiny
-    config = searching.search_config(suite.entry("auto_tsnet"), progressive=False)
+    config = stage.search_config(suite.entry("auto_tsnet"), progressive=False)
     config.options.update(SHORT)
-    found = searching.search(suite, config, 0, train, tmp_path)
+    found = stage.search(suite, config, 0, train, tmp_path)
     assert set(pd.read_parquet(found.folder / "journal.parquet").stage) == {"joint"}
 
 
@@ -183,7 +183,7 @@ def test_a_failed_sample_is_dropped_and_all_failed_stop_with_the_checkpoint_name
     monkeypatch.setattr(VideoClassifier, "forward", sometimes)
     config = config_of(tiny, strategy="parsec")
     config.options.update(SHORT)
-    found = searching.search(suite, config, 0, train, tmp_path / "some")
+    found = stage.search(suite, config, 0, train, tmp_path / "some")
     journal = pd.read_parquet(found.folder / "journal.parquet")
     failed = journal[~np.isfinite(journal.log_likelihood)]
     assert 0 < len(failed) < len(journal)
@@ -195,7 +195,7 @@ def test_a_failed_sample_is_dropped_and_all_failed_stop_with_the_checkpoint_name
 
     monkeypatch.setattr(VideoClassifier, "forward", always)
     with pytest.raises(SearchError, match=r"stage slow, step 0: none of 1 .* finite loss; there is no checkpoint yet"):
-        searching.search(suite, config_of(tiny), 0, train, tmp_path / "all")
+        stage.search(suite, config_of(tiny), 0, train, tmp_path / "all")
 
 
 def test_a_budget_out_of_range_says_the_range(tiny, tmp_path):
@@ -203,15 +203,15 @@ def test_a_budget_out_of_range_says_the_range(tiny, tmp_path):
     with pytest.raises(
         SearchError, match=r"budget of 3 GMACs is outside of space 'tiny', whose architectures cost 0\.0"
     ):
-        searching.search(replace(suite, gmacs=3.0), config_of(tiny), 0, train, tmp_path)
+        stage.search(replace(suite, gmacs=3.0), config_of(tiny), 0, train, tmp_path)
     with pytest.raises(SearchError, match="unknown strategy 'luck'; known: fpnas, parsec"):
-        searching.search(suite, config_of(tiny, strategy="luck"), 0, train, tmp_path)
+        stage.search(suite, config_of(tiny, strategy="luck"), 0, train, tmp_path)
 
 
 def test_halves_are_disjoint_whole_and_stratified(tiny):
     suite, train, _ = tiny
-    first, second = searching.halves(train, 0)
-    loop = search_auto_tsnet.search_loop(config_of(tiny), suite, train, 0)
+    first, second = method.halves(train, 0)
+    loop = stage.method(suite, config_of(tiny)).loop(train, 0)
     assert loop["dataloader"].dataset.manifest == first, "weights learn on one"
     assert loop["held_out"].dataset.manifest == second, "alpha on the other"
     a, b = ({v.id for v in half.videos} for half in (first, second))
@@ -227,17 +227,16 @@ import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
 from reproduce.engine.distributed import leave, start
-from reproduce import suites
-from reproduce.engine import search_auto_tsnet, searching
+from reproduce.search import stage
 from reproduce.suites import SUITES
 start()
 suite = SUITES["kinetics-tiny"]
-config = searching.search_config(suite.entry("auto_tsnet"))
+config = stage.search_config(suite.entry("auto_tsnet"))
 config.batch = 8
 config.sub_batch = int(sys.argv[3]) or None
 train = suite.manifest("train", Path(sys.argv[1]))
 # With seed 0, alpha has a gradient that is nothing but rounding, of which Adam makes a whole step.
-searching.search(suite, config, 1, train, Path(sys.argv[2]))
+stage.search(suite, config, 1, train, Path(sys.argv[2]))
 leave()
 """
 
@@ -270,7 +269,7 @@ def test_two_ranks_equal_one_rank_of_two_passes(kinetics_root, tmp_path):
 
 def test_a_dead_rank_ends_the_job_and_it_resumes(kinetics_root, tmp_path):
     dying = RANK.replace(
-        "searching.search(suite",
+        "stage.search(suite",
         "import os\n"
         "from reproduce.engine.runner import RunHook\n"
         "old = RunHook.after_train_iter\n"
@@ -279,7 +278,7 @@ def test_a_dead_rank_ends_the_job_and_it_resumes(kinetics_root, tmp_path):
         "    if batch_idx == 6 and runner.rank == 1 and not os.environ.get('LIVE'):\n"
         "        os._exit(9)\n"
         "RunHook.after_train_iter = after\n"
-        "searching.search(suite",
+        "stage.search(suite",
     )
     assert launch(2, 0, kinetics_root, tmp_path, dying).returncode != 0
     steps = load_checkpoint(str(next(tmp_path.rglob("last.pth"))))["meta"]["iter"]
@@ -316,5 +315,5 @@ def check_step(step: dict, name: str) -> None:
 
 def test_a_step_of_preset_m_fits_a_gpu():
     """Of 64 clips at once it would not; a pass has the clips that the recipe says."""
-    recipe = searching.search_config(suites.suite("kinetics").entry("auto_tsnet"))
+    recipe = stage.search_config(suites.suite("kinetics").entry("auto_tsnet"))
     assert saved_gib(preset("m"), recipe.sub_batch) < 20 < saved_gib(preset("m"), 64)

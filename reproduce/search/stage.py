@@ -3,35 +3,31 @@
 runs/<suite>/search-<strategy>-s<seed>-<hash>/
     train/last.pth → what the method leaves, architecture.json → search.json → search.png, search.svg
 
-How a family is searched is a module of five functions, named by the recipe's ``method``: ``identity`` (what makes two
-searches the same), ``find`` (search and leave the files), ``load`` (read what was found), ``picture`` (draw the
-course of the search) and ``draw`` (a random architecture within the budget: the control).
+How a family is searched is a class, see ``reproduce.search.method``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 
-import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size
-from torch.utils.data import DataLoader
 
-from reproduce.data.datasets import StreamSampler, TrainClips
-from reproduce.data.manifest import Manifest, Video
+from autotsnet.architecture import Architecture
+from autotsnet.registry import family
+from reproduce.data.manifest import Manifest
 from reproduce.engine.distributed import agreed
-from reproduce.engine.runner import ignore_sigterm, threads_of
+from reproduce.engine.runner import threads_of
 from reproduce.lease import held
 from reproduce.records import Search
+from reproduce.search import assemblenet, auto_tsnet, pvnas  # noqa: F401  (registers methods)
+from reproduce.search.method import METHODS, Method
 from reproduce.spec import lasting, plain
-from reproduce.suites import Architecture, Entry, Suite
+from reproduce.suites import Entry, Suite
 
 
 @dataclass(frozen=True)
@@ -43,43 +39,13 @@ class Found:
     folder: Path
 
 
-def halves(manifest: Manifest, seed: int) -> tuple[Manifest, Manifest]:
-    """Two disjoint halves of the training videos, class by class: one for the weights, one for alpha (FP-NAS)."""
-    rng = np.random.default_rng((seed, 2))
-    first, second = [], []
-    by_label: list[list[Video]] = [[] for _ in manifest.classes]
-    for video in manifest.videos:
-        by_label[video.label].append(video)
-    for mine in by_label:
-        order = rng.permutation(len(mine))
-        first += [mine[i] for i in order[::2]]
-        second += [mine[i] for i in order[1::2]]
-    return manifest.subset(tuple(first)), manifest.subset(tuple(second))
-
-
-def stream(half: Manifest, config: Config, suite: Suite, seed: int, steps: int = 10**9, passes: int = 1) -> DataLoader:
-    """Batches of clips, ``config.batch`` over all ranks and so many passes.
+def method(suite: Suite, config: Config) -> Method:
+    """The method that a search recipe names.
 
     Raises:
-        ValueError: the batch does not divide among the ranks.
+        ValueError: an unknown one; the message lists the known ones.
     """
-    world = get_world_size()
-    if config.batch % world:
-        raise ValueError(f"batch {config.batch} is no multiple of {world} ranks; change `batch` in the search recipe")
-    dataset = TrainClips(half, suite.protocol, seed)
-    return DataLoader(
-        dataset,
-        config.batch // world // passes,
-        sampler=StreamSampler(dataset, config.batch // world, steps, get_rank(), world),
-        num_workers=config.workers,
-        worker_init_fn=ignore_sigterm,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-def method(config: Config) -> ModuleType:
-    """The module that searches what a recipe says."""
-    return importlib.import_module(f"reproduce.engine.search_{config.method}")
+    return METHODS.named(config.method)(suite, config)
 
 
 def search_config(entry: Entry, strategy: str = "", progressive: bool = True) -> Config:
@@ -99,9 +65,9 @@ def search_config(entry: Entry, strategy: str = "", progressive: bool = True) ->
 
 def folder_of(suite: Suite, config: Config, seed: int, train: Manifest, runs: Path) -> Path:
     """Where a search leaves what it finds: another for whatever changes the search."""
-    how = method(config)
-    what = [how.identity(suite, config), seed, train.hash, suite.gmacs, config.get("threads")]
-    if not (how.ONE_DEVICE or config.get("sub_batch")) and (ranks := get_world_size()) > 1:
+    how = method(suite, config)
+    what = [how.identity(), seed, train.hash, suite.gmacs, config.get("threads")]
+    if not (how.one_device or config.get("sub_batch")) and (ranks := get_world_size()) > 1:
         what.append(ranks)  # batch norm's statistics are over a rank's part of the batch
     identity = json.dumps(what, sort_keys=True)
     kind = config.strategy if config.progressive else f"{config.strategy}-joint"
@@ -110,7 +76,7 @@ def folder_of(suite: Suite, config: Config, seed: int, train: Manifest, runs: Pa
 
 def check_searchable(suite: Suite, config: Config, seed: int, train: Manifest, runs: Path, ranks: int) -> None:
     """Raise a ValueError where a search is still to be done on more ranks than the one that it can use."""
-    if ranks < 2 or not method(config).ONE_DEVICE:
+    if ranks < 2 or not method(suite, config).one_device:
         return
     if not (folder_of(suite, config, seed, train, runs) / "search.json").exists():
         raise ValueError(
@@ -134,16 +100,17 @@ def search(suite: Suite, config: Config, seed: int, train: Manifest, runs: Path)
         OutputError: a folder cannot be written.
         ValueError: see ``check_searchable``.
     """
-    how, folder = method(config), folder_of(suite, config, seed, train, runs)
+    how, folder = method(suite, config), folder_of(suite, config, seed, train, runs)
     check_searchable(suite, config, seed, train, runs, get_world_size())
     if not agreed((folder / "search.json").exists()):
         with held(folder) if get_rank() == 0 else nullcontext(), threads_of(config):
-            how.find(suite, config, seed, train, folder, folder.name.rpartition("-")[0])
+            how.find(seed, train, folder, folder.name.rpartition("-")[0])
     for path in (folder / "search.png", folder / "search.svg"):
         if get_rank() == 0 and not path.exists():
-            how.picture(suite, config, folder, path)
+            how.picture(folder, path)
     cost = Search(**json.loads((folder / "search.json").read_text()) | {"recipe": lasting(plain(config))})
-    return Found(how.load(folder / "architecture.json"), cost, folder)
+    found = family(config.net["type"]).architecture.load(folder / "architecture.json")
+    return Found(found, cost, folder)
 
 
 def resolved(
@@ -154,6 +121,6 @@ def resolved(
         return entry, None
     config = search_config(entry)
     if entry.variants > 1:
-        return replace(entry, architecture=method(config).draw(suite, config, variant)), None
+        return replace(entry, architecture=method(suite, config).draw(variant)), None
     found = search(suite, config, seed, train, runs)
     return replace(entry, architecture=found.architecture), found.cost

@@ -7,7 +7,7 @@ rate 0.1, cosine, 100 epochs, one of warm-up, weight decay 5e-5.
 from mmengine.config import read_base
 
 with read_base():
-    from ..kinetics.suite import *
+    from .kinetics import *
 
 epochs = 100
 batch = 64

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from reproduce.engine import local
-from reproduce.engine.local import Job
 from reproduce.engine.runner import PreemptedError
+from reproduce.launch import local
+from reproduce.launch.local import Job
 from reproduce.lease import HeldError
 from reproduce.suites import suite
 

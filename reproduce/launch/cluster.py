@@ -12,9 +12,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from reproduce.engine.local import Job, check_searches
-from reproduce.engine.torchrun import launch
-from reproduce.suites import SUITES, suite
+from reproduce.launch.local import Job, check_searches
+from reproduce.launch.torchrun import launch
+from reproduce.suites import suite
 
 PAUSE = 15.0  # seconds before a run that another process holds, or that was preempted, is tried again
 LOSSES = 5  # lost workers per run: more are the run's own doing, such as too much memory
@@ -54,9 +54,10 @@ def run_jobs(todo: list[Job], cache: Path, runs: Path, results: Path, gpus: int 
         raise ValueError("ENGINE=ray needs Ray: pip install 'ray>=2.30' (the extra `cluster`)") from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # for a cluster that is started here
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    suite(todo[0].suite).data_root(cache)  # embedded videos are generated once, here
+    mine = suite(todo[0].suite)
+    mine.data_root(cache)  # embedded videos are generated once, here
     check_searches(todo, cache, runs, gpus)
-    variables = {k: os.environ[k] for k in (*PASSED, *(s.root for s in SUITES.values() if s.root)) if k in os.environ}
+    variables = {k: os.environ[k] for k in (*PASSED, mine.root or "") if k in os.environ}
     here = Path(__file__).resolve().parent.parent.parent  # this code, not one that a machine has installed
     ray.init(logging_level="ERROR", runtime_env=dict(env_vars=variables | dict(PYTHONPATH=str(here))))
     try:

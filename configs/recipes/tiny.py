@@ -11,7 +11,7 @@ from baselines.tsm import tsm
 from baselines.x3d import x3d
 
 with read_base():
-    from ..quick.suite import *
+    from .quick import *
 
 epochs = 1
 batch = 4

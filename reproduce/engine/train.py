@@ -1,0 +1,107 @@
+"""Training: weights from a specification and videos."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import EMAHook
+from torch.utils.data import DataLoader
+
+from reproduce.data.datasets import StreamSampler, TrainClips
+from reproduce.data.manifest import Manifest
+from reproduce.engine.distributed import agreed, distribute
+from reproduce.engine.rebuild import config_of, model_of
+from reproduce.engine.recipe import optimiser, passes, schedule, videos_at_once
+from reproduce.engine.runner import (
+    LAST,
+    PreciseBNHook,
+    RunHook,
+    StreamLoop,
+    build_runner,
+    check_shared_memory,
+    ignore_sigterm,
+    resume_from,
+)
+from reproduce.files import save_weights, write_json
+from reproduce.protocol import Protocol
+from reproduce.records import Training
+from reproduce.spec import RunSpec
+
+SKIPPED = "train/skipped.txt"  # training videos that could not be decoded
+
+
+def train(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) -> None:
+    """Train a run, or go on; leave ``model.safetensors`` and ``training.json``. All ranks call it.
+
+    Args:
+        spec: the run.
+        protocol: sampling and crops.
+        manifest: training videos.
+        folder: of the run.
+
+    Raises:
+        ValueError: the batch cannot be dealt out to the ranks.
+        DataError: the data cannot be trained on.
+        CheckpointError: a checkpoint is damaged or unsafe.
+        DivergedError: the loss is not finite.
+    """
+    config, world, alone = config_of(spec), get_world_size(), get_rank() == 0
+    accumulate, clips = agreed(passes(config, world) if alone else None)  # one rank complains, not all
+    wrapper = optimiser(config, accumulate)
+    if alone:
+        rate = f"lr {wrapper['optimizer']['lr']:g}"
+        if "reference_batch" in config:
+            rate += f" ({config.optim_wrapper.optimizer.lr:g} per {config.reference_batch} clips)"
+        dealt = f"batch {config.batch} = ranks {world} × passes {accumulate} × clips {clips}"
+        print(f"  {spec.id} train: {dealt}, {rate}, {config.get('amp') or 'fp32'}", file=sys.stderr)
+    workers, crops = config.workers, protocol.crops
+    views, clip = videos_at_once(config, protocol) * protocol.views, 3 * protocol.sampling.frames  # bytes a pixel
+    check_shared_memory(workers, 2, clips * clip * crops.size**2, "train")
+    check_shared_memory(workers, 1, views * clip * crops.test_size**2, "test")
+    torch.manual_seed(spec.seed)
+    steps, schedulers = schedule(config, len(manifest.videos))
+    dataset = TrainClips(manifest, protocol, spec.seed, skipped=folder / SKIPPED)
+    sampler = StreamSampler(dataset, accumulate * clips, steps, get_rank(), world)
+    hook = RunHook(spec.seed, f"{spec.id} train", interval=config.checkpoint)
+    ema = EMAHook(momentum=config.ema) if config.ema else None
+    precise = PreciseBNHook(config.precise_bn, ema) if config.precise_bn else None
+    work = folder / "train"
+    runner = build_runner(
+        config,
+        work,
+        spec.id,
+        model=distribute(model_of(config), config.get("sync_bn")),
+        train_dataloader=DataLoader(
+            dataset,
+            batch_size=clips,
+            sampler=sampler,
+            num_workers=config.workers,
+            worker_init_fn=ignore_sigterm,
+            drop_last=True,
+            pin_memory=torch.cuda.is_available(),
+        ),
+        train_cfg=dict(type=StreamLoop, max_iters=steps, passes=accumulate),
+        optim_wrapper=wrapper,
+        param_scheduler=schedulers,
+        custom_hooks=[h for h in (hook, ema, precise) if h],
+        randomness=dict(seed=spec.seed),
+        **resume_from(work),
+    )
+    runner.train()
+    if not alone:
+        return
+    training = Training(
+        steps=steps,
+        epochs=config.epochs,
+        batch=config.batch,
+        wall_s=hook.seconds_total,
+        devices=world,
+        final_loss=hook.loss,
+    )
+    write_json(folder / "training.json", training.model_dump())
+    model = ema.ema_model.module if ema else getattr(runner.model, "module", runner.model)
+    save_weights(folder / "model.safetensors", model.net.state_dict())
+    (work / LAST).unlink()

@@ -1,0 +1,91 @@
+"""The runs of a suite as a list, and one after the other."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.dist import get_rank, get_world_size
+
+from reproduce.engine.runner import preemptible
+from reproduce.records import RunRecord
+from reproduce.run import run
+from reproduce.search.stage import check_searchable, search_config
+from reproduce.suites import Suite
+from reproduce.suites import suite as suite_named
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a suite before its architecture is known: what a process, or a machine of a cluster, is given.
+
+    Attributes:
+        suite: see ``Suite.ref``.
+        entry: name of the entry.
+        seed: of the run.
+        variant: which of several architectures of the entry.
+    """
+
+    suite: str
+    entry: str
+    seed: int
+    variant: int
+
+    def __str__(self) -> str:
+        """``kinetics: auto_tsnet_random architecture 1, seed 0``."""
+        suite = suite_named(self.suite)
+        kind = f" architecture {self.variant}" if suite.entry(self.entry).variants > 1 else ""
+        return f"{suite.name}: {self.entry}{kind}, seed {self.seed}"
+
+    def arguments(self, cache: Path, runs: Path, results: Path) -> list[str]:
+        """Of the command line that does this run only."""
+        what = ["--entries", self.entry, "--seeds", str(self.seed), "--variant", str(self.variant)]
+        what += ["--engine", "local"]
+        return ["run", self.suite, *what, "--cache", str(cache), "--runs", str(runs), "--results", str(results)]
+
+    def run(self, cache: Path, runs: Path, results: Path, number: str = "", timed: bool = True) -> RunRecord | None:
+        """Search where an architecture is to be found, then train, test and measure; or find it done.
+
+        The run is announced under ``number`` once its data is found to be in order. Not ``timed``, it is left without
+        its throughput, hence without a record, until it is run again.
+        """
+        suite = suite_named(self.suite)
+        root = suite.data_root(cache)
+        train, test = suite.manifest("train", root), suite.manifest("val", root)
+        if number and get_rank() == 0:
+            print(f"[{number}] {self}", file=sys.stderr)
+        return run(suite, suite.entry(self.entry), self.seed, self.variant, train, test, runs, results, timed)
+
+
+def jobs(suite: Suite, entries: list[str], seeds: list[int], variant: int | None = None) -> list[Job]:
+    """Every run of a suite, or those of one variant; seeds outermost, so that a stopped job has whole tables first."""
+    return [
+        Job(suite.ref, name, seed, v)
+        for seed in seeds
+        for name in entries
+        for v in range(suite.entry(name).variants)
+        if variant in (None, v)
+    ]
+
+
+def check_searches(todo: list[Job], cache: Path, runs: Path, ranks: int) -> None:
+    """Before hours of work: raise a ValueError where a search cannot be done on so many ranks."""
+    suite = suite_named(todo[0].suite)
+    searched = [(e, job.seed) for job in todo if (e := suite.entry(job.entry)).search and e.variants == 1]
+    if ranks > 1 and searched:
+        train = suite.manifest("train", suite.data_root(cache))
+        for entry, seed in searched:
+            check_searchable(suite, search_config(entry), seed, train, runs, ranks)
+
+
+def run_jobs(todo: list[Job], cache: Path, runs: Path, results: Path) -> None:
+    """One run after the other.
+
+    Raises:
+        PreemptedError: SIGTERM; the same command goes on.
+    """
+    with preemptible():
+        check_searches(todo, cache, runs, get_world_size())
+        for i, job in enumerate(todo, 1):
+            job.run(cache, runs, results, f"{i}/{len(todo)}")

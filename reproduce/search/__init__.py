@@ -1,0 +1,1 @@
+"""The search stage: one class a method."""

@@ -1,0 +1,95 @@
+"""What a search method is: one class, one file; a search recipe names it in ``method``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_rank, get_world_size
+from torch.utils.data import DataLoader
+
+from autotsnet.architecture import Architecture
+from autotsnet.plugins import OpenRegistry
+from reproduce.data.datasets import StreamSampler, TrainClips
+from reproduce.data.manifest import Manifest, Video
+from reproduce.engine.runner import ignore_sigterm
+from reproduce.suites import Suite
+
+METHODS = OpenRegistry("search method", "searches", [])
+
+
+class Method(ABC):
+    """How the architectures of a space are searched for at a suite's budget, and drawn from it.
+
+    Args:
+        suite: gives classes, budget and protocol.
+        config: a search recipe, see ``reproduce.search.stage.search_config``.
+
+    Attributes:
+        one_device: it cannot use several ranks.
+    """
+
+    one_device = True
+
+    def __init__(self, suite: Suite, config: Config) -> None:
+        self.suite, self.config = suite, config
+
+    @abstractmethod
+    def identity(self) -> list:
+        """What makes two searches the same, beside seed, videos and budget: plain data."""
+
+    @abstractmethod
+    def find(self, seed: int, manifest: Manifest, folder: Path, name: str) -> None:
+        """Search, or go on; leave ``architecture.json`` and, last, ``search.json``, a ``reproduce.records.Search``.
+
+        Args:
+            seed: of weights, halves, order and strategy.
+            manifest: the training videos.
+            folder: of the search.
+            name: for the progress line.
+        """
+
+    @abstractmethod
+    def picture(self, folder: Path, path: Path) -> None:
+        """Draw the course of a search from what it left."""
+
+    @abstractmethod
+    def draw(self, seed: int) -> Architecture:
+        """A random architecture of the space: the control."""
+
+
+def halves(manifest: Manifest, seed: int) -> tuple[Manifest, Manifest]:
+    """Two disjoint halves of the training videos, class by class: one for the weights, one for alpha (FP-NAS)."""
+    rng = np.random.default_rng((seed, 2))
+    first, second = [], []
+    by_label: list[list[Video]] = [[] for _ in manifest.classes]
+    for video in manifest.videos:
+        by_label[video.label].append(video)
+    for mine in by_label:
+        order = rng.permutation(len(mine))
+        first += [mine[i] for i in order[::2]]
+        second += [mine[i] for i in order[1::2]]
+    return manifest.subset(tuple(first)), manifest.subset(tuple(second))
+
+
+def stream(half: Manifest, config: Config, suite: Suite, seed: int, steps: int = 10**9, passes: int = 1) -> DataLoader:
+    """Batches of clips, ``config.batch`` over all ranks and so many passes.
+
+    Raises:
+        ValueError: the batch does not divide among the ranks.
+    """
+    world = get_world_size()
+    if config.batch % world:
+        raise ValueError(f"batch {config.batch} is no multiple of {world} ranks; change `batch` in the search recipe")
+    dataset = TrainClips(half, suite.protocol, seed)
+    return DataLoader(
+        dataset,
+        config.batch // world // passes,
+        sampler=StreamSampler(dataset, config.batch // world, steps, get_rank(), world),
+        num_workers=config.workers,
+        worker_init_fn=ignore_sigterm,
+        pin_memory=torch.cuda.is_available(),
+    )
