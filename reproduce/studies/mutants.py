@@ -203,7 +203,7 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         ),
         (
             "both halves are one",
-            "reproduce/search/auto_tsnet.py",
+            "reproduce/search/supernet.py",
             "held_out=stream(alpha,",
             "held_out=stream(weights,",
             HALVES,

@@ -32,6 +32,9 @@ class Stream:
     def __init__(self, value: float):
         self.value, self.sampler, self.dataset = value, SimpleNamespace(step=0), self
 
+    def __len__(self) -> int:
+        return CLIPS
+
     def __getitem__(self, n: int) -> dict:
         return dict(clips=torch.tensor([self.value]), label=0)
 

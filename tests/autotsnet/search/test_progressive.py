@@ -23,7 +23,7 @@ from reproduce import suites
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.runner import RunHook, load_checkpoint
 from reproduce.measure.macs import count
-from reproduce.search import auto_tsnet, method, stage
+from reproduce.search import method, stage, supernet
 from reproduce.studies.presets import one_step, saved_gib
 
 SHORT = dict(warmup=1, steps=2, type_steps=1)  # for strategies that judge many architectures per step
@@ -57,14 +57,14 @@ drawn: dict = {}
 def found(tiny, tmp_path_factory):
     """A finished search of the tiny suite; what it drew is in ``drawn``."""
     suite, train, _ = tiny
-    original = auto_tsnet.draw_architecture
+    original = supernet.draw_architecture
 
     def draw(architecture, path, **texts):
         drawn[path.name] = architecture, texts
         original(architecture, path, **texts)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(auto_tsnet, "draw_architecture", draw)
+        patch.setattr(supernet, "draw_architecture", draw)
         return stage.search(suite, config_of(tiny), 0, train, tmp_path_factory.mktemp("search"))
 
 
@@ -105,8 +105,8 @@ def test_the_picture_shows_the_network_that_is_trained(tiny, found):
 def test_a_search_of_another_procedure_is_another_search(tiny, monkeypatch):
     suite, train, _ = tiny
     folders = []
-    for procedure in (1, auto_tsnet.PROCEDURE):
-        monkeypatch.setattr(auto_tsnet, "PROCEDURE", procedure)
+    for procedure in (1, supernet.PROCEDURE):
+        monkeypatch.setattr(supernet, "PROCEDURE", procedure)
         folders.append(stage.folder_of(suite, config_of(tiny), 0, train, Path("runs")))
     assert folders[0] != folders[1]
 

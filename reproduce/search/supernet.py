@@ -1,7 +1,6 @@
-"""Search of Auto-TSNet's space: progressive, over one supernet.
+"""Search over one supernet, of any registered space, and that of Auto-TSNet's.
 
-Leaves ``supernet.safetensors``, ``journal.parquet``, ``trajectory.parquet`` and ``network.png``: the network as it
-will be trained, scaled to the budget.
+Leaves ``supernet.safetensors``, ``journal.parquet`` and ``trajectory.parquet``.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from mmengine.config import Config
 from mmengine.dist import barrier, get_rank, get_world_size
 from mmengine.optim import LinearLR
 
-from autotsnet.architecture import TwoStreamArchitecture
+from autotsnet.architecture import Architecture, TwoStreamArchitecture
 from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions
-from autotsnet.spaces import SearchSpace, preset
+from autotsnet.space import Space, space_of
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.recipe import optimiser, passes
@@ -32,9 +31,9 @@ from reproduce.search.method import METHODS, Method, halves, stream
 PROCEDURE = 3  # to be raised when the same options find something else: an old search is not taken for a new one
 
 
-@METHODS.register_module(name="auto_tsnet")
-class AutoTSNetSearch(Method):
-    """Progressive, over one supernet."""
+@METHODS.register_module(name="supernet")
+class SupernetSearch(Method):
+    """Stage by stage, as the space has them. The recipe names the space; a ``judge`` where it is not the supernet."""
 
     one_device = False
 
@@ -42,15 +41,15 @@ class AutoTSNetSearch(Method):
         """See ``Method``: procedure, space, options, protocol and recipe."""
         config = self.config
         wrapper = Config(dict(o=config.optim_wrapper)).pretty_text
-        recipe = [wrapper, config.batch, config.warmup, config.fair, config.label_smoothing]
-        recipe += [config[key] for key in ("amp", "reference_batch") if config.get(key)]
+        recipe = [wrapper, config.batch, config.warmup, bool(config.get("fair")), config.label_smoothing]
+        recipe += [config[key] for key in ("amp", "reference_batch", "judge") if config.get(key)]
         return [PROCEDURE, asdict(self.space), asdict(self.options), asdict(self.suite.protocol), recipe]
 
     @cached_property
-    def space(self) -> SearchSpace:
-        """The preset that the recipe names, on the suite's clips."""
+    def space(self) -> Space:
+        """The space that the recipe names, on the suite's clips."""
         protocol = self.suite.protocol
-        return preset(self.config.space, protocol.sampling.frames, protocol.crops.size)
+        return space_of(dict(type=self.config.space, frames=protocol.sampling.frames, crop=protocol.crops.size))
 
     @cached_property
     def options(self) -> SearchOptions:
@@ -70,6 +69,7 @@ class AutoTSNetSearch(Method):
             space=self.space,
             num_classes=suite.classes,
             gmacs=suite.gmacs,
+            judge=config.get("judge"),
             options=self.options,
             seed=seed,
         )
@@ -82,8 +82,8 @@ class AutoTSNetSearch(Method):
         loop = self.loop(manifest, seed)
         dataloader = loop.pop("dataloader")
         hook = RunHook(seed, name, interval=config.checkpoint)
-        net = loop["space"].supernet(suite.classes, fair=config.fair)
-        steps = sum(s.warmup + s.steps for s in loop["space"].stages(loop["options"], suite.classes))
+        net = self.space.supernet(suite.classes, **(dict(fair=True) if config.get("fair") else {}))
+        steps = sum(s.warmup + s.steps for s in self.space.stages(self.options, suite.classes))
         runner = build_runner(
             config,
             folder / "train",
@@ -108,15 +108,12 @@ class AutoTSNetSearch(Method):
         barrier()
 
     def _write(self, loop: ProgressiveSearchLoop, hook: RunHook, seed: int, folder: Path) -> None:
-        suite, config = self.suite, self.config
+        config = self.config
         journal, trajectory = loop.journals()
         write_atomic(folder / "journal.parquet", lambda p: journal.to_parquet(p, index=False))
         write_atomic(folder / "trajectory.parquet", lambda p: trajectory.to_parquet(p, index=False))
         write_atomic(folder / "architecture.json", loop.architecture.save)
-        trained = suite.solution(replace(suite.entry(config.entry), architecture=loop.architecture))
-        scales = {name: trained.kwargs.get(name, 1.0) for name in ("width", "expansion")}  # as trained, not as found
-        title = f"Found on {suite.dataset}, seed {seed}, at the budget"
-        draw_architecture(loop.architecture.scaled(**scales), folder / "network.png", title=title, gmacs=trained.gmacs)
+        self.show(loop.architecture, seed, folder)
         cost = Search(
             strategy=config.strategy if config.progressive else f"{config.strategy}, joint",
             space=loop.space.name,
@@ -130,6 +127,9 @@ class AutoTSNetSearch(Method):
         write_json(folder / "search.json", cost.model_dump())
         (folder / "train" / LAST).unlink(missing_ok=True)
 
+    def show(self, architecture: Architecture, seed: int, folder: Path) -> None:
+        """Draw what was found; nothing, where nobody has said how."""
+
     def picture(self, folder: Path, path: Path) -> None:
         """See ``Method``."""
         suite = self.suite
@@ -137,7 +137,7 @@ class AutoTSNetSearch(Method):
         journal = pd.read_parquet(folder / "journal.parquet")
         draw_trajectory(journal, path, {stage.name: stage.share * suite.gmacs for stage in aims})
 
-    def draw(self, seed: int, tolerance: float = 0.02) -> TwoStreamArchitecture:
+    def draw(self, seed: int, tolerance: float = 0.02) -> Architecture:
         """An architecture drawn uniformly from those within ``tolerance`` of the suite's budget.
 
         Raises:
@@ -155,3 +155,16 @@ class AutoTSNetSearch(Method):
             f"no architecture of space {space.name!r} within {tolerance:.0%} of {suite.gmacs:g} GMACs in 4 million "
             f"draws; the space spans {low:.3g} to {high:.3g}"
         )
+
+
+@METHODS.register_module(name="auto_tsnet")
+class AutoTSNetSearch(SupernetSearch):
+    """Also leaves ``network.png``: the network as it will be trained, scaled to the budget."""
+
+    def show(self, architecture: TwoStreamArchitecture, seed: int, folder: Path) -> None:
+        """See ``SupernetSearch``."""
+        suite = self.suite
+        trained = suite.solution(replace(suite.entry(self.config.entry), architecture=architecture))
+        scales = {name: trained.kwargs.get(name, scale) for name, scale in architecture.scales.items()}  # as trained
+        title = f"Found on {suite.dataset}, seed {seed}, at the budget"
+        draw_architecture(architecture.scaled(**scales), folder / "network.png", title=title, gmacs=trained.gmacs)
