@@ -28,6 +28,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from autotsnet.inputs import channels, example
+from autotsnet.registry import family
 from reproduce.data.datasets import StreamSampler, TestVideos, TrainClips, skipped_videos
 from reproduce.data.decode import DEFAULT
 from reproduce.data.manifest import Manifest
@@ -407,12 +409,13 @@ def _train(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> Non
         dealt = f"batch {config.batch} = ranks {world} × passes {accumulate} × clips {clips}"
         print(f"  {spec.id} train: {dealt}, {rate}, {config.get('amp') or 'fp32'}", file=sys.stderr)
     p, workers = suite.protocol, config.workers
-    views, clip = videos_at_once(config, p) * p.views, p.sampling.frames * 3  # a pixel, T × 3 bytes
+    inputs = family(spec.family).inputs
+    views, clip = videos_at_once(config, p) * p.views, p.sampling.frames * sum(channels(inputs))  # a pixel, T × C bytes
     check_shared_memory(workers, 2, clips * clip * p.crops.size**2, "train")
     check_shared_memory(workers, 1, views * clip * p.crops.test_size**2, "test")
     torch.manual_seed(spec.seed)
     steps, schedulers = schedule(config, len(manifest.videos))
-    dataset = TrainClips(manifest, suite.protocol, spec.seed, skipped=folder / "train" / SKIPPED)
+    dataset = TrainClips(manifest, suite.protocol, spec.seed, skipped=folder / "train" / SKIPPED, inputs=inputs)
     sampler = StreamSampler(dataset, accumulate * clips, steps, get_rank(), world)
     hook = RunHook(spec.seed, f"{spec.id} train", interval=config.checkpoint)
     ema = EMAHook(momentum=config.ema) if config.ema else None
@@ -470,8 +473,7 @@ def trained(spec: RunSpec, folder: Path) -> VideoClassifier:
 def for_test(spec: RunSpec, folder: Path, protocol: Protocol) -> VideoClassifier:
     """The model of a finished training as it is tested."""
     model, side = trained(spec, folder), protocol.crops.test_size
-    clip = torch.randn(1, 3, protocol.sampling.frames, side, side, generator=torch.Generator().manual_seed(0))
-    accelerate(model.net, clip)
+    accelerate(model.net, *example(model.inputs, protocol.sampling.frames, side, device="cpu"))
     return model
 
 
@@ -482,7 +484,7 @@ def videos_at_once(config: Config, protocol: Protocol) -> int:
 
 def _test(suite: Suite, spec: RunSpec, manifest: Manifest, folder: Path) -> None:
     config = _config(spec)
-    dataset = TestVideos(manifest, suite.protocol)
+    dataset = TestVideos(manifest, suite.protocol, inputs=family(spec.family).inputs)
     weights = agreed(_weights(folder) if get_rank() == 0 else None)
     metric = Predictions(folder / "predictions.parquet", [v.id for v in manifest.videos], f"{spec.id} test", weights)
     if get_rank() == 0:
