@@ -1,8 +1,8 @@
 """Registries of this project: children of mmengine's, under the scope ``autotsnet``, open to other packages.
 
 A *family* is a function ``build(*, num_classes, frames, crop, **knobs) -> nn.Module`` whose module maps clips
-``B C T H W`` to logits ``B N``. Its knobs are what the budget solver may turn, coarsest first. Every family also takes
-``transforms``, see ``autotsnet.transforms``.
+``B C T H W``, one per input (see ``autotsnet.inputs``), to logits ``B N``. Its knobs are what the budget solver may
+turn, coarsest first. Every family also takes ``transforms``, see ``autotsnet.transforms``.
 
 Another package adds its own by an entry point of one of the groups ``autotsnet.families``, ``.spaces``, ``.judges``,
 ``.transforms`` and ``.layouts``: the name of a module, whose import registers them.
@@ -10,14 +10,15 @@ Another package adds its own by an entry point of one of the groups ``autotsnet.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
-from torch import nn
+from torch import Tensor, nn
 
 from autotsnet.architecture import Architecture
+from autotsnet.inputs import channels, example, inputs_of
 from autotsnet.plugins import SCOPE, OpenRegistry
 from autotsnet.transforms import transformable
 
@@ -60,22 +61,38 @@ class Family:
         name: the name in suites and tables, ``x3d``.
         build: keyword-only constructor, see the module's docstring.
         knobs: what the solver may turn, coarsest first; the others only trim what the first leaves over.
+        inputs: names of what its networks are called with.
         architecture: what its networks are made from, where it can be searched for.
     """
 
     name: str
     build: Callable[..., nn.Module]
     knobs: tuple[Knob, ...]
+    inputs: tuple[str, ...]
     architecture: type[Architecture] | None = None
+
+    def example(self, frames: int, crop: int, batch: int = 1, device: str = "meta") -> tuple[Tensor, ...]:
+        """Clips to call its networks with, see ``autotsnet.inputs.example``."""
+        return example(self.inputs, frames, crop, batch, device)
 
 
 FAMILIES: dict[str, Family] = {}
 
 
-def register_family(*knobs: Knob, architecture: type[Architecture] | None = None) -> Callable:
+def register_family(
+    *knobs: Knob, inputs: Sequence[str] = (), architecture: type[Architecture] | None = None
+) -> Callable:
     """Decorate a build function or a module's class: a family and a registered mmengine model of the same name.
 
-    Without knobs the model has one size.
+    Without knobs the model has one size. What it builds says by ``inputs`` what it is called with.
+
+    Args:
+        knobs: what the solver may turn, coarsest first.
+        inputs: names of registered inputs; by default the attribute ``inputs`` of a class, else RGB.
+        architecture: what the networks are made from, where it can be searched for.
+
+    Raises:
+        ValueError: an unknown input.
 
     Example:
         >>> @register_family(Knob("width", 8, 512, 1))
@@ -85,9 +102,11 @@ def register_family(*knobs: Knob, architecture: type[Architecture] | None = None
     def wrap(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         known = FAMILIES.get(build.__name__)
         again = known is not None and known.build.__module__ == build.__module__  # a file that is read anew
-        made = transformable(build)
+        names = tuple(inputs) or inputs_of(build)
+        channels(names)  # known ones
+        made = transformable(build, names)
         MODELS.register_module(name=build.__name__, module=made, force=again)
-        FAMILIES[build.__name__] = Family(build.__name__, made, knobs, architecture)
+        FAMILIES[build.__name__] = Family(build.__name__, made, knobs, names, architecture)
         return build if isinstance(build, type) else made
 
     return wrap

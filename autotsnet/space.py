@@ -158,7 +158,7 @@ class Space(Domain, Protocol):
         ...
 
     def example(self, batch: int = 1) -> Tensor:
-        """A batch of empty clips of the size that the space is made for."""
+        """A batch of clips of the size that the space is made for."""
         ...
 
     def blocks(self) -> Blocks:

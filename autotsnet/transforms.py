@@ -14,8 +14,9 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from autotsnet.inputs import example, inputs_of
 from autotsnet.plugins import OpenRegistry
 
 MODEL_TRANSFORMS = OpenRegistry("model transform", "transforms", [])
@@ -51,39 +52,39 @@ def _structure(net: nn.Module) -> tuple[str, list]:
     return repr(net), [(name, tuple(p.shape)) for name, p in net.named_parameters()]
 
 
-def transformable(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+def transformable(build: Callable[..., nn.Module], inputs: tuple[str, ...]) -> Callable[..., nn.Module]:
     """A build function that takes ``transforms`` beside the arguments of the one that it wraps.
 
-    On the meta device, where networks are counted, a transformed one is run on a clip.
+    What it returns says by ``inputs`` what it is called with. On the meta device, where networks are counted, a
+    transformed one is run on a clip.
     """
 
     @wraps(build)
     def with_transforms(*, transforms: Sequence[Mapping[str, Any]] = (), **arguments) -> nn.Module:
-        net = build(**arguments)
-        if not transforms:
-            return net
-        net = transformed(net, transforms)
+        net = transformed(build(**arguments), transforms)
+        if inputs_of(net) != inputs:
+            net.inputs = inputs
         frames, crop, classes = (arguments.get(name) for name in ("frames", "crop", "num_classes"))
-        if frames and crop and all(p.is_meta for p in net.parameters()):
-            _check(net, torch.empty(2, 3, frames, crop, crop, device="meta"), classes, transforms)
+        if transforms and frames and crop and all(p.is_meta for p in net.parameters()):
+            _check(net, example(inputs, frames, crop, batch=2), classes, transforms)
         return net
 
     return with_transforms
 
 
-def _check(net: nn.Module, clips: torch.Tensor, classes: int, transforms: Sequence[Mapping[str, Any]]) -> None:
+def _check(net: nn.Module, clips: tuple[Tensor, ...], classes: int, transforms: Sequence[Mapping[str, Any]]) -> None:
     names = ", ".join(repr(config["type"]) for config in transforms)
     training = net.training
     try:
         with torch.no_grad():
-            shape = tuple(net.eval()(clips).shape)
+            shape = tuple(net.eval()(*clips).shape)
     except RuntimeError as error:
         raise TransformError(
-            f"with transform {names}, {type(net).__name__} does not run on clips of shape {tuple(clips.shape)}: {error}"
+            f"with transform {names}, {type(net).__name__} does not run on clips of shape "
+            f"{' and '.join(str(tuple(clip.shape)) for clip in clips)}: {error}"
         ) from error
     finally:
         net.train(training)
-    if shape != (len(clips), classes):
-        raise TransformError(
-            f"with transform {names}, {type(net).__name__} returns {shape}, not logits of {(len(clips), classes)}"
-        )
+    expected = len(clips[0]), classes
+    if shape != expected:
+        raise TransformError(f"with transform {names}, {type(net).__name__} returns {shape}, not logits of {expected}")

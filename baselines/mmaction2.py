@@ -9,11 +9,11 @@ import inspect
 import logging
 from typing import Any
 
-import torch
 from mmaction.registry import MODELS
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from autotsnet.inputs import RGB, example
 from autotsnet.meta import on_meta
 from autotsnet.registry import Knob
 
@@ -95,7 +95,7 @@ def recognizer(model: dict, *, num_classes: int, frames: int, crop: int, **knobs
         if knobs:
             body = {part: value for part, value in model.items() if part != "cls_head"}
             trunk = on_meta(lambda: Recognizer(MODELS.build(body), of_frames)).eval()
-            found = trunk.features(torch.empty(1, 3, frames, crop, crop, device="meta"), "neck")
+            found = trunk.features(*example(RGB, frames, crop), "neck")
             streams = found if isinstance(found, (tuple, list)) else (found,)
             model["cls_head"]["in_channels"] = sum(stream.shape[1] for stream in streams)
         net = Recognizer(MODELS.build(model), of_frames)

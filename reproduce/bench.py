@@ -119,12 +119,12 @@ def measure(subject: Subject, mode: Mode, cost: MacCount, device: torch.device, 
         net = mode.prepared(subject.build(**subject.arguments).to(device))
         timings = dict(sweep(net, frames, crop, mode, LARGEST[device.type], LIMIT[device.type]))
         best = max(timings, key=lambda batch: batch / timings[batch].median)
-        clips = mode.clips(best, frames, crop, device)
+        clips = mode.clips(net, frames, crop, best)
         with mode.autocast(device):
             with torch.inference_mode():
-                net(clips)  # compiled networks are compiled for the last batch of the sweep only
-            memory = peak_memory(lambda: net(clips), device)
-            state = state_under(lambda: net(clips), device)
+                net(*clips)  # compiled networks are compiled for the last batch of the sweep only
+            memory = peak_memory(lambda: net(*clips), device)
+            state = state_under(lambda: net(*clips), device)
     except (torch.OutOfMemoryError, RuntimeError) as error:  # of a mode that a device or an installation lacks
         return row | dict(error=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
     rate = best / timings[best].median
@@ -163,7 +163,7 @@ def levels(suite: Suite, cache: Path, device: torch.device, videos: int = 100) -
         config, views = own.config(entry), own.protocol.views
         batch = videos_at_once(config, own.protocol)
         model = VideoClassifier(dict(config.net)).to(device).eval()
-        dataset = TestVideos(manifest, own.protocol)
+        dataset = TestVideos(manifest, own.protocol, inputs=model.inputs)
 
         @torch.inference_mode()
         def forward(clips: torch.Tensor, model: VideoClassifier = model) -> object:

@@ -1,9 +1,9 @@
 """Trained networks for other runtimes: a torch.export program and an ONNX graph, both checked against torch.
 
-What is exported is the network alone: normalised clips ``B 3 T H W`` in, logits ``B N`` out. B is free, H and W are the
-test crop's. T is free from 3 on where nothing depends on it (X3D, Slow, AssembleNet). It is fixed where the network is
-built for it (TSM, MViT), and where it settles what the graph is: which frames the slow stream sees (SlowFast,
-Auto-TSNet), how the shift moves memory (PV-NAS-style).
+What is exported is the network alone: normalised clips ``B C T H W`` in, one per input, logits ``B N`` out. B is free,
+H and W are the test crop's. T is free from 3 on where nothing depends on it (X3D, Slow, AssembleNet). It is fixed where
+the network is built for it (TSM, MViT), and where it settles what the graph is: which frames the slow stream sees
+(SlowFast, Auto-TSNet), how the shift moves memory (PV-NAS-style).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from autotsnet.inputs import example, inputs_of
 from autotsnet.models import TwoStreamNet
 from baselines.mvit import MViT
 from baselines.pvnas.network import PVNet
@@ -43,7 +44,7 @@ class Exported:
     Attributes:
         program: the torch.export program, ``model.pt2``.
         graph: the ONNX graph, ``model.onnx``.
-        shape: of the clips, ``B×3×T×48×48``, with letters where it is free.
+        shape: of the clips, ``B×3×T×48×48``, with letters where it is free; of each input.
         difference: largest to torch's logits, of both, over the largest logit where that is above 1.
     """
 
@@ -77,7 +78,7 @@ def export(net: nn.Module, frames: int, crop: int, out: Path) -> Exported:
     """Write ``model.pt2`` and ``model.onnx`` of a network in evaluation mode on the CPU.
 
     Args:
-        net: clips ``B 3 T H W`` to logits ``B N``.
+        net: clips ``B C T H W`` to logits ``B N``.
         frames: T of the trace.
         crop: H and W.
         out: folder to write to.
@@ -87,14 +88,14 @@ def export(net: nn.Module, frames: int, crop: int, out: Path) -> Exported:
         OutputError: the folder cannot be written.
     """
     free = {0: "batch"} if isinstance(net, FIXED_FRAMES) else {0: "batch", 2: "frames"}
-    program = _program(net, frames, crop, free)
-    checked_frames = frames + 1 if 2 in free else frames
-    clips = torch.randn(CHECKED, 3, checked_frames, crop, crop, generator=torch.Generator().manual_seed(0))
+    inputs = inputs_of(net)
+    program = _program(net, example(inputs, frames, crop, TRACED, "cpu"), free)
+    clips = example(inputs, frames + 1 if 2 in free else frames, crop, CHECKED, "cpu")
     with torch.no_grad():
-        logits = net(clips)
+        logits = net(*clips)
 
-    def checked(run: Callable[[Tensor], Tensor], what: Path) -> float:
-        difference = ((run(clips) - logits).abs().max() / logits.abs().max().clamp(min=1)).item()
+    def checked(run: Callable[..., Tensor], what: Path) -> float:
+        difference = ((run(*clips) - logits).abs().max() / logits.abs().max().clamp(min=1)).item()
         if not difference <= TOLERANCE:
             raise ExportError(f"{what}: logits differ from torch's by {difference:.1e}, more than {TOLERANCE:g}")
         return difference
@@ -102,7 +103,7 @@ def export(net: nn.Module, frames: int, crop: int, out: Path) -> Exported:
     path, graph = out / "model.pt2", out / "model.onnx"
     difference = checked(program.module(), path)
     write_atomic(path, lambda p: _save(program, p))
-    converted = _convert(program, free)
+    converted = _convert(program, ["clips"] if len(inputs) == 1 else list(inputs), free)
 
     def write(p: Path) -> None:
         nonlocal difference
@@ -110,14 +111,15 @@ def export(net: nn.Module, frames: int, crop: int, out: Path) -> Exported:
         difference = max(difference, checked(_session(p), graph))
 
     write_atomic(graph, write)
-    return Exported(path, graph, f"B×3×{'T' if 2 in free else frames}×{crop}×{crop}", difference)
+    shapes = (f"B×{c.shape[1]}×{'T' if 2 in free else frames}×{crop}×{crop}" for c in clips)
+    return Exported(path, graph, " and ".join(shapes), difference)
 
 
-def _program(net: nn.Module, frames: int, crop: int, free: dict[int, str]) -> ExportedProgram:
+def _program(net: nn.Module, clips: tuple[Tensor, ...], free: dict[int, str]) -> ExportedProgram:
     dims = {axis: Dim(name, min=3 if name == "frames" else 1) for axis, name in free.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's exporter, of its own calls
-        return torch.export.export(net, (torch.zeros(TRACED, 3, frames, crop, crop),), dynamic_shapes=(dims,))
+        return torch.export.export(net, clips, dynamic_shapes=(dims,) * len(clips))
 
 
 def _save(program: ExportedProgram, path: Path) -> None:
@@ -125,21 +127,26 @@ def _save(program: ExportedProgram, path: Path) -> None:
         torch.export.save(program, file)
 
 
-def _convert(program: ExportedProgram, free: dict[int, str]) -> torch.onnx.ONNXProgram:
+def _convert(program: ExportedProgram, names: list[str], free: dict[int, str]) -> torch.onnx.ONNXProgram:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return torch.onnx.export(
             program,
             dynamo=True,
             verbose=False,
-            input_names=["clips"],
+            input_names=names,
             output_names=["logits"],
-            dynamic_shapes=(free,),
+            dynamic_shapes=(free,) * len(names),
         )
 
 
-def _session(path: Path) -> Callable[[Tensor], Tensor]:
+def _session(path: Path) -> Callable[..., Tensor]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda clips: torch.from_numpy(session.run(None, {"clips": clips.numpy()})[0])
+    names = [entry.name for entry in session.get_inputs()]
+
+    def run(*clips: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {n: c.numpy() for n, c in zip(names, clips, strict=True)})[0])
+
+    return run

@@ -31,7 +31,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import date
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from platform import machine, processor
 
@@ -51,6 +51,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from autotsnet.architecture import Architecture
+from autotsnet.inputs import RGB, example
 from reproduce.budget import Solution
 from reproduce.data.datasets import TestVideos, TrainClips
 from reproduce.engine.classifier import VideoClassifier
@@ -190,7 +191,7 @@ def losses(
     optimiser = build_optim_wrapper(model, config.optim_wrapper)
     for group in optimiser.param_groups:
         group["lr"] *= rate
-    clips = TrainClips(suite.manifest("train", suite.data_root(cache)), suite.protocol, seed=0)
+    clips = TrainClips(suite.manifest("train", suite.data_root(cache)), suite.protocol, seed=0, inputs=model.inputs)
     batch, out = config.batch, []
     model.train()
     for step in range(steps):
@@ -248,7 +249,8 @@ def inference(suite: Suite, entry: Entry, cache: Path, configs: Path) -> dict[st
     rows, logits = [], []
     with torch.inference_mode():
         for split in ("train", "val"):
-            for batch in DataLoader(TestVideos(suite.manifest(split, root), suite.protocol), batch_size=8):
+            videos = TestVideos(suite.manifest(split, root), suite.protocol, inputs=model.inputs)
+            for batch in DataLoader(videos, batch_size=8):
                 clips = batch.pop("clips")
                 logits += model(clips[:, :1]).flatten().tolist()
                 rows += [{**row, "scores": row["scores"].numpy()} for row in model(clips, mode="predict", **batch)]
@@ -281,7 +283,7 @@ class Reference(nn.Sequential):
 
 
 def time_ratio(
-    net: nn.Module, reference: nn.Module, clips: Tensor, clock: Callable[[], float] = time.perf_counter
+    step: Callable[[], object], reference: Callable[[], object], clock: Callable[[], float] = time.perf_counter
 ) -> float:
     """Time of a network's forward pass ÷ time of the reference's: the median of passes taken in turn.
 
@@ -289,23 +291,22 @@ def time_ratio(
     the memory's bandwidth slows down the network alone. Each time is the shortest of five passes.
 
     Args:
-        net: in evaluation mode.
-        reference: in evaluation mode.
-        clips: B 3 T H W.
+        step: a pass of the network, in evaluation mode.
+        reference: a pass of the reference.
         clock: seconds.
     """
 
-    def shortest(module: nn.Module) -> float:
+    def shortest(forward: Callable[[], object]) -> float:
         times = []
         for _ in range(5):
             start = clock()
-            module(clips)
+            forward()
             times.append(clock() - start)
         return min(times)
 
     with torch.inference_mode():
-        shortest(net), shortest(reference)  # warm up
-        return float(np.median([shortest(net) / shortest(reference) for _ in range(PAIRS)]))
+        shortest(step), shortest(reference)  # warm up
+        return float(np.median([shortest(step) / shortest(reference) for _ in range(PAIRS)]))
 
 
 def speeds(
@@ -337,13 +338,18 @@ def _speeds(
     names, out = list(configs), {}
     with threads_of(dict(threads=1)), planted():
         torch.manual_seed(0)
-        clips = torch.randn(4, 3, protocol.sampling.frames, protocol.crops.size, protocol.crops.size)
-        clips = clips.to(memory_format=torch.channels_last_3d)
-        reference = Reference().eval().to(memory_format=torch.channels_last_3d)
+
+        @cache
+        def clips(inputs: tuple[str, ...]) -> list[Tensor]:
+            those = example(inputs, protocol.sampling.frames, protocol.crops.size, batch=4, device="cpu")
+            return [clip.to(memory_format=torch.channels_last_3d) for clip in those]
+
+        reference = partial(Reference().eval().to(memory_format=torch.channels_last_3d), *clips(RGB))
         np.random.default_rng(process).shuffle(names)  # what was timed before matters a little
         for name in names:
             try:
-                out[name] = round(time_ratio(_built(configs[name]).net.eval(), reference, clips), 4)
+                model = _built(configs[name])
+                out[name] = round(time_ratio(partial(model.net.eval(), *clips(model.inputs)), reference), 4)
             except RuntimeError as error:
                 raise GateError(f"{name} cannot be timed: {error}") from error
     return out

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from autotsnet.inputs import example, inputs_of
 from autotsnet.meta import on_meta
 from autotsnet.models import auto_tsnet_uniform
 from autotsnet.spaces import preset
@@ -138,7 +139,7 @@ def norm_elements(build: Callable[[], nn.Module], frames: int, crop: int) -> int
         if isinstance(module, _BatchNorm | nn.LayerNorm):
             module.register_forward_hook(lambda module, inputs, output: seen.append(output.numel()))
     with torch.no_grad():
-        net(torch.empty(1, 3, frames, crop, crop, device="meta"))
+        net(*example(inputs_of(net), frames, crop))
     return sum(seen)
 
 

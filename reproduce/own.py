@@ -279,13 +279,14 @@ def _check_outputs(path: Path, found: Family, suite: Suite) -> None:
             f"{', '.join(arguments)} and their knobs"
         )
     setting = {knob.name: middle(knob) for knob in found.knobs}
-    shape = f"{b}×3×{frames}×{crop}×{crop}"
+    clips = found.example(frames, crop, batch=b)
+    shape = " and ".join("×".join(map(str, clip.shape)) for clip in clips)
     try:
         with torch.no_grad():
             net = on_meta(lambda: found.build(**arguments, **setting)).eval()
             _check_weights(net)
             names = set(net.state_dict())
-            out = net(torch.empty(b, 3, frames, crop, crop, device="meta"))
+            out = net(*clips)
             if late := sorted(set(net.state_dict()) - names):
                 raise OwnModelError(f"{late[0]} is made in the first forward pass, too late for the optimiser")
     except Exception as error:  # whatever a user's model raises

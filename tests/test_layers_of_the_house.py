@@ -62,3 +62,20 @@ def test_imports_are_quiet():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout + done.stderr == ""
+
+
+RGB_SHAPE = re.compile(r"\(\s*\w+,\s*3,\s*[\w.]*frames\b")
+
+
+@pytest.mark.parametrize("package", ["autotsnet", "baselines", "reproduce", "configs"])
+def test_clips_are_built_in_one_place(package):
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    assert not [str(f.relative_to(ROOT)) for f in files if RGB_SHAPE.search(f.read_text())], (
+        "call autotsnet.inputs.example: not every network takes RGB clips"
+    )
+
+
+@pytest.mark.parametrize("code", ["empty(1, 3, frames, crop, crop)", "randn(b, 3, p.sampling.frames, side, side)"])
+def test_clips_built_elsewhere_are_seen(code):
+    assert RGB_SHAPE.search(code)

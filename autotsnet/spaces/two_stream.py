@@ -25,6 +25,7 @@ from autotsnet.architecture import (
     TwoStreamArchitecture,
 )
 from autotsnet.cost import CostModel
+from autotsnet.inputs import RGB, example
 from autotsnet.layouts import LAYOUTS, Layout, layout
 from autotsnet.models import SuperNet, TwoStreamNet
 from autotsnet.space import SPACES, Product, Stage, Variable
@@ -125,8 +126,8 @@ class SearchSpace(Layout):
         return SuperNet(self, num_classes, **options)
 
     def example(self, batch: int = 1) -> Tensor:
-        """Empty clips, ``B 3 T H W``."""
-        return torch.zeros(batch, 3, self.macro.frames, self.macro.crop, self.macro.crop)
+        """Clips ``B 3 T H W``."""
+        return example(RGB, self.macro.frames, self.macro.crop, batch, "cpu")[0]
 
     def stages(self, options: Any, num_classes: int) -> tuple[Stage, ...]:
         """Each stream alone, then fusion, then attention; or everything at once, for as many steps.

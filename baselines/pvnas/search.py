@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autotsnet.inputs import RGB, example
 from baselines.pvnas.network import CANDIDATES, PVNet
 
 
@@ -73,7 +74,7 @@ def branch_macs(net: PVNet, frames: int, crop: int) -> tuple[Tensor, int]:
     for module in net.modules():
         if isinstance(module, (nn.Conv3d, nn.Linear)):
             module.register_forward_hook(note)
-    clip = torch.empty(1, 3, frames, crop, crop, device="meta")
+    (clip,) = example(RGB, frames, crop)
     branches = len(net.blocks[0].branches)
     for choice in range(branches):
         net(clip, ([choice] * len(net.blocks), torch.ones(len(net.blocks), device="meta")))

@@ -1,4 +1,4 @@
-"""Torch data sets over a manifest. Clips leave as uint8 V T H W 3; the model normalises them on its device."""
+"""Torch data sets over a manifest. Clips leave as uint8 V T H W C; the model normalises them on its device."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from autotsnet.inputs import RGB, made
 from autotsnet.registry import DATA_SAMPLERS, DATASETS
 from reproduce.data.decode import DecodeError, decode, decode_distinct
 from reproduce.data.manifest import DataError, Manifest
@@ -33,13 +34,20 @@ class TrainClips(Dataset):
         decoder: see ``decode``.
         skipped: file that takes the id of each video that cannot be decoded, a line each; it is shared by all workers
             and sessions of a run, so that each is reported once.
+        inputs: names of what a clip holds, side by side.
 
     Raises:
         DataError: a class has no training video, and the copy is not one that is known to be partial.
     """
 
     def __init__(
-        self, manifest: Manifest, protocol: Protocol, seed: int, decoder: str = "", skipped: Path | None = None
+        self,
+        manifest: Manifest,
+        protocol: Protocol,
+        seed: int,
+        decoder: str = "",
+        skipped: Path | None = None,
+        inputs: tuple[str, ...] = RGB,
     ) -> None:
         if manifest.empty_classes and not manifest.partial:
             raise DataError(
@@ -47,7 +55,7 @@ class TrainClips(Dataset):
                 "complete the copy or remove the class from the annotations"
             )
         self.manifest, self.protocol, self.seed, self.decoder = manifest, protocol, seed, decoder
-        self.skipped = skipped
+        self.skipped, self.inputs = skipped, inputs
         self.metainfo = dict(dataset=manifest.dataset, manifest=manifest.hash)
         self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, int))
         self._reported: set[str] = set()
@@ -57,7 +65,7 @@ class TrainClips(Dataset):
         return len(self.manifest.videos)
 
     def __getitem__(self, n: int) -> dict:
-        """Item n of the stream: ``clips`` 1 T H W 3 and its ``label``."""
+        """Item n of the stream: ``clips`` 1 T H W C and its ``label``."""
         epoch, i = divmod(n, len(self))
         if self._epoch[0] != epoch:
             self._epoch = epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(len(self))
@@ -75,7 +83,9 @@ class TrainClips(Dataset):
                 continue
             partner = self.manifest.partners[video.label] if self.manifest.partners else video.label
             clip, flipped = self.protocol.crops.train(frames, rng, may_flip=partner >= 0)
-            return dict(clips=torch.from_numpy(clip[None]), label=partner if flipped else video.label)
+            return dict(
+                clips=torch.from_numpy(made(clip[None], self.inputs)), label=partner if flipped else video.label
+            )
         raise DataError(
             f"{RETRIES} videos in a row cannot be decoded, the last is {self.manifest.path(video)}; "
             f"check the copy of {self.manifest.dataset} in {self.manifest.root}"
@@ -105,15 +115,17 @@ class TestVideos(Dataset):
 
     __test__ = False  # not a test case, whatever its name says to pytest
 
-    def __init__(self, manifest: Manifest, protocol: Protocol, decoder: str = "") -> None:
-        self.manifest, self.protocol, self.decoder = manifest, protocol, decoder
+    def __init__(
+        self, manifest: Manifest, protocol: Protocol, decoder: str = "", inputs: tuple[str, ...] = RGB
+    ) -> None:
+        self.manifest, self.protocol, self.decoder, self.inputs = manifest, protocol, decoder, inputs
 
     def __len__(self) -> int:
         """Videos of the split."""
         return len(self.manifest.videos)
 
     def __getitem__(self, n: int) -> dict:
-        """Video n: ``clips`` V T H W 3, ``label``, ``id``, ``frames`` in the file, ``error`` ('' when all is well)."""
+        """Video n: ``clips`` V T H W C, ``label``, ``id``, ``frames`` in the file, ``error`` ('' when all is well)."""
         video = self.manifest.videos[n]
         p = self.protocol
         try:
@@ -129,7 +141,8 @@ class TestVideos(Dataset):
         except DecodeError as failure:
             clips = np.zeros((p.views, p.sampling.frames, p.crops.test_size, p.crops.test_size, 3), np.uint8)
             total, error = 0, str(failure).replace(str(self.manifest.root), "").lstrip("/")
-        return dict(clips=torch.from_numpy(clips), label=video.label, id=video.id, frames=total, error=error)
+        clips = torch.from_numpy(made(clips, self.inputs))
+        return dict(clips=clips, label=video.label, id=video.id, frames=total, error=error)
 
 
 @DATA_SAMPLERS.register_module()

@@ -7,6 +7,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autotsnet.inputs import channels, inputs_of
 from autotsnet.registry import MODELS
 
 VIEWS = 32  # views in flight at test: 30 views of a video of 16 × 224² are 0.3 GB of pixels, and far more activations
@@ -15,7 +16,7 @@ PIXELS = 2**20  # the same on a CPU, 16 × 256² of them: activations that stay 
 
 @MODELS.register_module()
 class VideoClassifier(BaseModel):
-    """A network from clips B 3 T H W to logits B N, trained and tested by mmengine's Runner.
+    """A network from clips B C T H W, one per input, to logits B N, trained and tested by mmengine's Runner.
 
     Args:
         net: the network, or its config.
@@ -35,6 +36,8 @@ class VideoClassifier(BaseModel):
     ) -> None:
         super().__init__()
         self.net = MODELS.build(net) if isinstance(net, dict) else net
+        self.inputs = inputs_of(self.net)
+        self.channels = channels(self.inputs)
         self.mean, self.std, self.label_smoothing = mean, std, label_smoothing
         self.channels_last = channels_last
         if channels_last:
@@ -44,16 +47,15 @@ class VideoClassifier(BaseModel):
                 elif p.dim() == 4:
                     p.data = p.data.contiguous(memory_format=torch.channels_last)
 
-    def prepare(self, clips: Tensor) -> Tensor:
-        """uint8 B V T H W 3 -> float (B V) 3 T H W, in channels-last order unless switched off."""
-        x = clips.flatten(0, 1).permute(0, 4, 1, 2, 3)
-        if not self.channels_last:
-            x = x.contiguous()
-        return (x.float() - self.mean) / self.std
+    def prepare(self, clips: Tensor) -> list[Tensor]:
+        """uint8 V T H W C -> float V C T H W for each input, in channels-last order unless switched off."""
+        order = torch.preserve_format if self.channels_last else torch.contiguous_format
+        parts = clips.permute(0, 4, 1, 2, 3).split(self.channels, 1)
+        return [(x.float(memory_format=order) - self.mean) / self.std for x in parts]
 
     @staticmethod
     def views_at_once(clips: Tensor) -> int:
-        """How many views of B V T H W 3 pass the network together where nothing is learnt from them."""
+        """How many views of B V T H W C pass the network together where nothing is learnt from them."""
         return VIEWS if clips.is_cuda else max(1, min(VIEWS, PIXELS // clips.shape[2:5].numel()))
 
     def forward(
@@ -62,7 +64,7 @@ class VideoClassifier(BaseModel):
         """Logits (``tensor``), losses (``loss``), or one dict per video with its mean ``scores`` (``predict``).
 
         Args:
-            clips: uint8 B V T H W 3.
+            clips: uint8 B V T H W C, the inputs side by side.
             label: B.
             mode: one of the three.
             architecture: which subnet, where the network is a supernet.
@@ -70,7 +72,7 @@ class VideoClassifier(BaseModel):
         """
         parts = clips.flatten(0, 1).split(self.views_at_once(clips) if mode == "predict" else clips.shape[:2].numel())
         fixed = () if architecture is None else (architecture,)
-        logits = torch.cat([self.net(self.prepare(part[:, None]), *fixed) for part in parts])
+        logits = torch.cat([self.net(*self.prepare(part), *fixed) for part in parts])
         if logits.dim() != 2 or logits.shape[0] != clips.shape[0] * clips.shape[1]:
             expected = f"({clips.shape[0] * clips.shape[1]}, classes)"
             raise ValueError(

@@ -25,14 +25,14 @@ def _onednn(conv: nn.Conv2d | nn.Conv3d, x: Tensor, weight: Tensor, bias: Tensor
     return type(conv)._conv_forward(conv, x, weight, bias)
 
 
-def accelerate(net: nn.Module, clips: Tensor) -> None:
+def accelerate(net: nn.Module, *clips: Tensor) -> None:
     """Make a network faster that will only be tested, in place: batch norms folded, convolutions by oneDNN on a CPU.
 
     Args:
         net: in eval mode.
-        clips: B 3 T H W, any that it takes.
+        clips: B C T H W, any that it takes.
     """
-    fold(net, clips)
+    fold(net, *clips)
     if torch.backends.mkldnn.is_available():
         for m in net.modules():
             if isinstance(m, nn.Conv2d | nn.Conv3d):
@@ -40,7 +40,7 @@ def accelerate(net: nn.Module, clips: Tensor) -> None:
 
 
 @torch.no_grad()
-def fold(net: nn.Module, clips: Tensor) -> None:
+def fold(net: nn.Module, *clips: Tensor) -> None:
     """Let convolutions do the work of the batch norms that they feed, in place.
 
     Which feeds which is seen while the network runs, not guessed from the order of its modules (mmcv's ``fuse_conv_bn``
@@ -50,7 +50,7 @@ def fold(net: nn.Module, clips: Tensor) -> None:
 
     Args:
         net: in eval mode.
-        clips: B 3 T H W, any that it takes.
+        clips: B C T H W, any that it takes.
     """
     calls: Counter[nn.Module] = Counter()
     fed: dict[nn.Module, nn.Module] = {}
@@ -69,7 +69,7 @@ def fold(net: nn.Module, clips: Tensor) -> None:
     hooks = [m.register_forward_hook(made) for m in net.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
     norms = {name: m for name, m in net.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
     hooks += [m.register_forward_pre_hook(taken) for m in norms.values()]
-    logits = net(clips)
+    logits = net(*clips)
     for hook in hooks:
         hook.remove()
     before = []
@@ -81,7 +81,7 @@ def fold(net: nn.Module, clips: Tensor) -> None:
             statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
             setattr(net.get_submodule(parent), child, nn.Identity())
-    if not torch.allclose(net(clips), logits, rtol=TOLERANCE, atol=TOLERANCE):
+    if not torch.allclose(net(*clips), logits, rtol=TOLERANCE, atol=TOLERANCE):
         for conv, weight, bias, parent, child, norm in reversed(before):
             conv.weight, conv.bias = weight, bias
             setattr(parent, child, norm)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from autotsnet.inputs import example
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.inference import accelerate
 from reproduce.engine.runner import CheckpointError
@@ -48,6 +48,5 @@ def trained(spec: RunSpec, folder: Path) -> VideoClassifier:
 def for_test(spec: RunSpec, folder: Path, protocol: Protocol) -> VideoClassifier:
     """The model of a finished training as it is tested."""
     model, side = trained(spec, folder), protocol.crops.test_size
-    clip = torch.randn(1, 3, protocol.sampling.frames, side, side, generator=torch.Generator().manual_seed(0))
-    accelerate(model.net, clip)
+    accelerate(model.net, *example(model.inputs, protocol.sampling.frames, side, device="cpu"))
     return model

@@ -398,9 +398,9 @@ class PreciseBNHook(Hook):
         def clips():
             for first in (f + pass_ for f in firsts for pass_ in range(0, part, size)):
                 batch = loader.collate_fn([data[first + j] for j in range(size)])
-                yield model.prepare(model.data_preprocessor(batch, True)["clips"])
+                yield model.data_preprocessor(batch, True)["clips"]
 
-        recalibrate(model.net, clips())
+        recalibrate(model, clips())
 
 
 def resume_from(folder: Path) -> dict:

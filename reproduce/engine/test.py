@@ -13,6 +13,7 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.runner import TestLoop
 from torch.utils.data import DataLoader
 
+from autotsnet.registry import family
 from reproduce.data.datasets import TestVideos
 from reproduce.data.manifest import Manifest
 from reproduce.engine.distributed import agreed
@@ -124,7 +125,7 @@ def test(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) ->
     All ranks call it; arguments as of ``train``, but for the videos.
     """
     config = config_of(spec)
-    dataset = TestVideos(manifest, protocol)
+    dataset = TestVideos(manifest, protocol, inputs=family(spec.family).inputs)
     weights = agreed(weights_of(folder) if get_rank() == 0 else None)
     metric = Predictions(folder / "predictions.parquet", [v.id for v in manifest.videos], f"{spec.id} test", weights)
     if get_rank() == 0:

@@ -10,6 +10,8 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import EMAHook
 from torch.utils.data import DataLoader
 
+from autotsnet.inputs import channels
+from autotsnet.registry import family
 from reproduce.data.datasets import StreamSampler, TrainClips
 from reproduce.data.manifest import Manifest
 from reproduce.engine.distributed import agreed, distribute
@@ -58,12 +60,14 @@ def train(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) -
         dealt = f"batch {config.batch} = ranks {world} × passes {accumulate} × clips {clips}"
         print(f"  {spec.id} train: {dealt}, {rate}, {config.get('amp') or 'fp32'}", file=sys.stderr)
     workers, crops = config.workers, protocol.crops
-    views, clip = videos_at_once(config, protocol) * protocol.views, 3 * protocol.sampling.frames  # bytes a pixel
+    inputs = family(spec.family).inputs
+    views = videos_at_once(config, protocol) * protocol.views
+    clip = protocol.sampling.frames * sum(channels(inputs))  # bytes a pixel
     check_shared_memory(workers, 2, clips * clip * crops.size**2, "train")
     check_shared_memory(workers, 1, views * clip * crops.test_size**2, "test")
     torch.manual_seed(spec.seed)
     steps, schedulers = schedule(config, len(manifest.videos))
-    dataset = TrainClips(manifest, protocol, spec.seed, skipped=folder / SKIPPED)
+    dataset = TrainClips(manifest, protocol, spec.seed, skipped=folder / SKIPPED, inputs=inputs)
     sampler = StreamSampler(dataset, accumulate * clips, steps, get_rank(), world)
     hook = RunHook(spec.seed, f"{spec.id} train", interval=config.checkpoint)
     ema = EMAHook(momentum=config.ema) if config.ema else None

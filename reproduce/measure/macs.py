@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from autotsnet.inputs import example, inputs_of
 from autotsnet.meta import on_meta
 
 FREE = {
@@ -84,17 +85,13 @@ class MacCount:
         macs: multiply-accumulates of the whole batch.
         params: parameters of the model.
         by_operator: MACs of each counted operator, the largest first.
-        frames: T of the clips.
-        crop: H and W of the clips.
-        batch: B.
+        shapes: of the clips B C T H W, one per input.
     """
 
     macs: int
     params: int
     by_operator: dict[str, int] = field(hash=False)
-    frames: int
-    crop: int
-    batch: int
+    shapes: tuple[tuple[int, ...], ...]
 
     @property
     def gmacs(self) -> float:
@@ -109,7 +106,8 @@ class MacCount:
     def table(self) -> str:
         """Operators, their GMACs and their share, as text."""
         rows = [(name, macs / 1e9, f"{macs / self.macs:.1%}") for name, macs in self.by_operator.items()]
-        rows.append((f"total at {self.batch}x3x{self.frames}x{self.crop}x{self.crop}", self.gmacs, "100.0%"))
+        shapes = " and ".join("x".join(map(str, shape)) for shape in self.shapes)
+        rows.append((f"total at {shapes}", self.gmacs, "100.0%"))
         return tabulate(
             rows, headers=("operator", "GMACs", "share"), floatfmt=".4f", colalign=("left", "right", "right")
         )
@@ -154,7 +152,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def count(model_or_builder: nn.Module | Callable[[], nn.Module], frames: int, crop: int, batch: int = 1) -> MacCount:
-    """Count the multiply-accumulates of ``model(clips)`` for clips ``B 3 T H W``.
+    """Count the multiply-accumulates of ``model(*clips)`` for clips ``B C T H W``, one per input of the model.
 
     Args:
         model_or_builder: a model, left as it is, or a function that makes one; the function runs under
@@ -176,7 +174,7 @@ def count(model_or_builder: nn.Module | Callable[[], nn.Module], frames: int, cr
         model = on_meta(model_or_builder)
     parameters = {name: weight.detach().to("meta") for name, weight in model.named_parameters()}
     buffers = {name: buffer.to("meta") for name, buffer in model.named_buffers()}
-    clips = torch.empty(batch, 3, frames, crop, crop, device="meta")
+    clips = example(inputs_of(model), frames, crop, batch)
 
     modes = {module: module.training for module in model.modules()}
     counter = FlopCounterMode(display=False)
@@ -184,7 +182,7 @@ def count(model_or_builder: nn.Module | Callable[[], nn.Module], frames: int, cr
     model.eval()
     try:
         with torch.no_grad(), audit, counter:
-            torch.func.functional_call(model, {**parameters, **buffers}, (clips,))
+            torch.func.functional_call(model, {**parameters, **buffers}, clips)
     finally:
         for module, training in modes.items():
             module.training = training
@@ -197,4 +195,4 @@ def count(model_or_builder: nn.Module | Callable[[], nn.Module], frames: int, cr
     flops = sorted(counter.get_flop_counts().get("Global", {}).items(), key=lambda item: -item[1])
     by_operator = {str(operator): int(flop) // 2 for operator, flop in flops}
     params = sum(weight.numel() for weight in parameters.values())
-    return MacCount(sum(by_operator.values()), params, by_operator, frames, crop, batch)
+    return MacCount(sum(by_operator.values()), params, by_operator, tuple(tuple(c.shape) for c in clips))

@@ -15,6 +15,7 @@ import torch
 from tabulate import tabulate
 from torch.utils.data import DataLoader
 
+from autotsnet.inputs import made
 from reproduce.data import synthetic
 from reproduce.data.datasets import TestVideos
 from reproduce.data.manifest import DataError, Manifest
@@ -58,13 +59,12 @@ def reordered(
     loader = DataLoader(TestVideos(manifest, protocol), batch_size)
     with torch.inference_mode(), Progress(label, len(manifest.videos)) as progress:
         for batch in loader:
-            clips, done = batch.pop("clips").to(device), len(rows["natural"])
+            clips, done = batch.pop("clips").numpy(), len(rows["natural"])
             for name, order in ORDERS.items():
                 places = [order(clips.shape[2], np.random.default_rng((n, 4))) for n in range(done, done + len(clips))]
-                moved = torch.stack([clip[:, p] for clip, p in zip(clips, places, strict=True)])
-                rows[name] += [
-                    {**row, "scores": row["scores"].numpy()} for row in model(moved, mode="predict", **batch)
-                ]
+                moved = np.stack([made(clip[:, p], model.inputs) for clip, p in zip(clips, places, strict=True)])
+                scored = model(torch.from_numpy(moved).to(device), mode="predict", **batch)
+                rows[name] += [{**row, "scores": row["scores"].numpy()} for row in scored]
             progress.step(len(clips))
     return {name: pd.DataFrame(r).astype({"label": int}) for name, r in rows.items()}
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autotsnet.inputs import example, inputs_of
 from reproduce.records import Throughput, device_name
 
 REPEATS = 20  # passes timed, at least
@@ -52,10 +53,11 @@ class Mode:
         """The context of its forward passes."""
         return torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
-    def clips(self, batch: int, frames: int, crop: int, device: torch.device) -> Tensor:
-        """Random clips B 3 T H W in the mode's order."""
+    def clips(self, net: nn.Module, frames: int, crop: int, batch: int) -> tuple[Tensor, ...]:
+        """Random clips for a network, on its device, in the mode's order."""
         order = torch.channels_last_3d if self.channels_last else torch.contiguous_format
-        return torch.randn(batch, 3, frames, crop, crop, device=device).to(memory_format=order)
+        clips = example(inputs_of(net), frames, crop, batch, next(net.parameters()).device)
+        return tuple(clip.to(memory_format=order) for clip in clips)
 
     def prepared(self, net: nn.Module) -> nn.Module:
         """The network for inference in this mode; its weights are reordered in place."""
@@ -115,15 +117,15 @@ def forward_throughput(net: nn.Module, frames: int, crop: int, *, batch: int = 1
     """Time forward passes of one batch, fp32, channels-last, in evaluation mode, on the device of the network.
 
     Args:
-        net: B 3 T H W -> B N.
+        net: clips B C T H W -> B N.
         frames: T.
         crop: H and W.
         batch: clips per pass.
     """
     device, mode = next(net.parameters()).device, Mode()
-    clips = mode.clips(batch, frames, crop, device)
+    clips = mode.clips(net, frames, crop, batch)
     net = mode.prepared(net)
-    timing = time_passes(lambda: net(clips), device)
+    timing = time_passes(lambda: net(*clips), device)
     return Throughput(
         clips_per_s=batch / timing.median,
         spread=timing.spread,
@@ -163,9 +165,9 @@ def sweep(
         if mode.compiled:
             torch.compiler.reset()  # of one network, only eight shapes are compiled
         try:
-            clips = mode.clips(batch, frames, crop, device)
+            clips = mode.clips(net, frames, crop, batch)
             with mode.autocast(device):
-                timing = time_passes(lambda clips=clips: net(clips), device)
+                timing = time_passes(lambda clips=clips: net(*clips), device)
         except torch.OutOfMemoryError:
             if batch == 1:
                 raise

@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from autotsnet.inputs import RGB, example
 from autotsnet.meta import on_meta
 from autotsnet.search import FPNASOptions
 from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions
@@ -77,7 +78,7 @@ def saved_gib(space: SearchSpace, clips: int, alone: str | None = None) -> float
         return tensor  # the graph holds it, so that no other storage takes its place
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = net(torch.empty(clips, 3, space.macro.frames, space.macro.crop, space.macro.crop, device="meta"))
+        logits = net(*example(RGB, space.macro.frames, space.macro.crop, clips))
     assert logits.requires_grad
     return sum(saved.values()) / 2**30
 

@@ -17,9 +17,9 @@ SUITE = SUITES["kinetics-tiny"]
 def test_forward_pass(benchmark, subject):
     benchmark.group = f"forward pass of {subject.name}, one clip"
     net = Mode().prepared(subject.build(**subject.arguments))
-    clips = Mode().clips(1, *subject.size, torch.device("cpu"))
+    clips = Mode().clips(net, *subject.size, batch=1)
     with torch.inference_mode():
-        benchmark.pedantic(net, args=(clips,), rounds=10, warmup_rounds=2)
+        benchmark.pedantic(net, args=clips, rounds=10, warmup_rounds=2)
 
 
 def test_views_of_all_test_videos(benchmark, cache):

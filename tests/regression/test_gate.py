@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import typer.testing
 
 from reproduce import cli, gate
@@ -129,16 +129,15 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def net(self, seconds: float) -> torch.nn.Module:
-        """A network that takes so long."""
+    def net(self, seconds: float) -> Callable[[], None]:
+        """A pass that takes so long."""
         clock = self
 
-        class Net(torch.nn.Module):
-            def forward(self, x):
-                busy = 1.6 if int(clock.now / 0.5) % 3 == 0 else 1.0
-                clock.now += seconds * busy * clock.rng.lognormal(0, 0.08)
+        def forward():
+            busy = 1.6 if int(clock.now / 0.5) % 3 == 0 else 1.0
+            clock.now += seconds * busy * clock.rng.lognormal(0, 0.08)
 
-        return Net()
+        return forward
 
 
 def judged(seed: int, slowdown: float) -> str:
@@ -147,7 +146,7 @@ def judged(seed: int, slowdown: float) -> str:
     def process(seed: int, seconds: float) -> float:
         clock = Clock(seed)
         net = clock.net(seconds * clock.rng.lognormal(0, 0.01))  # a process is as fast as it happens to be
-        return gate.time_ratio(net, clock.net(0.003), torch.zeros(1), clock)
+        return gate.time_ratio(net, clock.net(0.003), clock)
 
     seeds = 2 * gate.PROCESSES * seed + np.arange(2 * gate.PROCESSES).reshape(2, -1)
     before, after = [process(s, 0.004) for s in seeds[0]], [process(s, 0.004 * slowdown) for s in seeds[1]]

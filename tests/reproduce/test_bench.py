@@ -117,7 +117,7 @@ def test_modes_are_what_they_say(mode):
     order = torch.channels_last_3d if mode.channels_last else torch.contiguous_format
     net.conv.register_forward_hook(lambda conv, inputs, output: seen.update(input=inputs[0], output=output))
     with mode.autocast(CPU), torch.inference_mode():
-        net(mode.clips(2, 2, 8, CPU))
+        net(*mode.clips(net, 2, 8, batch=2))
     assert seen["input"].is_contiguous(memory_format=order)
     assert net.conv.weight.is_contiguous(memory_format=order)
     assert seen["output"].dtype == (torch.bfloat16 if mode.precision == "bf16" else torch.float32)
