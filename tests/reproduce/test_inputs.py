@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from reproduce.engine.local import execute, trained
+from reproduce.engine.rebuild import trained
+from reproduce.run import execute
 from torch import nn
 
 from autotsnet.inputs import INPUTS, example, made, register_input
