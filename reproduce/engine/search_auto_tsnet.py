@@ -24,8 +24,8 @@ from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import optimiser, passes
 from reproduce.engine.runner import LAST, RunHook, build_runner, resume_from
 from reproduce.engine.searching import halves, stream
+from reproduce.evidence.plots import draw_architecture, draw_trajectory
 from reproduce.files import save_weights, write_atomic, write_json
-from reproduce.plots import draw_architecture, draw_trajectory
 from reproduce.records import Search
 from reproduce.suites import Suite
 

@@ -19,10 +19,10 @@ import pandas as pd
 
 from reproduce.data.decode import DEFAULT
 from reproduce.engine import searching
+from reproduce.evidence.plots import draw_curves
+from reproduce.evidence.reference import own_option
 from reproduce.files import write_json
-from reproduce.plots import draw_curves
 from reproduce.records import session
-from reproduce.reference import own_option
 from reproduce.suites import suite
 
 SCHEDULES = {"opposite phase": True, "plain": False}

@@ -20,13 +20,14 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from reproduce import budget, gate
+from reproduce import budget
 from reproduce.data import datasets
 from reproduce.data.decode import DEFAULT
+from reproduce.evidence import gate
+from reproduce.evidence.reference import own_option
 from reproduce.files import write_json
 from reproduce.progress import Progress
 from reproduce.records import session
-from reproduce.reference import own_option
 from reproduce.suites import Suite, _solution
 
 SLOWER = 0.15

@@ -26,11 +26,11 @@ from reproduce.data.decode import DEFAULT
 from reproduce.engine import search_auto_tsnet, searching
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import execute
+from reproduce.evidence.reference import own_option
+from reproduce.evidence.statistics import outcomes, paired_difference
 from reproduce.files import write_json
 from reproduce.progress import Progress
 from reproduce.records import RunRecord, session
-from reproduce.reference import own_option
-from reproduce.statistics import outcomes, paired_difference
 from reproduce.suites import Entry, RunSpec, Suite, suite
 
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 import typer.testing
 
-from reproduce import cli, gate
+from reproduce import cli
 from reproduce.data import datasets
-from reproduce.gate import Measured, Row
+from reproduce.evidence import gate
+from reproduce.evidence.gate import Measured, Row
 from reproduce.studies import regressions
 from reproduce.suites import CONFIGS, SUITES
 from tests.reproduce.made import make

@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 from reproduce.data.datasets import TrainClips
 from reproduce.engine.local import _config, _model, execute, schedule
 from reproduce.engine.runner import CheckpointError, DivergedError, load_checkpoint, loggers
+from reproduce.evidence.verify import _disagreements
 from reproduce.files import OutputError, write_atomic
 from reproduce.lease import held
 from reproduce.records import WRONG, RecordError, RunRecord, load_all, ranks, score, sha256
 from reproduce.spec import RunSpec
 from reproduce.suites import suite as suite_named
-from reproduce.verify import _disagreements
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

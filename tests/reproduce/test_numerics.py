@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from reproduce import gate, numerics
+from reproduce import numerics
+from reproduce.evidence import gate
 from reproduce.suites import SUITES
 
 

@@ -21,12 +21,12 @@ from reproduce.data.manifest import DataError, Manifest
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import for_test, videos_at_once
 from reproduce.engine.runner import threads_of
+from reproduce.evidence.statistics import LEVEL, holm, paired_difference, wilson
 from reproduce.files import write_atomic, write_json
 from reproduce.progress import Progress
 from reproduce.protocol import Protocol
 from reproduce.records import ranks
 from reproduce.spec import RunSpec
-from reproduce.statistics import LEVEL, holm, paired_difference, wilson
 from reproduce.suites import Suite, suite
 
 ORDERS: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {

@@ -1,8 +1,8 @@
 """Charts of results: accuracy against cost and speed, confusion of classes, what the order of frames is worth.
 
-Pictures as narrow as those of ``reproduce.plots``. A family has a colour (Okabe and Ito's palette) and a mark, and so
-have searched, random and uniform architectures of whatever family; bars are 95 % intervals; labels are placed where
-they cover neither each other nor a mark, and nearest to their own.
+Pictures as narrow as those of ``reproduce.evidence.plots``. A family has a colour (Okabe and Ito's palette) and a
+mark, and so have searched, random and uniform architectures of whatever family; bars are 95 % intervals; labels are
+placed where they cover neither each other nor a mark, and nearest to their own.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 
-from reproduce.plots import GREY, INK, RULE, narrow, save, tidy
-from reproduce.statistics import wilson
+from reproduce.evidence.plots import GREY, INK, RULE, narrow, save, tidy
+from reproduce.evidence.statistics import wilson
 
 FAMILIES = {
     "auto_tsnet": ("#D55E00", "D", "Auto-TSNet"),
@@ -126,7 +126,7 @@ def draw_orders(found: Mapping[str, dict], path: Path, title: str = "") -> None:
     """Draw each model's top-1 on natural, reversed, shuffled and frozen clips.
 
     Args:
-        found: what ``reproduce.measure.temporal.diagnose`` found, by the model's name.
+        found: what ``reproduce.evidence.temporal.diagnose`` found, by the model's name.
         path: ``.png``, ``.svg`` or ``.pdf``; written atomically.
         title: above the picture.
     """

@@ -57,11 +57,11 @@ from reproduce.engine.local import jobs, run_jobs
 from reproduce.engine.parallel import keep_memory
 from reproduce.engine.runner import threads_of
 from reproduce.engine.searching import method, search_config
+from reproduce.evidence.reference import REFERENCE, note
 from reproduce.files import save_weights, write_json
 from reproduce.progress import Progress
 from reproduce.protocol import Protocol
 from reproduce.records import Model, RunRecord, git_commit, load_all, score
-from reproduce.reference import REFERENCE, note
 from reproduce.suites import CONFIGS, SUITES, Architecture, Entry, Suite, difference
 
 CHANGES = REFERENCE / "CHANGES.md"

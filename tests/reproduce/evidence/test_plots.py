@@ -11,7 +11,7 @@ import pytest
 
 from autotsnet.architecture import ATTENTIONS, FUSIONS
 from autotsnet.spaces import preset
-from reproduce import plots
+from reproduce.evidence import plots
 
 
 def drawn(space: str, seed: int = 0):
