@@ -30,7 +30,7 @@ from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import optimiser, passes, schedule
 from reproduce.engine.runner import DivergedError, RunHook, StreamLoop, build_runner, resume_from
 from reproduce.engine.searching import halves, stream
-from reproduce.evidence.plots import draw_connections, draw_curves
+from reproduce.evidence.search_picture import draw_connections, draw_curves
 from reproduce.files import write_atomic, write_json
 from reproduce.records import Search
 from reproduce.suites import Suite

@@ -21,7 +21,7 @@ from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.local import optimiser, passes
 from reproduce.engine.runner import LAST, RunHook, build_runner, resume_from
 from reproduce.engine.searching import halves, stream
-from reproduce.evidence.plots import draw_trajectory
+from reproduce.evidence.search_picture import draw_trajectory
 from reproduce.files import write_atomic, write_json
 from reproduce.records import Search
 from reproduce.suites import Suite

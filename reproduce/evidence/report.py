@@ -21,9 +21,9 @@ import pandas as pd
 from autotsnet.architecture import TwoStreamArchitecture
 from reproduce.data import kinetics, ssv2, synthetic
 from reproduce.evidence import charts, tables
+from reproduce.evidence.architecture_picture import draw_architecture
 from reproduce.evidence.charts import FAMILIES, Point, family_of
 from reproduce.evidence.natives import NATIVES, printed
-from reproduce.evidence.plots import draw_architecture
 from reproduce.evidence.tables import Row
 from reproduce.files import write_atomic
 from reproduce.measure.throughput import Mode

@@ -19,8 +19,8 @@ import pandas as pd
 
 from reproduce.data.decode import DEFAULT
 from reproduce.engine import searching
-from reproduce.evidence.plots import draw_curves
 from reproduce.evidence.reference import own_option
+from reproduce.evidence.search_picture import draw_curves
 from reproduce.files import write_json
 from reproduce.records import session
 from reproduce.suites import suite
