@@ -132,10 +132,10 @@ def run(
 
     A suite of your own is a file: python -m reproduce run configs/examples/my_suite.py
     """
-    from reproduce import tables
+    from reproduce.evidence import tables
+    from reproduce.evidence.reference import REFERENCE, check_reference
+    from reproduce.evidence.reproduction import reproduction
     from reproduce.launch import cluster, local, parallel
-    from reproduce.reference import REFERENCE, check_reference
-    from reproduce.reproduction import reproduction
     from reproduce.suites import suite
 
     numbers = _integers("--seeds", seeds)
@@ -225,8 +225,8 @@ def table(
     Example: python -m reproduce table ssv2 ssv2-quick
     Example: python -m reproduce table kinetics-quick --against tsm
     """
-    from reproduce import natives, tables
-    from reproduce.reference import REFERENCE, apart, has_records
+    from reproduce.evidence import natives, tables
+    from reproduce.evidence.reference import REFERENCE, apart, has_records
     from reproduce.suites import suite
 
     for s in [suite(name) for name in suite_names]:
@@ -285,7 +285,7 @@ def compare(
         raise ValueError(
             f"{' '.join(map(str, what))}: name one model's file and --dataset, or records (.json) of one model only"
         )
-    from reproduce.compare import compare as beside
+    from reproduce.evidence.compare import compare as beside
     from reproduce.suites import suite
 
     numbers = _integers("--seeds", seeds)
@@ -300,8 +300,8 @@ def compare(
 
 
 def _compare_records(first: list[Path], second: list[Path], common: bool) -> str:
+    from reproduce.evidence.statistics import between, spreads_of
     from reproduce.records import RunRecord, load_all
-    from reproduce.statistics import between, spreads_of
 
     loaded = {path: RunRecord.load(path) for path in [*first, *second]}
     for paths in (first, second):
@@ -327,9 +327,9 @@ def verify(
     Example: python -m reproduce verify results
     Example: python -m reproduce verify submission.zip
     """
-    from reproduce.reference import opened
-    from reproduce.verify import check_records
-    from reproduce.verify import verify as check
+    from reproduce.evidence.reference import opened
+    from reproduce.evidence.verify import check_records
+    from reproduce.evidence.verify import verify as check
 
     if results.is_file():
         with opened(results) as folder:
@@ -348,7 +348,7 @@ def submit(
 
     Example: python -m reproduce submit --out submission.zip
     """
-    from reproduce.reference import submit as pack
+    from reproduce.evidence.reference import submit as pack
 
     typer.echo(pack(results, runs, out))
 
@@ -365,7 +365,7 @@ def update_reference(
 
     Example: python -m reproduce update-reference my-results --reason "three seeds of the default entries"
     """
-    from reproduce.reference import update
+    from reproduce.evidence.reference import update
 
     typer.echo(update(source, reason, runs))
 
@@ -378,8 +378,8 @@ def report(runs: RunsOption = Path("runs"), results: ResultsOption = Path("my-re
 
     Example: python -m reproduce report
     """
-    from reproduce.reference import apart
-    from reproduce.report import report as write
+    from reproduce.evidence.reference import apart
+    from reproduce.evidence.report import report as write
 
     if not any(results.glob("records/*/*.json")):
         raise ValueError(f"{results} has no records yet; the page of the reference is results/report.html")
@@ -392,8 +392,8 @@ def natives(results: ResultsOption = Path("my-results")) -> None:
 
     Example: python -m reproduce natives
     """
-    from reproduce import natives
-    from reproduce.reference import apart
+    from reproduce.evidence import natives
+    from reproduce.evidence.reference import apart
 
     typer.echo(natives.render(apart(results)))
 
@@ -412,7 +412,7 @@ def bench(
 
     Example: python -m reproduce bench --models x3d_m,slowfast_4x16_r50
     """
-    from reproduce.bench import bench as time_all
+    from reproduce.evidence.bench import bench as time_all
     from reproduce.suites import suite
 
     check_folders(None, results, cache)
@@ -454,8 +454,8 @@ def temporal(
 
     Example: python -m reproduce temporal runs/ssv2-quick/*-s0-*
     """
-    from reproduce.measure.temporal import is_run, report
-    from reproduce.measure.temporal import temporal as diagnose
+    from reproduce.evidence.temporal import is_run, report
+    from reproduce.evidence.temporal import temporal as diagnose
 
     check_folders(None, results, cache)
     chosen = [folder for folder in folders if is_run(folder)]
@@ -479,8 +479,8 @@ def check(
 
     Example: python -m reproduce check --tiers instant --only x3d
     """
-    from reproduce import gate
-    from reproduce.reference import apart
+    from reproduce.evidence import gate
+    from reproduce.evidence.reference import apart
 
     apart(results)
     rows = gate.compare(gate.measure(tiers.split(","), cache, runs, results, only=[n for n in only.split(",") if n]))
@@ -502,8 +502,8 @@ def accept(
 
     Example: python -m reproduce accept --tiers instant --reason "TSM shifts a quarter of its channels"
     """
-    from reproduce import gate
-    from reproduce.reference import apart
+    from reproduce.evidence import gate
+    from reproduce.evidence.reference import apart
 
     apart(results)
     gate.needs_reason(reason)
@@ -691,8 +691,8 @@ def check_folders(runs: Path | None, results: Path | None, cache: Path) -> None:
         ReferenceError: the results would be written to the reference.
         OutputError: a folder cannot be written.
     """
+    from reproduce.evidence.reference import apart
     from reproduce.files import check_writable
-    from reproduce.reference import apart
 
     if results:
         check_writable(apart(results), "RESULTS= or --results")

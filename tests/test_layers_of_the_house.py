@@ -58,7 +58,7 @@ assert CheckpointLoader._schemes == loaders
 
 
 def test_imports_are_quiet():
-    code = "import autotsnet.models, baselines, reproduce.run, reproduce.tables"
+    code = "import autotsnet.models, baselines, reproduce.run, reproduce.evidence.tables"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout + done.stderr == ""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from reproduce import tables
 from reproduce.data.manifest import DataError
+from reproduce.evidence import tables
 from reproduce.files import write_atomic
 from reproduce.records import Result, RunRecord, load_all, predictions, sha256
 from reproduce.records import score as correct

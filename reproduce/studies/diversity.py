@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 
 from reproduce.data.decode import DEFAULT
+from reproduce.evidence.reference import own_option
+from reproduce.evidence.search_picture import draw_curves
 from reproduce.files import write_json
-from reproduce.plots import draw_curves
 from reproduce.records import session
-from reproduce.reference import own_option
 from reproduce.search import stage
 from reproduce.suites import suite
 

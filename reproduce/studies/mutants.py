@@ -23,10 +23,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from reproduce.evidence.reference import own_option
 from reproduce.files import write_json
 from reproduce.progress import Progress
 from reproduce.records import session
-from reproduce.reference import own_option
 
 ROOT = Path(__file__).resolve().parents[2]
 TREE = ("autotsnet", "baselines", "configs", "reproduce", "results", "tests", "Makefile", "README.md", "pyproject.toml")
@@ -173,7 +173,7 @@ EVOLUTION, PVNAS = "tests/baselines/assemblenet/test_evolution.py", "tests/basel
 PROTOCOL, CLASSIFIER = "tests/reproduce/test_protocol.py", "tests/reproduce/test_classifier.py"
 STREAM, ENGINE = "tests/reproduce/data/test_stream.py", "tests/reproduce/test_engine.py"
 TIES = f"{ENGINE}::test_ties_and_scores_that_are_not_finite_are_wrong"
-STATISTICS, TEMPORAL = "tests/reproduce/test_statistics.py", "tests/reproduce/test_temporal.py"
+STATISTICS, TEMPORAL = "tests/reproduce/evidence/test_statistics.py", "tests/reproduce/evidence/test_temporal.py"
 LAYOUTS, DECODE = "tests/reproduce/data/test_layouts.py", "tests/reproduce/data/test_decode.py"
 MACS, BUDGET = "tests/reproduce/test_macs.py", "tests/reproduce/test_budget.py"
 
@@ -181,7 +181,7 @@ _LOOP, _PROTOCOL = "autotsnet/search/progressive.py", "reproduce/protocol.py"
 _ESTIMATOR, _STRATEGIES = "autotsnet/search/estimator.py", "autotsnet/search/strategies.py"
 _ATTENTION, _SUPERNET = "autotsnet/layers/attention.py", "autotsnet/models/supernet.py"
 _DATASETS, _SLOWFAST, _X3D = "reproduce/data/datasets.py", "baselines/slowfast.py", "baselines/x3d.py"
-_STATISTICS, _RECORDS = "reproduce/statistics.py", "reproduce/records.py"
+_STATISTICS, _RECORDS = "reproduce/evidence/statistics.py", "reproduce/records.py"
 
 MUTANTS: tuple[Mutant, ...] = tuple(
     Mutant(*fields)
@@ -575,7 +575,7 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         ),
         (
             "a reversed clip is as it was",
-            "reproduce/measure/temporal.py",
+            "reproduce/evidence/temporal.py",
             "np.arange(frames)[::-1].copy()",
             "np.arange(frames)",
             f"{TEMPORAL}::test_orders",
@@ -605,7 +605,7 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         ),
         (
             "a specification is held against nothing",
-            "reproduce/verify.py",
+            "reproduce/evidence/verify.py",
             'yield "run", record.run, spec.hash',
             'yield "run", record.run, record.run',
             f"{ENGINE}::test_a_record_is_held_against_its_specification",

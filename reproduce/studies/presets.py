@@ -29,9 +29,9 @@ from autotsnet.spaces import SearchSpace, preset
 from reproduce.data.datasets import StreamSampler
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.runner import Runner
+from reproduce.evidence.reference import own_option
 from reproduce.files import write_json
 from reproduce.records import session
-from reproduce.reference import own_option
 
 PRESETS = ("tiny", "s", "m", "l")
 CLASSES = 400

@@ -20,13 +20,14 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from reproduce import budget, gate
+from reproduce import budget
 from reproduce.data import datasets
 from reproduce.data.decode import DEFAULT
+from reproduce.evidence import gate, quantities
+from reproduce.evidence.reference import own_option
 from reproduce.files import write_json
 from reproduce.progress import Progress
 from reproduce.records import session
-from reproduce.reference import own_option
 from reproduce.suites import Suite, _solution
 
 SLOWER = 0.15
@@ -92,7 +93,7 @@ def dropped_video() -> Iterator[None]:
 @contextmanager
 def slower(share: float = SLOWER) -> Iterator[None]:
     """Every pass of the network takes longer by so much of its time."""
-    original = gate._built
+    original = quantities._built
 
     def planted(config):
         model = original(config)
@@ -109,7 +110,7 @@ def slower(share: float = SLOWER) -> Iterator[None]:
         model.net.forward = late
         return model
 
-    with patch.object(gate, "_built", planted):
+    with patch.object(quantities, "_built", planted):
         yield
 
 
@@ -134,13 +135,13 @@ def noticed(entry: str, cache: Path) -> list[str]:
 
 def has_batch_norm(entry: str) -> bool:
     """Whether there is any to be in a wrong mode."""
-    model = gate._model(gate.GATE, gate.ready(gate.GATE, [entry])[0])
+    model = quantities._model(quantities.GATE, quantities.ready(quantities.GATE, [entry])[0])
     return any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules())
 
 
 def regressions(cache: Path, repeats: int, only: list[str]) -> dict:
     """Which quantities notice each planted regression, and in how many clean repeats anything is noticed."""
-    entries = [e.name for e in gate.ready(gate.GATE, only)]
+    entries = [e.name for e in quantities.ready(quantities.GATE, only)]
     planted: dict[str, dict[str, list[str] | None]] = {name: {} for name in PLANTED}
     clean = dict.fromkeys(entries, 0)
     with Progress("regressions", len(entries) * (len(PLANTED) + repeats)) as progress:
@@ -159,26 +160,26 @@ def regressions(cache: Path, repeats: int, only: list[str]) -> dict:
 
 def speed(repeats: int, only: list[str]) -> dict:
     """The verdicts on networks that are slower by 15 %, and on the same networks again and again as they are."""
-    entries, here = gate.ready(gate.GATE, only), gate.platform()
+    entries, here = quantities.ready(quantities.GATE, only), quantities.platform()
     with Progress("checks of speed", 2 + repeats) as progress:
 
-        def measured(planted: Callable[[], AbstractContextManager] = nullcontext) -> dict[str, gate.Measured]:
-            found = gate.speeds(gate.GATE, entries, planted)
+        def measured(planted: Callable[[], AbstractContextManager] = nullcontext) -> dict[str, quantities.Measured]:
+            found = quantities.speeds(quantities.GATE, entries, planted)
             progress.step()
             return found
 
-        def judged(found: dict[str, gate.Measured]) -> dict[str, dict]:
+        def judged(found: dict[str, quantities.Measured]) -> dict[str, dict]:
             return {name: _judged(before[name].value, now, here) for name, now in found.items()}
 
         before = measured()
         slow = judged(measured(slower))
         clean = [judged(measured()) for _ in range(repeats)]
     again = {e.name: [found[e.name] for found in clean] for e in entries}
-    return dict(slower=slow, repeats=repeats, clean=again, tolerance=gate.SLOWDOWN, platform=here)
+    return dict(slower=slow, repeats=repeats, clean=again, tolerance=quantities.SLOWDOWN, platform=here)
 
 
-def _judged(before: list[float], now: gate.Measured, here: str) -> dict:
-    expected = dict(expected=before, tolerance=gate.SLOWDOWN, platform=here)
+def _judged(before: list[float], now: quantities.Measured, here: str) -> dict:
+    expected = dict(expected=before, tolerance=quantities.SLOWDOWN, platform=here)
     change = 100 * (np.median(now.value) / np.median(before) - 1)
     return dict(slower_percent=round(float(change), 2), caught=bool(gate.judge(now, expected, here)))
 
@@ -194,7 +195,7 @@ def main() -> None:
     options = parser.parse_args()
 
     only = [name for name in options.only.split(",") if name]
-    known = [e.name for e in gate.ready(gate.GATE)]
+    known = [e.name for e in quantities.ready(quantities.GATE)]
     unknown = sorted(set(only) - set(known))
     if unknown:
         parser.error(f"--only: nothing is checked of {unknown[0]!r}; of: {', '.join(known)}")

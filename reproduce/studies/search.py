@@ -24,14 +24,14 @@ from autotsnet.models import SuperNet
 from reproduce.data.datasets import TrainClips
 from reproduce.data.decode import DEFAULT
 from reproduce.engine.classifier import VideoClassifier
+from reproduce.evidence.reference import own_option
+from reproduce.evidence.statistics import outcomes, paired_difference
 from reproduce.files import write_json
 from reproduce.progress import Progress
 from reproduce.records import RunRecord, session
-from reproduce.reference import own_option
 from reproduce.run import execute
 from reproduce.search import stage
 from reproduce.search.method import halves
-from reproduce.statistics import outcomes, paired_difference
 from reproduce.suites import Entry, RunSpec, Suite, suite
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduce.reference import ReferenceError, apart
+from reproduce.evidence.reference import ReferenceError, apart
 
 
 def pytest_configure(config):

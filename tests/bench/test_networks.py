@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from reproduce.bench import subjects
 from reproduce.data.datasets import TestVideos
+from reproduce.evidence.bench import subjects
 from reproduce.measure.throughput import Mode
 from reproduce.suites import SUITES
 

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import typer.testing
 
-from reproduce import cli, gate
+from reproduce import cli
 from reproduce.data import datasets
-from reproduce.gate import Measured, Row
+from reproduce.evidence import gate, quantities
+from reproduce.evidence.gate import Row
+from reproduce.evidence.quantities import GateError, Measured
 from reproduce.studies import regressions
 from reproduce.suites import CONFIGS, SUITES
 from tests.reproduce.made import make
@@ -53,14 +55,14 @@ def wrong(found: list[Row]) -> set[str]:
 
 
 def test_every_entry_that_needs_no_search_has_its_expectations():
-    entries = gate.ready(gate.GATE)
-    assert {e.name for e in entries} >= {e.name for e in gate.GATE.entries if e.search is None}
+    entries = quantities.ready(quantities.GATE)
+    assert {e.name for e in entries} >= {e.name for e in quantities.GATE.entries if e.search is None}
     for entry in entries:
         file = json.loads((CONFIGS / "tiny" / f"{entry.name}.json").read_text())
         assert {"GMACs", "parameters", "losses of 20 steps", "logits", "top-1, videos"} <= set(file["gate"])
         top1, n = file["gate"]["top-1, videos"]["expected"], int(file["gate"]["videos and labels"]["expected"][:2])
-        assert top1 > 1.5 * n / gate.GATE.classes, "a checkpoint that guesses would notice nothing"
-    assert sum(gate.checkpoint(e, CONFIGS).stat().st_size for e in entries) < 200_000 * len(entries)
+        assert top1 > 1.5 * n / quantities.GATE.classes, "a checkpoint that guesses would notice nothing"
+    assert sum(quantities.checkpoint(e, CONFIGS).stat().st_size for e in entries) < 200_000 * len(entries)
 
 
 def test_a_clean_check_passes_and_repeats(cache):
@@ -90,7 +92,7 @@ def test_the_study_of_regressions_is_of_all_that_is_planted_and_of_every_family(
     """A new family or fault asks for a new record."""
     found = json.loads((RESULTS / "studies" / "regressions.json").read_text())
     assert set(found["planted"]) == set(regressions.PLANTED)
-    families = {e.name for e in gate.ready(gate.GATE)}
+    families = {e.name for e in quantities.ready(quantities.GATE)}
     assert all(set(of) == families for of in found["planted"].values())
     nothing = {(name, e) for name, of in found["planted"].items() for e, noticed in of.items() if noticed is None}
     assert nothing == {("batch norm in training mode at test", "mvit")}, "has none"
@@ -102,7 +104,7 @@ def test_the_study_counts_what_is_missed(cache, monkeypatch):
     found = regressions.regressions(cache, 1, [ENTRY])
     assert found["planted"]["dropped video"][ENTRY] == ["logits", "videos and labels"]
     assert (found["missed"], found["false_alarms"]) == ([f"nothing: {ENTRY}"], {ENTRY: 0})
-    monkeypatch.setattr(gate, "cost", _crash)
+    monkeypatch.setattr(quantities, "cost", _crash)
     assert regressions.noticed(ENTRY, cache) == ["RuntimeError: no such layer"]
 
 
@@ -146,12 +148,12 @@ def judged(seed: int, slowdown: float) -> str:
     def process(seed: int, seconds: float) -> float:
         clock = Clock(seed)
         net = clock.net(seconds * clock.rng.lognormal(0, 0.01))  # a process is as fast as it happens to be
-        return gate.time_ratio(net, clock.net(0.003), clock)
+        return quantities.time_ratio(net, clock.net(0.003), clock)
 
-    seeds = 2 * gate.PROCESSES * seed + np.arange(2 * gate.PROCESSES).reshape(2, -1)
+    seeds = 2 * quantities.PROCESSES * seed + np.arange(2 * quantities.PROCESSES).reshape(2, -1)
     before, after = [process(s, 0.004) for s in seeds[0]], [process(s, 0.004 * slowdown) for s in seeds[1]]
-    expected = {"expected": before, "tolerance": gate.SLOWDOWN, "platform": "here"}
-    return gate.judge(Measured(after, gate.SLOWDOWN, ratios=True), expected, "here")
+    expected = {"expected": before, "tolerance": quantities.SLOWDOWN, "platform": "here"}
+    return gate.judge(Measured(after, quantities.SLOWDOWN, ratios=True), expected, "here")
 
 
 def test_a_model_slower_by_15_percent_is_caught_and_noise_is_not():
@@ -162,14 +164,14 @@ def test_a_model_slower_by_15_percent_is_caught_and_noise_is_not():
 
 @pytest.mark.alone
 def test_ratios_are_of_fresh_processes_and_of_their_platform(monkeypatch):
-    monkeypatch.setattr(gate, "PROCESSES", 2)
-    entries = [gate.GATE.entry(ENTRY)]
-    ratios = gate.speeds(gate.GATE, entries)[ENTRY]
+    monkeypatch.setattr(quantities, "PROCESSES", 2)
+    entries = [quantities.GATE.entry(ENTRY)]
+    ratios = quantities.speeds(quantities.GATE, entries)[ENTRY]
     assert len(ratios.value) == 2
-    monkeypatch.setattr(gate, "PROCESSES", 1)
-    slow = gate.speeds(gate.GATE, entries, partial(regressions.slower, 1.0))[ENTRY]
+    monkeypatch.setattr(quantities, "PROCESSES", 1)
+    slow = quantities.speeds(quantities.GATE, entries, partial(regressions.slower, 1.0))[ENTRY]
     assert min(slow.value) > 1.5 * max(ratios.value), "really twice as slow"
-    expected = {"expected": 8 * [r / 10 for r in ratios.value], "tolerance": gate.SLOWDOWN, "platform": "another"}
+    expected = {"expected": 8 * [r / 10 for r in ratios.value], "tolerance": quantities.SLOWDOWN, "platform": "another"}
     assert gate.judge(ratios, expected, "here") == "", "not comparable: not gated"
     eight = replace(ratios, value=4 * ratios.value)
     assert gate.judge(eight, expected | {"platform": "here"}, "here").startswith("slower by")
@@ -214,7 +216,7 @@ def test_accepting_is_the_one_way_to_move_an_expectation(cache, configs, tmp_pat
     file["gate"]["GMACs"] = {"expected": 0.5, "tolerance": 0.001}
     path.write_text(json.dumps(file))
     found = rows(cache, ("instant",), configs)
-    with pytest.raises(gate.GateError) as error:
+    with pytest.raises(GateError) as error:
         gate.check(found, changes)
     assert str(error.value).startswith("1 of 6 checks fail")
     assert "| x3d     | gate   | GMACs      | 0.5   | 0.0021" in str(error.value)
@@ -233,7 +235,7 @@ def test_accepting_is_the_one_way_to_move_an_expectation(cache, configs, tmp_pat
     file = json.loads(path.read_text())
     file["gate"]["GMACs"]["tolerance"] = 1.0
     path.write_text(json.dumps(file))
-    with pytest.raises(gate.GateError, match=r"^\S+/tiny/x3d\.json: its content is \w{12}, `accept` left it as \w{12}"):
+    with pytest.raises(GateError, match=r"^\S+/tiny/x3d\.json: its content is \w{12}, `accept` left it as \w{12}"):
         gate.check(found, changes)
     (line,) = gate.accept(found, "wider", changes)
     assert "wider: edited by hand to " in line
@@ -246,27 +248,27 @@ def test_expectations_of_speed_move_where_they_would_gate_nothing(tmp_path):
     path, changes = tmp_path / "x3d.json", tmp_path / "CHANGES.md"
 
     def said(*ratios: float) -> list[str]:
-        value = Measured(list(ratios), gate.SLOWDOWN, ratios=True)
+        value = Measured(list(ratios), quantities.SLOWDOWN, ratios=True)
         return gate.accept(gate.compare(iter([(path, "gate", {"time": value})])), "why", changes)
 
-    ratios = np.linspace(1.99, 2.01, gate.PROCESSES)
+    ratios = np.linspace(1.99, 2.01, quantities.PROCESSES)
     assert len(said(*ratios)) == 1
     assert said(*1.01 * ratios) == said(*0.99 * ratios) == []
     assert said(*0.8 * ratios)[0].endswith("gate time 1.99 … 2.01 (mean 2) → 1.592 … 1.608 (mean 1.6)")
-    path.write_text(path.read_text().replace(gate.platform(), "another"))
+    path.write_text(path.read_text().replace(quantities.platform(), "another"))
     assert "mean 1.6) → 1.592" in said(*0.8 * ratios)[0]
-    with pytest.raises(gate.GateError, match=r"gate x3d, time: .*nan.* is not to expect"):
+    with pytest.raises(GateError, match=r"gate x3d, time: .*nan.* is not to expect"):
         said(*ratios[1:], np.nan)
 
 
 def test_a_missing_checkpoint_is_taught_and_never_accepted_as_missing(cache, configs, tmp_path, monkeypatch):
-    path = gate.checkpoint(gate.GATE.entry(ENTRY), configs)
+    path = quantities.checkpoint(quantities.GATE.entry(ENTRY), configs)
     path.unlink()
     found = rows(cache, ("inference",), configs)
     assert wrong(found) == {"checkpoint"}
-    with pytest.raises(gate.GateError, match=r"x3d\.safetensors does not fit x3d \(No such file"):
+    with pytest.raises(GateError, match=r"x3d\.safetensors does not fit x3d \(No such file"):
         gate.accept(found, "why", tmp_path / "CHANGES.md")
-    monkeypatch.setattr(gate, "TEACHING", 2)
+    monkeypatch.setattr(quantities, "TEACHING", 2)
     gate.teach_missing(cache, [ENTRY], configs)
     assert wrong(rows(cache, ("inference",), configs)) >= {"logits"}
 
@@ -290,15 +292,15 @@ def suite_records(tmp_path):
 def trained(folder: Path, entry: str, seeds=()) -> Measured:
     """The training tier's word on an entry, from the records below a folder."""
     suite = SUITES["ssv2-quick"]
-    return gate.training(suite, suite.entry(entry), folder, folder, folder, seeds)["top-1 %"]
+    return quantities.training(suite, suite.entry(entry), folder, folder, folder, seeds)["top-1 %"]
 
 
 @pytest.fixture(autouse=True)
 def recipes_as_recorded(request, monkeypatch, tmp_path):
     """Records that a test has made from others are of today's recipes, and there are no others."""
     if "suite_records" in request.fixturenames:
-        monkeypatch.setattr(gate, "REFERENCE", tmp_path / "no reference")
-        monkeypatch.setattr(gate, "difference", lambda record, suite, entry: "")
+        monkeypatch.setattr(quantities, "REFERENCE", tmp_path / "no reference")
+        monkeypatch.setattr(quantities, "difference", lambda record, suite, entry: "")
 
 
 def test_the_training_tier_takes_the_mean_over_seeds(suite_records, tmp_path):
@@ -321,7 +323,7 @@ def test_the_training_tier_trains_the_seeds_that_are_expected(suite_records, tmp
         asked.extend((job.entry, job.seed) for job in todo)
         suite_records({"x3d": [30.0, 31.0, 35.0]})
 
-    monkeypatch.setattr(gate, "run_jobs", run)
+    monkeypatch.setattr(quantities, "run_jobs", run)
     assert trained(tmp_path, "x3d", seeds=(0, 1, 2)).value == 32.0
     assert asked == [("x3d", 1), ("x3d", 2)]
 
@@ -340,14 +342,14 @@ def test_an_interval_wider_than_ten_points_is_refused_and_named(suite_records, t
     refused = "ssv2-quick trained x3d, top-1 %: not gated: interval would be 40.0 points"
     assert gate.check(found(), changes) == f"{refused}\n0 checks are as expected"
     suite_records(calm)
-    with pytest.raises(gate.GateError, match="no expectation"):
+    with pytest.raises(GateError, match="no expectation"):
         gate.check(found(), changes)
     gate.accept(found(), "why", changes)
     assert gate.check(found(), changes) == "1 checks are as expected"
     file = json.loads(path.read_text())
     file["ssv2-quick trained"]["top-1 %"]["tolerance"] = [20, 40.5]
     path.write_text(json.dumps(file))
-    with pytest.raises(gate.GateError, match=r"an interval of 20\.5 points gates nothing"):
+    with pytest.raises(GateError, match=r"an interval of 20\.5 points gates nothing"):
         gate.check(found(), changes)
     suite_records(wild)
     (line,) = gate.accept(found(), "why", changes)
@@ -377,9 +379,9 @@ def test_no_committed_interval_gates_nothing():
 
 def test_what_is_no_longer_measured_is_missed(cache, configs, tmp_path, monkeypatch):
     """A quantity, a case, and all of an entry that is no more; of other tiers nothing is said."""
-    changes, cost = tmp_path / "CHANGES.md", gate.cost
-    monkeypatch.setattr(gate, "cost", lambda *of: {k: v for k, v in cost(*of).items() if k != "parameters"})
-    with pytest.raises(gate.GateError) as error:
+    changes, cost = tmp_path / "CHANGES.md", quantities.cost
+    monkeypatch.setattr(quantities, "cost", lambda *of: {k: v for k, v in cost(*of).items() if k != "parameters"})
+    with pytest.raises(GateError) as error:
         gate.check(rows(cache, ("instant",), configs), changes)
     assert re.findall(r"\| x3d +\| (\S+) +\| (\S+) .*no longer measured", str(error.value)) == [
         ("ssv2-quick", "parameters"),
@@ -388,27 +390,27 @@ def test_what_is_no_longer_measured_is_missed(cache, configs, tmp_path, monkeypa
     (*_, line) = gate.accept(rows(cache, ("instant",), configs), "not of interest", changes)
     assert re.search(r"gate parameters \d+ → no longer measured", line)
     assert wrong(rows(cache, ("instant",), configs)) == set()
-    inference = gate.inference
-    monkeypatch.setattr(gate, "inference", lambda *of: {k: v for k, v in inference(*of).items() if k != "logits"})
+    inference = quantities.inference
+    monkeypatch.setattr(quantities, "inference", lambda *of: {k: v for k, v in inference(*of).items() if k != "logits"})
     assert wrong(rows(cache, ("inference",), configs)) == {"logits"}
 
     gone = configs / "tiny" / "i3d.json"
     shutil.copy(configs / "tiny" / "x3d.json", gone)
-    shutil.copy(gate.checkpoint(gate.GATE.entry(ENTRY), configs), gone.with_suffix(".safetensors"))
-    monkeypatch.setattr(gate, "ready", lambda suite, only=(): [])
+    shutil.copy(quantities.checkpoint(quantities.GATE.entry(ENTRY), configs), gone.with_suffix(".safetensors"))
+    monkeypatch.setattr(quantities, "ready", lambda suite, only=(): [])
     found = gate.compare(gate.measure(("instant",), cache, tmp_path, tmp_path, configs))
     assert {(r.path.name, r.quantity) for r in found} >= {("i3d.json", "logits"), ("x3d.json", "GMACs")}
     assert {r.verdict for r in found} == {"no longer measured"}
     assert ("x3d.json", "logits") not in {(r.path.name, r.quantity) for r in found if r.path.parent.name == "tiny"}
     gate.accept(found, "gone", changes)
     assert sorted(p.name for p in configs.glob("tiny/i3d*")) == []
-    assert gate.checkpoint(gate.GATE.entry(ENTRY), configs).exists()
+    assert quantities.checkpoint(quantities.GATE.entry(ENTRY), configs).exists()
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"gate": {"GMACs": 1}}', '{"gate": {"GMACs": {"expected": 1}}}'])
 def test_a_damaged_file_of_expectations_is_one_clear_line(cache, configs, text):
     (configs / "tiny" / "x3d.json").write_text(text)
-    with pytest.raises(gate.GateError, match=r"^\S+/tiny/x3d\.json is no file of expectations \(.*restore it"):
+    with pytest.raises(GateError, match=r"^\S+/tiny/x3d\.json is no file of expectations \(.*restore it"):
         rows(cache, ("instant",), configs)
 
 
@@ -423,13 +425,13 @@ def test_the_spread_of_runs_is_learnt_from_their_repetitions(tmp_path):
                 model = record.model.model_copy(update=dict(family=family))
                 yield record.model_copy(update=dict(entry=family, variant=0, seed=seed, result=result, model=model))
 
-    assert np.isinf(gate.spread(list(records(1, 6 * [3])), "a", 1))
-    found = [gate.spread(list(records(3, 6 * [3])), "a", 3) for _ in range(200)]
+    assert np.isinf(quantities.spread(list(records(1, 6 * [3])), "a", 1))
+    found = [quantities.spread(list(records(3, 6 * [3])), "a", 3) for _ in range(200)]
     assert np.median(found) == pytest.approx(2.18 * 3 * (2 / 3) ** 0.5, rel=0.1)
     outside = [abs(np.subtract(*rng.normal(0, 3 / 3**0.5, 2))) > tolerated for tolerated in found]
     assert np.mean(outside) < 0.12
     # A family of calm runs, and one of wild ones, are judged by their own.
-    calm, wild = [gate.spread(list(records(9, [1, 4, 4, 4, 4, 12])), name, 3) for name in "af"]
+    calm, wild = [quantities.spread(list(records(9, [1, 4, 4, 4, 4, 12])), name, 3) for name in "af"]
     assert calm == pytest.approx(2.31 * 1 * (2 / 3) ** 0.5, rel=0.5)
     assert wild == pytest.approx(2.31 * 12 * (2 / 3) ** 0.5, rel=0.5)
 
@@ -438,7 +440,7 @@ def test_the_command_line_fails_with_the_table(cache, monkeypatch):
     run = typer.testing.CliRunner().invoke
     good = run(cli.app, ["check", "--tiers", "instant", "--only", ENTRY, "--cache", str(cache)])
     assert good.output.strip().endswith("6 checks are as expected"), good.exception
-    monkeypatch.setattr(gate, "GATE", replace(gate.GATE, gmacs=0.003))
+    monkeypatch.setattr(quantities, "GATE", replace(quantities.GATE, gmacs=0.003))
     bad = run(cli.app, ["check", "--tiers", "instant", "--only", ENTRY, "--cache", str(cache)])
     assert bad.exit_code != 0
     assert "| parameters " in str(bad.exception)

@@ -20,13 +20,13 @@ from reproduce.data.datasets import TrainClips
 from reproduce.engine.rebuild import config_of, model_of
 from reproduce.engine.recipe import schedule
 from reproduce.engine.runner import CheckpointError, DivergedError, load_checkpoint, loggers
+from reproduce.evidence.verify import _disagreements
 from reproduce.files import OutputError, write_atomic
 from reproduce.lease import held
 from reproduce.records import WRONG, RecordError, RunRecord, load_all, ranks, score, sha256
 from reproduce.run import execute
 from reproduce.spec import RunSpec
 from reproduce.suites import suite as suite_named
-from reproduce.verify import _disagreements
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

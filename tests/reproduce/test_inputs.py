@@ -6,18 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from reproduce.engine.rebuild import trained
-from reproduce.run import execute
 from torch import nn
 
 from autotsnet.inputs import INPUTS, example, made, register_input
 from autotsnet.registry import FAMILIES, MODELS, family, register_family
 from reproduce.data.datasets import TestVideos, TrainClips
 from reproduce.engine.classifier import VideoClassifier
+from reproduce.engine.rebuild import trained
+from reproduce.evidence.temporal import reordered
 from reproduce.export import _session, export_run
 from reproduce.measure.macs import count
-from reproduce.measure.temporal import reordered
 from reproduce.own import OwnModelError, own_entry
+from reproduce.run import execute
 from reproduce.spec import RunSpec
 
 BOTH = ("rgb", "difference")

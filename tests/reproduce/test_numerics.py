@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from reproduce import gate, numerics
+from reproduce import numerics
+from reproduce.evidence import quantities
 from reproduce.suites import SUITES
 
 
@@ -23,7 +24,7 @@ def test_every_entry_of_the_suites_has_one_and_others_have_none():
     assert len(set(found.values())) == len(found) - len(searched)
     assert numerics.numerics("my_model") == numerics.numerics("x3d_m") == ""
     assert numerics.numerics("auto_tsnet", "pvnas_random") == found["pvnas"]
-    assert f"losses of {gate.STEPS} steps" == numerics.QUANTITY
+    assert f"losses of {quantities.STEPS} steps" == numerics.QUANTITY
 
 
 def test_it_depends_on_the_losses_and_on_nothing_else(tmp_path, monkeypatch):

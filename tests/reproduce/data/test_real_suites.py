@@ -7,10 +7,10 @@ import pytest
 
 from reproduce.data import kinetics, ssv2
 from reproduce.data.manifest import DataError
+from reproduce.evidence.tables import table, title
 from reproduce.launch.local import jobs, run_jobs
 from reproduce.records import RunRecord
 from reproduce.suites import SUITES
-from reproduce.tables import table, title
 
 
 def small(name: str):

@@ -16,14 +16,14 @@ from autotsnet.registry import FAMILIES
 from baselines.mmaction2 import Channels
 from reproduce.budget import BudgetError
 from reproduce.cli import app
-from reproduce.compare import compare
 from reproduce.engine.rebuild import trained
+from reproduce.evidence.compare import compare
+from reproduce.evidence.verify import verify
 from reproduce.own import OwnModelError, own_entry
 from reproduce.records import RecordError, RunRecord, load_all
 from reproduce.suites import RunSpec, suite
-from reproduce.verify import verify
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "configs" / "examples"
 TINY = suite("kinetics-tiny")
 NET = """
@@ -165,7 +165,9 @@ def test_records_are_used_and_a_changed_file_is_another_run(done, cache, tmp_pat
         return compare(path, TINY, list(against), [0], cache, tmp_path, folder / "results", **how)
 
     ran = []
-    monkeypatch.setattr("reproduce.compare.run", lambda *args: ran.append(args[1].name) or load_all(records)[0])
+    monkeypatch.setattr(
+        "reproduce.evidence.compare.run", lambda *args: ran.append(args[1].name) or load_all(records)[0]
+    )
     records = folder / "results" / "records" / "kinetics-tiny"
     again(EXAMPLES / "my_model.py", "x3d")
     assert ran == [], "not even without the run folders"

@@ -1,31 +1,22 @@
-"""Pictures: a two-stream architecture for a slide, the course of a search, curves of several runs.
-
-A network is drawn for a slide, 16:9; all else on a canvas so narrow that its letters can be read on a phone. All are
-1920 pixels wide as PNG, and drawn with Matplotlib's objects, never with pyplot's global state. Colours are from Okabe
-and Ito's palette and a one-hue ramp, so that they survive colour blindness and grey printing; nothing is said by colour
-alone. Every colour is written out, so that a page can put those of a dark palette in their place.
-"""
+"""The picture of a two-stream architecture, for a slide."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.text import Text
-from PIL import Image
 
 from autotsnet.architecture import STREAMS, BlockChoice, GroupChoice, TwoStreamArchitecture
 from autotsnet.models.two_stream import STEM_TEMPORAL_KERNELS
-from reproduce.files import write_atomic
+from reproduce.evidence.picture import GREY, GRID, INK, PAPER, RULE, VERMILLION, save
 
 FUSION_LABELS = {
     "none": "none",
@@ -41,128 +32,15 @@ ATTENTION_NAMES = {
     "glore": "global reasoning",
     "temporal": "temporal attention",
 }
-JOURNAL_COLUMNS = ("step", "stage", "gmacs", "log_likelihood", "entropy", "samples")
-FORMATS = ("png", "svg", "pdf")
 
-WIDTH, HEIGHT = 40 / 3, 7.5  # inches of a 16:9 slide
-NARROW = 6.4  # inches, of all other pictures
-PIXELS = 1920  # width of a PNG
-
-INK, GREY, RULE, PAPER, GRID = "#222222", "#666666", "#9a9a9a", "#f3f3f1", "#dddddd"
-# SVG text stays text (searchable, editable); a fixed salt makes equal pictures equal files.
-_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "autotsnet", "font.family": "sans-serif", "hatch.linewidth": 0.8}
-_STYLE |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
 FEATURES = "#4d4d4d"
-FUSION = "#D55E00"  # Okabe-Ito vermillion
-ATTENTION = "#8A3B73"  # Okabe-Ito reddish purple, darker, for white letters
+FUSION = VERMILLION
+ATTENTION = "#8A3B73"  # Okabe and Ito's reddish purple, darker: its letters are white
 KERNEL_COLOURS = {1: "#cfe3f3", 3: "#56A0D8", 5: "#0A4A86"}  # light to dark with t; also in grey
 KERNEL_COLOUR_OTHER = "#000000"
 
-
-def draw_architecture(
-    architecture: TwoStreamArchitecture, path: Path, *, title: str = "", gmacs: float | None = None
-) -> None:
-    """Draw a network: streams as lanes, block groups as boxes, one bar per MBConv3D block.
-
-    A bar's colour is t, its width k, its height e. Between the groups stand the feature maps, their height in
-    proportion to the channels, on one scale for both streams; fusions connect them.
-
-    Args:
-        architecture: two streams or one.
-        path: ``.png``, ``.svg`` or ``.pdf``; written atomically.
-        title: set above the picture; empty: ``Auto-TSNet`` and the architecture's hash.
-        gmacs: cost per view, told in the line below the title.
-
-    Raises:
-        ValueError: the suffix is none of these.
-        reproduce.files.OutputError: the file cannot be written.
-    """
-    save(architecture_figure, path, architecture, title=title, gmacs=gmacs)
-
-
-def draw_trajectory(journal: pd.DataFrame, path: Path, budgets: Mapping[str, float]) -> None:
-    """Draw the course of a search: entropy, samples per step, GMACs against the budget, log-likelihood.
-
-    Above it stands how much the search decided: the share of the entropy that P has lost.
-
-    Args:
-        journal: a row per sampled architecture (or per step): ``step``, ``stage``, ``gmacs`` (per view),
-            ``log_likelihood`` (mean per clip, nats; NaN: sample dropped), ``entropy`` (nats) and ``samples`` (K); the
-            last two are the same in all rows of a step. Other columns are ignored. Only steps in the journal count,
-            so that the warm-up of a stage leaves no gap.
-        path: ``.png``, ``.svg`` or ``.pdf``; written atomically.
-        budgets: GMACs per view that each stage aims at, by its name.
-
-    Raises:
-        ValueError: no rows, a column is missing, or an unknown suffix.
-        reproduce.files.OutputError: the file cannot be written.
-    """
-    save(trajectory_figure, path, journal, budgets)
-
-
-def draw_connections(journal: pd.DataFrame, path: Path) -> None:
-    """Draw the learned weights of a graph's connections: by node, kept ones filled, pruned ones hollow.
-
-    Args:
-        journal: a row per connection: ``node``, ``input`` (a node, too), ``weight`` (0 to 1) and ``kept``.
-        path: ``.png``, ``.svg`` or ``.pdf``; written atomically.
-    """
-    save(connections_figure, path, journal)
-
-
-def draw_curves(curves: Mapping[str, Sequence[np.ndarray]], path: Path, x: str, y: str) -> None:
-    """Draw a quantity over steps: a colour and a dash for each kind of run, a line for each run of it.
-
-    Args:
-        curves: values by step, of each run, by the name of its kind; at most four kinds. Drawn from 0 if all are above.
-        path: ``.png``, ``.svg`` or ``.pdf``; written atomically.
-        x: label of the steps.
-        y: label of the quantity, with its unit.
-    """
-    save(curves_figure, path, curves, x, y)
-
-
-def save(make: Callable[..., Figure], path: Path, *args, **kwargs) -> None:
-    """Write the figure that ``make`` makes of the arguments, in the format that the suffix names, atomically."""
-    path = Path(path)
-    suffix = path.suffix.lower().lstrip(".")
-    if suffix not in FORMATS:
-        raise ValueError(f"{path}: cannot draw {path.suffix or 'a file without suffix'}; use .{', .'.join(FORMATS)}")
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix, {})
-    with matplotlib.rc_context(_STYLE):
-        figure = make(*args, **kwargs)
-        write_atomic(path, lambda part: _write(figure, part, suffix, metadata))
-
-
-def _write(figure: Figure, path: Path, suffix: str, metadata: dict) -> None:
-    figure.savefig(path, format=suffix, dpi=PIXELS / figure.get_figwidth(), metadata=metadata)
-    if suffix == "png":  # 256 colours are plenty for these, and half the size
-        with Image.open(path) as image:
-            image.convert("RGB").quantize(256).save(path, format="png", optimize=True)
-
-
-def narrow(title: str, height: float, **kwargs) -> Figure:
-    """An empty picture that fits a phone; ``height`` in inches."""
-    figure = Figure(figsize=(NARROW, height), facecolor="white", **kwargs)
-    FigureCanvasAgg(figure)
-    if title:
-        figure.suptitle(title, x=0.02, ha="left", fontsize=12, weight="bold", gid="title")
-    return figure
-
-
-def tidy(axes: Axes, grid: str) -> None:
-    """Two spines, a faint grid, letters of one size."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, color=GRID, lw=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9)
-    axes.xaxis.label.set_size(10)
-    axes.yaxis.label.set_size(10)
-
-
-# ---------------------------------------------------------------------------------------------------- architecture
-
 # inches
+WIDTH, HEIGHT = 40 / 3, 7.5  # a 16:9 slide
 MARGIN = 0.3
 CLIP_WIDTH = 0.95
 STEM_WIDTH = 0.66
@@ -181,12 +59,33 @@ LANE_HEIGHT = {1: 3.8, 2: 2.0}  # by number of streams
 LANE_CENTRES = {1: (3.75,), 2: (5.02, 2.47)}
 
 
+def draw_architecture(
+    architecture: TwoStreamArchitecture, path: Path, *, title: str = "", gmacs: float | None = None
+) -> None:
+    """Draw a network: streams as lanes, block groups as boxes, one bar per MBConv3D block.
+
+    A bar's colour shows t, its width k, its height e. The feature maps stand between the groups; their height is
+    proportional to their channels, on one scale for both streams. Fusions connect them.
+
+    Args:
+        architecture: two streams or one.
+        path: ``.png``, ``.svg`` or ``.pdf``; written atomically.
+        title: above the picture; empty: ``Auto-TSNet`` and the architecture's hash.
+        gmacs: cost per view, written in the line below the title.
+
+    Raises:
+        ValueError: the suffix is none of these.
+        reproduce.files.OutputError: the file cannot be written.
+    """
+    save(architecture_figure, path, architecture, title=title, gmacs=gmacs)
+
+
 @dataclass(frozen=True)
 class _Layout:
-    """Where things stand, in inches; the columns are common to both lanes.
+    """Positions in inches; both lanes have the same columns.
 
     Attributes:
-        rows: rows of bars in a group's box, at most.
+        rows: greatest number of rows of bars in a group's box.
         columns: columns of bars, per group.
         cell: width and height of the place of one bar and its two labels.
         points: size of these labels.
@@ -380,7 +279,7 @@ def _heading(
 
 
 def _clip(axes: Axes, name: str, layout: _Layout, y: float, frames: int, crop: int) -> None:
-    """Frames as cards along a common time span, so that the fast stream's stand closer."""
+    """Frames as cards over a time span that is the same for both streams: those of the fast stream stand closer."""
     side, span = 0.42, 0.36
     left = layout.clip + (CLIP_WIDTH - side - span) / 2
     steps = np.linspace(0, 1, frames)
@@ -474,7 +373,7 @@ def _head(axes: Axes, left: float, low: float, high: float, widths: Sequence[int
 
 
 def _legend(axes: Axes, architecture: TwoStreamArchitecture, blocks: list[BlockChoice]) -> None:
-    """What the signs mean, of those that the picture has; two lines, set one thing after the other."""
+    """The legend of the signs that the picture has, on two lines."""
     groups = [g for n in STREAMS for g in getattr(architecture, n) or ()]
     two_streams = architecture.slow is not None and architecture.fast is not None
     high, low = 0.66, 0.28
@@ -528,162 +427,3 @@ def _legend(axes: Axes, architecture: TwoStreamArchitecture, blocks: list[BlockC
             _badge(axes, x, y, ATTENTION_LABELS[kind])
             ends.append(say(x + BADGE[0] + 0.08, y, ATTENTION_NAMES[kind]) + 0.25)
         x = max(ends)
-
-
-# ------------------------------------------------------------------------------------------------------- trajectory
-
-
-def trajectory_figure(journal: pd.DataFrame, budgets: Mapping[str, float]) -> Figure:
-    """The figure that ``draw_trajectory`` writes."""
-    missing = [c for c in JOURNAL_COLUMNS if c not in journal.columns]
-    if missing:
-        raise ValueError(f"the journal has no column {', '.join(missing)}; it has {', '.join(journal.columns)}")
-    if journal.empty:
-        raise ValueError("the journal has no rows; draw it after the first step of the search")
-    steps = _steps(journal)
-    figure = narrow(f"The search decided {100 * decided(journal):.0f} % of the entropy of P", 6.6)
-    panels = figure.subplots(4, 1, sharex=True, gridspec_kw={"hspace": 0.18})
-    figure.subplots_adjust(left=0.145, right=0.885, top=0.86, bottom=0.095)
-    colours = ("#0072B2", "#009E73", "#D55E00", "#6A3D7C")  # Okabe-Ito blue, green, vermillion; a dark purple
-
-    entropy, samples, gmacs, likelihood = panels
-    for part in _stage_runs(steps):
-        entropy.plot(part["position"], part["entropy"], color=colours[0], lw=1.8)
-        samples.step(part["position"], part["samples"], where="mid", color=colours[1], lw=1.8)
-    entropy.set_ylabel("entropy of P\n(nats)")
-    samples.set_ylabel("samples per step\n(architectures)")
-    samples.set_ylim(0, 1.12 * steps["samples"].max())
-    _band(gmacs, steps, "gmacs", colours[2])
-    for part in _stage_runs(steps):
-        aim = budgets[part["stage"].iloc[0]]
-        gmacs.plot(part["position"].iloc[[0, -1]], [aim, aim], color=INK, lw=1.4, ls="--")
-    gmacs.annotate(
-        f"budget\n{aim:.3g}",
-        (1, aim),
-        (6, 0),
-        ha="left",
-        va="center",
-        fontsize=9,
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-    )
-    gmacs.set_ylabel("expected cost\n(GMACs per view)")
-    _band(likelihood, steps, "log_likelihood", colours[3])
-    likelihood.set_ylabel("log-likelihood\n(nats per clip)")
-    window = _window(steps)
-    running = f", running over {window} steps" if window > 1 else ""
-    likelihood.set_xlabel(
-        f"update of P, warm-up left out; lines: mean of the step's samples{running};\nbands: their range"
-    )
-    for panel in panels:
-        tidy(panel, "y")
-    figure.align_ylabels(panels)
-    edges = steps["position"].iloc[0] - 0.5, steps["position"].iloc[-1] + 0.5
-    likelihood.set_xlim(*edges)
-    _stages(panels, steps)
-    return figure
-
-
-def decided(journal: pd.DataFrame) -> float:
-    """Share of the entropy that P has lost in a search; of several stages, each has its own variables: of their sum."""
-    parts = [part["entropy"] for part in _stage_runs(_steps(journal))]
-    first, last = sum(part.iloc[0] for part in parts), sum(part.iloc[-1] for part in parts)
-    return 1 - last / first if first else 0.0
-
-
-def _steps(journal: pd.DataFrame) -> pd.DataFrame:
-    """A row per step, in order; ``position`` counts them."""
-    key = journal[["step", "stage"]]
-    run = key.ne(key.shift()).any(axis=1).cumsum()
-    finite = journal.assign(log_likelihood=journal["log_likelihood"].where(np.isfinite(journal["log_likelihood"])))
-    steps = finite.groupby(run, sort=False).agg(
-        stage=("stage", "first"),
-        entropy=("entropy", "first"),
-        samples=("samples", "first"),
-        **{f"{c}_{f}": (c, f) for c in ("gmacs", "log_likelihood") for f in ("mean", "min", "max")},
-    )
-    return steps.reset_index(drop=True).assign(position=lambda s: s.index)
-
-
-def _window(steps: pd.DataFrame) -> int:
-    return max(1, len(steps) // 60)
-
-
-def _stage_runs(steps: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Steps of one stage that follow each other."""
-    for _, part in steps.groupby((steps["stage"] != steps["stage"].shift()).cumsum()):
-        yield part
-
-
-def _band(panel: Axes, steps: pd.DataFrame, column: str, colour: str) -> None:
-    """Range of the samples as a band, their mean as a line; over long runs the line is a running mean, too."""
-    for part in _stage_runs(steps):
-        at, mean = part["position"], part[f"{column}_mean"].rolling(_window(steps), min_periods=1, center=True).mean()
-        panel.fill_between(at, part[f"{column}_min"], part[f"{column}_max"], color=colour, alpha=0.2, lw=0)
-        panel.plot(at, mean, color=colour, lw=1.8)
-
-
-def _stages(panels: Sequence[Axes], steps: pd.DataFrame) -> None:
-    """Shade every second stage, and name all above the first panel, on a second line where names would touch."""
-    first, last = steps["position"].iloc[0] - 0.5, steps["position"].iloc[-1] + 0.5
-    inches = panels[0].get_position().width * NARROW / (last - first)
-    taken = [-np.inf, -np.inf]
-    for i, part in enumerate(_stage_runs(steps)):
-        name, start, end = str(part["stage"].iloc[0]), part["position"].iloc[0] - 0.5, part["position"].iloc[-1] + 0.5
-        for panel in panels:
-            if i % 2:
-                panel.axvspan(start, end, color="#000000", alpha=0.06, lw=0, zorder=0)
-            if i:
-                panel.axvline(start, color=RULE, lw=0.8, zorder=1)
-        middle, half = (start + end) / 2, 0.05 * len(name) + 0.06  # inches, 10 points bold
-        line = int(middle * inches - half < taken[0])
-        taken[line] = middle * inches + half
-        panels[0].annotate(
-            name,
-            (middle, 1),
-            (0, 4 + 13 * line),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=10,
-            weight="bold",
-        )
-
-
-# ----------------------------------------------------------------------------------------------------------- curves
-
-
-def curves_figure(curves: Mapping[str, Sequence[np.ndarray]], x: str, y: str) -> Figure:
-    """The figure that ``draw_curves`` writes."""
-    figure = narrow("", 4.2, layout="constrained")
-    axes = figure.subplots()
-    styles = zip(("#0072B2", "#D55E00", "#009E73", "#6A3D7C"), ("-", "--", ":", "-."), strict=True)
-    for (name, runs), (colour, dash) in zip(curves.items(), styles, strict=False):
-        for i, run in enumerate(runs):
-            axes.plot(run, color=colour, ls=dash, lw=1.8, label=name if i == 0 else None)
-    if all(np.nanmin(run) >= 0 for runs in curves.values() for run in runs):
-        axes.set_ylim(0)
-    axes.margins(x=0)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    tidy(axes, "y")
-    axes.legend(frameon=False, fontsize=10, handlelength=3)
-    return figure
-
-
-def connections_figure(journal: pd.DataFrame) -> Figure:
-    """The figure that ``draw_connections`` writes."""
-    share = 100 * journal.kept.mean()
-    figure = narrow(f"The search kept {share:.0f} % of the connections", 4.4, layout="constrained")
-    axes = figure.subplots()
-    for kept, colour, face in ((True, "#0072B2", "#0072B2"), (False, "#D55E00", "white")):
-        rows = journal[journal.kept == kept]
-        name = f"{'kept' if kept else 'pruned'} ({len(rows)} of {len(journal)})"
-        axes.plot(rows.node, rows.weight, "o" if kept else "s", color=colour, mfc=face, ms=6, mew=1.4, label=name)
-    axes.set_xticks(sorted(journal.node.unique()))
-    axes.set_xlabel("node of the graph; a mark for each of its inputs")
-    axes.set_ylabel("learned weight of the connection (sigmoid, 0 to 1)")
-    tidy(axes, "y")
-    figure.legend(loc="outside lower center", ncol=2, frameon=False, fontsize=10)
-    return figure

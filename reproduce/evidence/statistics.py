@@ -249,8 +249,8 @@ def paired_difference(
     resampled videos already carry), with Welch's degrees of freedom.
 
     Coverage, errors and power in simulated suites: ``python -m reproduce.studies.verdicts`` and
-    ``tests/reproduce/test_statistics.py``. A model of one run and of no known spread is taken as it is: nothing is said
-    of its other seeds (``Difference.known``).
+    ``tests/reproduce/evidence/test_statistics.py``. A model of one run and of no known spread is taken as it is:
+    nothing is said of its other seeds (``Difference.known``).
 
     Args:
         a: runs × videos, 1 where right, or architectures × videos, the share of its runs that were.

@@ -10,14 +10,14 @@ from mmengine.config import Config
 
 from autotsnet.meta import on_meta
 from baselines import VARIANTS
-from reproduce import natives, tables
 from reproduce.engine.recipe import schedule
+from reproduce.evidence import natives, tables
 from reproduce.measure.macs import count
 from reproduce.records import RunRecord
 from reproduce.run import execute
 from reproduce.suites import CONFIGS, SUITES, Entry, RunSpec
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[3] / "results"
 ENTRIES = [(suite, entry) for suite in ("kinetics-native", "ssv2-native") for entry in SUITES[suite].entries]
 
 

@@ -1,8 +1,7 @@
 """Charts of results: accuracy against cost and speed, confusion of classes, what the order of frames is worth.
 
-Pictures as narrow as those of ``reproduce.plots``. A family has a colour (Okabe and Ito's palette) and a mark, and so
-have searched, random and uniform architectures of whatever family; bars are 95 % intervals; labels are placed where
-they cover neither each other nor a mark, and nearest to their own.
+Each family has a colour and a mark; searched, random and uniform architectures have marks of their own in every family.
+Bars are 95 % intervals. A label covers no mark and no other label, and stands near its own mark.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 
-from reproduce.plots import GREY, INK, RULE, narrow, save, tidy
-from reproduce.statistics import wilson
+from reproduce.evidence.picture import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RULE, VERMILLION, narrow, save, tidy
+from reproduce.evidence.statistics import wilson
 
 FAMILIES = {
-    "auto_tsnet": ("#D55E00", "D", "Auto-TSNet"),
-    "slowfast": ("#0072B2", "o", "SlowFast"),
-    "slow": ("#6A3D7C", "<", "Slow"),
-    "x3d": ("#009E73", "s", "X3D"),
-    "tsm": ("#E69F00", "^", "TSM"),
+    "auto_tsnet": (VERMILLION, "D", "Auto-TSNet"),
+    "slowfast": (BLUE, "o", "SlowFast"),
+    "slow": (PURPLE, "<", "Slow"),
+    "x3d": (GREEN, "s", "X3D"),
+    "tsm": (ORANGE, "^", "TSM"),
     "mvit": ("#CC79A7", "v", "MViT"),
     "assemblenet": ("#56B4E9", "p", "AssembleNet"),
     "pvnas": (INK, "X", "PV-NAS"),
@@ -42,10 +41,10 @@ KINDS = {"searched": "*", "random": "P", "uniform": "d"}
 """Mark of an architecture that was not made by hand, instead of its family's."""
 
 ORDERS = {
-    "natural": ("#0072B2", "o", "natural order"),
-    "reversed": ("#D55E00", "<", "reversed"),
-    "shuffled": ("#E69F00", "^", "shuffled"),
-    "frozen": ("#6A3D7C", "s", "frozen to one frame"),
+    "natural": (BLUE, "o", "natural order"),
+    "reversed": (VERMILLION, "<", "reversed"),
+    "shuffled": (ORANGE, "^", "shuffled"),
+    "frozen": (PURPLE, "s", "frozen to one frame"),
 }
 NAMED_CLASSES = 12  # more do not fit beside a panel
 CONFUSION_COLUMNS = 3
@@ -126,7 +125,7 @@ def draw_orders(found: Mapping[str, dict], path: Path, title: str = "") -> None:
     """Draw each model's top-1 on natural, reversed, shuffled and frozen clips.
 
     Args:
-        found: what ``reproduce.measure.temporal.diagnose`` found, by the model's name.
+        found: what ``reproduce.evidence.temporal.diagnose`` found, by the model's name.
         path: ``.png``, ``.svg`` or ``.pdf``; written atomically.
         title: above the picture.
     """

@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from reproduce.evidence.reproduction import comparable, reproduction
 from reproduce.records import RecordError
-from reproduce.reproduction import comparable, reproduction
 from reproduce.suites import SUITES
 from tests.reproduce.made import make
 

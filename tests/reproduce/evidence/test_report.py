@@ -10,15 +10,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reproduce import report, tables
+from reproduce.evidence import report, tables
+from reproduce.evidence.temporal import ORDERS, diagnose, partners, predicted
+from reproduce.evidence.verify import VerifyError, verify
 from reproduce.files import write_json
-from reproduce.measure.temporal import ORDERS, diagnose, partners, predicted
 from reproduce.records import load_all, predictions
 from reproduce.suites import SUITES
-from reproduce.verify import VerifyError, verify
 from tests.reproduce.made import make
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[3] / "results"
 SUITE = "ssv2-quick"
 SHOWN = (SUITE, "kinetics", "kinetics-native")
 ENTRIES = ("slowfast", "tsm", "mvit", "auto_tsnet_random", "auto_tsnet_random-a1", "auto_tsnet_random-a2", "auto_tsnet")

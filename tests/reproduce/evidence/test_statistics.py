@@ -12,8 +12,7 @@ import typer.testing
 from scipy.stats import binomtest, norm
 
 from reproduce.cli import app
-from reproduce.records import RecordError, RunRecord, load_all, predictions, sha256
-from reproduce.statistics import (
+from reproduce.evidence.statistics import (
     accuracy_interval,
     chance_level,
     holm,
@@ -26,9 +25,10 @@ from reproduce.statistics import (
     spreads_of,
     wilson,
 )
+from reproduce.records import RecordError, RunRecord, load_all, predictions, sha256
 from reproduce.studies import verdicts
 
-RECORDS = Path(__file__).parents[2] / "results" / "records" / "ssv2-quick"
+RECORDS = Path(__file__).parents[3] / "results" / "records" / "ssv2-quick"
 
 
 def test_wilson_against_the_textbook():

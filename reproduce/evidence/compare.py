@@ -10,12 +10,12 @@ from pathlib import Path
 
 from mmengine.dist import get_rank
 
-from reproduce import tables
 from reproduce.data.compare import restricted
 from reproduce.data.manifest import Manifest
+from reproduce.evidence import tables
+from reproduce.evidence.reference import REFERENCE
 from reproduce.own import own_entry
 from reproduce.records import RecordError, RunRecord, predictions
-from reproduce.reference import REFERENCE
 from reproduce.run import run
 from reproduce.spec import run_id
 from reproduce.suites import Entry, Suite, difference

@@ -8,11 +8,10 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from reproduce import charts
-from reproduce.charts import Point
-from reproduce.measure import temporal
-from reproduce.measure.temporal import ORDERS, diagnose, partners
-from reproduce.report import class_names
+from reproduce.evidence import charts, temporal
+from reproduce.evidence.charts import Point
+from reproduce.evidence.report import class_names
+from reproduce.evidence.temporal import ORDERS, diagnose, partners
 from reproduce.suites import SUITES
 
 

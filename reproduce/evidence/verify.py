@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from autotsnet.registry import family
-from reproduce import natives, report, tables
+from reproduce.evidence import natives, report, tables
+from reproduce.evidence.temporal import diagnose, partners
 from reproduce.measure.macs import MacCount, count
-from reproduce.measure.temporal import diagnose, partners
 from reproduce.records import UNPROVEN, RecordError, RunRecord, predictions, ranks, score, sha256
 from reproduce.spec import RunSpec, run_id
 from reproduce.suites import CONFIGS, SUITES, suite
@@ -210,7 +210,7 @@ def _counted(net: str, frames: int, side: int) -> MacCount:
 
 
 def _throughput(path: Path) -> Iterator[str]:
-    from reproduce import bench  # the peers' packages take seconds to import
+    from reproduce.evidence import bench  # the peers' packages take seconds to import
 
     data, table = json.loads(path.read_text()), path.with_suffix(".md")
     for row in data["rows"]:
@@ -241,7 +241,7 @@ def _natives(results: Path) -> Iterator[str]:
 
 def _expectations() -> list[str]:
     """Files beside the recipes that `accept` did not write; of this checkout's own results only."""
-    from reproduce import gate  # its trainer takes seconds to import
+    from reproduce.evidence import gate  # its trainer takes seconds to import
 
     return gate.edited(sorted(CONFIGS.glob("*/*.json")), gate.CHANGES)
 

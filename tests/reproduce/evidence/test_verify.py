@@ -8,21 +8,21 @@ import pandas as pd
 import pytest
 
 from autotsnet.registry import family
-from reproduce import tables
+from reproduce.evidence import tables
+from reproduce.evidence.verify import VerifyError, check_records, verify
 from reproduce.records import SCHEMA, UNPROVEN, RecordError, RunRecord, sha256
 from reproduce.run import execute
 from reproduce.spec import RunSpec
 from reproduce.suites import SUITES
-from reproduce.verify import VerifyError, check_records, verify
 from tests.reproduce.made import make
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[3] / "results"
 
 
 @pytest.fixture
 def results(tmp_path, monkeypatch) -> Path:
     """Results of one suite, of old records, whose fields nothing but the answers and the suite can prove."""
-    monkeypatch.setattr("reproduce.verify._frozen", lambda path: True)
+    monkeypatch.setattr("reproduce.evidence.verify._frozen", lambda path: True)
     suite = SUITES["ssv2-quick"]
     make(tmp_path, *(f"{name}-s{seed}" for name in ("slowfast", "tsm") for seed in (0, 1)), suite=suite, old=True)
     tables.render(suite, tmp_path)

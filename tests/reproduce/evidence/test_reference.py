@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 import typer.testing
 
-from reproduce import reference as reference_module
 from reproduce.cli import app
-from reproduce.reference import LISTING, REFERENCE, ReferenceError, apart, opened, own_option, submit, update
-from reproduce.verify import VerifyError, check_records
+from reproduce.evidence import reference as reference_module
+from reproduce.evidence.reference import LISTING, REFERENCE, ReferenceError, apart, opened, own_option, submit, update
+from reproduce.evidence.verify import VerifyError, check_records
 from tests.bench.conftest import pytest_configure
 from tests.reproduce.made import make
 

@@ -25,9 +25,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from reproduce.evidence.statistics import LEVEL, Difference, answers, between, spreads_of
 from reproduce.records import Kind, RunRecord, kind, load_all
 from reproduce.spec import lasting, run_id
-from reproduce.statistics import LEVEL, Difference, answers, between, spreads_of
 from reproduce.suites import Suite
 
 IDENTICAL, REPRODUCED, NOT_REPRODUCED, NO_REFERENCE = "identical", "reproduced", "not reproduced", "no reference"

@@ -14,10 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from reproduce.budget import BudgetError
-from reproduce.files import write_atomic
-from reproduce.records import UNPROVEN, Kind, RunRecord, Throughput, kind, load_all
-from reproduce.reference import REFERENCE
-from reproduce.statistics import (
+from reproduce.evidence.reference import REFERENCE
+from reproduce.evidence.statistics import (
     LEVEL,
     Difference,
     Spread,
@@ -32,6 +30,8 @@ from reproduce.statistics import (
     per_architecture,
     spreads_of,
 )
+from reproduce.files import write_atomic
+from reproduce.records import UNPROVEN, Kind, RunRecord, Throughput, kind, load_all
 from reproduce.suites import Entry, Suite, difference
 
 WIDTH = 100  # columns of a terminal

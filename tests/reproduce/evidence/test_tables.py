@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reproduce import tables
+from reproduce.evidence import tables
 from reproduce.suites import SUITES, at_budget
 from tests.reproduce.made import make
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[3] / "results"
 
 
 @pytest.mark.parametrize("name", ["kinetics", "ssv2", "kinetics-quick"])

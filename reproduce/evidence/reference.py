@@ -103,7 +103,7 @@ def submit(results: Path, runs: Path, out: Path) -> str:
         VerifyError: the records disagree with themselves.
         ReferenceError: there are none.
     """
-    from reproduce.verify import check_records
+    from reproduce.evidence.verify import check_records
 
     check_records(results)
     files = {str(p.relative_to(results)): p.read_bytes() for p in sorted(results.glob("records/*/*"))}
@@ -203,7 +203,7 @@ def update(source: Path, reason: str, runs: Path, reference: Path = REFERENCE) -
         ReferenceError: no reason, or nothing to take over.
         VerifyError: the source, or with it the reference, disagrees with itself.
     """
-    from reproduce.verify import check_records, verify
+    from reproduce.evidence.verify import check_records, verify
 
     if not reason.strip():
         raise ReferenceError("the reference moves for a reason; give one: make update-reference REASON='why'")
@@ -251,7 +251,7 @@ def _restored_on_error(folder: Path) -> Iterator[None]:
 
 
 def _render(reference: Path, runs: Path) -> None:
-    from reproduce import natives, report, tables
+    from reproduce.evidence import natives, report, tables
 
     if (reference / "tables" / "natives.csv").exists():
         natives.render(reference)

@@ -19,17 +19,17 @@ from pathlib import Path
 import pandas as pd
 
 from autotsnet.architecture import TwoStreamArchitecture
-from reproduce import charts, tables
-from reproduce.charts import FAMILIES, Point, family_of
 from reproduce.data import kinetics, ssv2, synthetic
+from reproduce.evidence import charts, tables
+from reproduce.evidence.architecture_picture import draw_architecture
+from reproduce.evidence.charts import FAMILIES, Point, family_of
+from reproduce.evidence.natives import NATIVES, printed
+from reproduce.evidence.tables import Row
 from reproduce.files import write_atomic
 from reproduce.measure.throughput import Mode
-from reproduce.natives import NATIVES, printed
-from reproduce.plots import draw_architecture
 from reproduce.records import RunRecord, predictions
 from reproduce.suites import SUITES, Suite
 from reproduce.suites import suite as suite_named
-from reproduce.tables import Row
 
 TEMPLATE = Path(__file__).with_name("report.html")
 PAGE = "report.html"

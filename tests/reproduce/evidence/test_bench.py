@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from reproduce import bench, natives, tables
-from reproduce.bench import Subject
+from reproduce.evidence import bench, natives, tables
+from reproduce.evidence.bench import Subject
+from reproduce.evidence.verify import VerifyError, verify
 from reproduce.measure import throughput
 from reproduce.measure.throughput import MODES, Mode, Timing, matmul_rate, peak_memory, state_under, sweep, time_passes
 from reproduce.suites import SUITES
-from reproduce.verify import VerifyError, verify
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[3] / "results"
 CPU = torch.device("cpu")
 
 

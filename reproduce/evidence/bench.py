@@ -25,6 +25,7 @@ from baselines.peers import PEERS
 from reproduce.data.datasets import TestVideos
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.recipe import videos_at_once
+from reproduce.evidence.natives import NATIVES
 from reproduce.files import write_atomic, write_json
 from reproduce.measure.macs import MacCount, count
 from reproduce.measure.throughput import (
@@ -39,7 +40,6 @@ from reproduce.measure.throughput import (
     tf32,
     time_passes,
 )
-from reproduce.natives import NATIVES
 from reproduce.progress import Progress
 from reproduce.records import device_name, session
 from reproduce.suites import Suite
