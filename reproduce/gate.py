@@ -353,7 +353,8 @@ def spread(records: Sequence[RunRecord], family: str, runs: int) -> float:
 
     On the same videos only the runs differ: their variance is that over seeds of one network. Rounding is enough for
     it: on another number of threads, with the same seed, trainings part within some steps. It is pooled over a suite;
-    families whose runs differ more, or less, than the others' (F test) have their own.
+    families whose runs differ more, or less, than the others' (F test) have their own. ``statistics.spreads`` takes
+    the part of chance that videos have in it away, as claims are of other videos, too.
 
     Args:
         records: of a suite.

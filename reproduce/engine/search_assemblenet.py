@@ -21,6 +21,7 @@ from torch import nn
 
 from autotsnet.registry import family
 from autotsnet.search import Evolution, EvolutionOptions, RandomSearch
+from autotsnet.search.progressive import SearchError
 from baselines.assemblenet import ASSEMBLENET_50, Graph
 from baselines.assemblenet.connections import dense, learned, pruned
 from baselines.assemblenet.evolution import GraphOptions, GraphSpace, random_graph
@@ -143,6 +144,11 @@ def _evolution(suite, config, seed, manifest, folder, name) -> tuple[Graph, pd.D
         saved |= dict(graphs=space.state_dict(), strategy=strategy.state_dict())
         write_atomic(state, lambda path, saved=saved: torch.save(saved, path))
         shutil.rmtree(work)
+    if not any(math.isfinite(fitness) for _, fitness in journal):
+        raise SearchError(
+            f"{name}: all {len(journal)} graphs failed, the loss of none was finite; lower `lr` in the recipe's "
+            "`optim_wrapper`, which makes it another search"
+        )
     judged = [(space.graphs[number], fitness) for number, fitness in journal]
     rows = [
         dict(

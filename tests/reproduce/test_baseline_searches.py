@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,11 +10,12 @@ import pandas as pd
 import pytest
 import torch
 
+from autotsnet.search.progressive import SearchError
 from baselines.assemblenet import ASSEMBLENET_50, assemblenet
 from baselines.assemblenet.connections import dense, learned, pruned
 from baselines.pvnas import CANDIDATES
 from reproduce.engine import search_assemblenet, searching
-from reproduce.engine.runner import RunHook
+from reproduce.engine.runner import DivergedError, RunHook
 from reproduce.suites import suite
 
 
@@ -114,6 +116,21 @@ def test_unknown_strategy_and_an_entry_without_a_search(tiny, tmp_path):
         searching.search(s, config, 0, train, tmp_path)
     with pytest.raises(ValueError, match="entry 'x3d' is not searched for"):
         searching.search_config(s.entry("x3d"))
+
+
+@pytest.mark.parametrize("strategy", ["evolution", "random"])
+def test_a_search_in_which_every_graph_fails_says_so(tiny, tmp_path, monkeypatch, strategy):
+    def diverges(*args):
+        Path(args[6]).mkdir(parents=True)
+        raise DivergedError("the loss is nan")
+
+    s, train = tiny
+    monkeypatch.setattr(search_assemblenet, "_fit", diverges)
+    config = searching.search_config(s.entry("assemblenet_searched"), strategy)
+    message = rf"^search-{strategy}-s0: all 3 graphs failed, the loss of none was finite; lower `lr` in"
+    for _ in range(2):  # a second call finds them in the journal
+        with pytest.raises(SearchError, match=message):
+            searching.search(s, config, 0, train, tmp_path)
 
 
 def test_connections_are_learned_and_the_strongest_kept():
