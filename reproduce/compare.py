@@ -140,12 +140,11 @@ def _side_by_side(
     notes = [
         f"{mine.name} − it: its top-1 minus that of the line's model, on the same videos; interval over videos and "
         f"runs. ▲ {mine.name} is better, ▼ it is worse: holds at 5 % after Holm's correction over the lines.",
-        "GMACs/view (residual), parameters, clips/s: "
-        + "; ".join(
-            f"{r.name} {r.gmacs:.4g} ({100 * r.residual:+.2f} %), {r.params / 1e6:.3g} M, {r.speed.clips_per_s:.3g}"
+        *(
+            f"{r.name}: {r.gmacs:.4g} GMACs/view ({100 * r.residual:+.2f} % of the budget), {r.params / 1e6:.3g} M "
+            f"parameters, {r.speed.clips_per_s:.3g} clips/s."
             for r in rows
-        )
-        + ".",
+        ),
     ]
     if common:
         notes.append(f"On the {records[0].result.n} test videos in common.")

@@ -156,7 +156,7 @@ def test_a_comparison_fits_a_terminal_and_says_whose_difference_it_is(tmp_path):
     assert x3d[3].startswith("+")
     assert x3d[-1] == "▲ better"
     assert "On the 400 test videos in common." in text
-    assert "x3d 0.01604 (+0.22 %), 0.227 M, 100" in text
+    assert "x3d: 0.01604 GMACs/view (+0.22 % of the budget), 0.227 M parameters, 100 clips/s." in text
 
 
 def test_a_users_model_stands_in_the_suites_table_and_its_record_holds_its_source(done):
