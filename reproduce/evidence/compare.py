@@ -45,7 +45,7 @@ def compare(
         common: of records made on other videos, take the videos in common.
 
     Returns:
-        The table, as Markdown.
+        The table, in at most 100 columns.
 
     Raises:
         OwnModelError: the model cannot take part.
@@ -83,7 +83,7 @@ def compare(
     try:
         tables.render(suite, results)
     except ValueError as error:  # records of other videos beside these; the comparison stands all the same
-        text += f"\n- The table of {suite.name} was not renewed: {error}"
+        text += f"\nThe table of {suite.name} was not renewed: {error}"
     return text
 
 
@@ -129,29 +129,23 @@ def _side_by_side(
             folder = Path(temporary)
         chosen = replace(suite, entries=(mine, *others))
         rows = tables.rows_of(chosen, records, folder, against=mine.name)
-    frame = tables.frame_of(chosen, rows, against=None)
-    if suite.published is None:
-        frame = frame.drop(columns=["literature top-1 %", "literature source"])
     flipped = [  # rows are set against the user's model; the reader wants it set against them
-        replace(r, difference=r.difference and -r.difference, verdict=tables.FLIPPED.get(r.verdict, r.verdict))
+        replace(
+            r,
+            difference=r.difference and -r.difference,
+            verdict={**tables.FLIPPED, tables.CONTROL: "your model"}.get(r.verdict, r.verdict),
+        )
         for r in rows
     ]
-    columns = {
-        f"{mine.name} − it, points [95 %]": [tables.difference_cell(r, mine.name) for r in flipped],
-        "how sure": [r.sure for r in flipped],
-        "verdict": ["–" if r.name == mine.name else r.verdict_cell for r in flipped],
-    }
-    for i, (name, cells) in enumerate(columns.items(), frame.columns.get_loc("top-5 % [95 %]")):
-        frame.insert(i, name, cells)
     notes = [
         f"{mine.name} − it: its top-1 minus that of the line's model, on the same videos; interval over videos and "
-        f"runs. ▲ {mine.name} is better, ▼ it is worse: holds at 5 % after Holm's correction over the lines. One run: "
-        "how runs spread is not known, so nothing is claimed.",
-        f"Residual: of GMACs against the budget. {tables.INTERVALS}",
+        f"runs. ▲ {mine.name} is better, ▼ it is worse: holds at 5 % after Holm's correction over the lines.",
+        *(
+            f"{r.name}: {r.gmacs:.4g} GMACs/view ({100 * r.residual:+.2f} % of the budget), {r.params / 1e6:.3g} M "
+            f"parameters, {r.speed.clips_per_s:.3g} clips/s."
+            for r in rows
+        ),
     ]
     if common:
         notes.append(f"On the {records[0].result.n} test videos in common.")
-    title = tables.title(suite, records)
-    return "\n\n".join(
-        (f"## {title}", frame.to_markdown(index=False, disable_numparse=True), "\n".join(f"- {n}" for n in notes))
-    )
+    return tables.narrow(chosen, flipped, tables.brief(mine.name, 16) + " − it", mine.name, notes)

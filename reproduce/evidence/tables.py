@@ -7,6 +7,7 @@ import re
 import shlex
 import textwrap
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -414,22 +415,32 @@ def _after_holm(found: list[Row]) -> list[Row]:
 
 
 def known_spreads(suite: Suite, records: list[RunRecord], folder: Path, k: int = 1) -> dict[str, Spread]:
-    """The spread of runs by family, see ``statistics.spreads``: of these records, and of the reference where they are
-    of the same videos and budget and these have no second run.
-    """
-    several = {key for key, n in Counter((r.entry, r.variant, kind(r)) for r in records).items() if n > 1}
-    runs = [(r, folder) for r in records if (r.entry, r.variant, kind(r)) in several]
+    """The spread of runs by family, see ``statistics.spreads``: of these records and the ``borrowed`` ones."""
     reference = REFERENCE / "records" / suite.name
-    if records and folder.resolve() != reference.resolve():
-        first, there = records[0], {(entry, variant) for entry, variant, _ in several}
-        runs += [
-            (r, reference)
-            for r in load_all(reference)
-            if (r.entry, r.variant) not in there
-            and (r.data.train_manifest, r.data.test_manifest) == (first.data.train_manifest, first.data.test_manifest)
-            and r.model.budget == first.model.budget
-        ]
-    return spreads_of(runs, k)
+    runs = [(r, folder) for r in _repeated(records)]
+    return spreads_of(runs + [(r, reference) for r in borrowed(suite, records, folder)], k)
+
+
+def borrowed(suite: Suite, records: list[RunRecord], folder: Path) -> list[RunRecord]:
+    """Runs of the reference, of the same videos and budget, where these records have no second run."""
+    reference = REFERENCE / "records" / suite.name
+    if not records or folder.resolve() == reference.resolve():
+        return []
+    first, there = records[0], {(r.entry, r.variant) for r in _repeated(records)}
+    return _repeated(
+        r
+        for r in load_all(reference)
+        if (r.entry, r.variant) not in there
+        and (r.data.train_manifest, r.data.test_manifest) == (first.data.train_manifest, first.data.test_manifest)
+        and r.model.budget == first.model.budget
+    )
+
+
+def _repeated(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Those that differ from another in the seed only."""
+    keys = [(r, (r.entry, r.variant, kind(r))) for r in records]
+    counts = Counter(key for _, key in keys)
+    return [r for r, key in keys if counts[key] > 1]
 
 
 def chance(suite: Suite, records: list[RunRecord], folder: Path) -> float | None:
@@ -586,7 +597,7 @@ def rendered(suite: Suite, results: Path, against: str = "") -> dict[str, str]:
     parts = (
         f"## {title(suite, records)}",
         frame.to_markdown(index=False, disable_numparse=True),
-        _notes(suite, found, against),
+        _notes(suite, found, against, bool(borrowed(suite, [r for row in found for r in row.records], folder))),
     )
     markdown = "\n\n".join(parts) + "\n"
     return {".md": markdown, ".csv": frame.to_csv(index=False)}
@@ -658,8 +669,28 @@ def terminal(suite: Suite, results: Path, against: str = "") -> str:
     found = rows(suite, results, against)
     suite = with_own(suite, [r for row in found for r in row.records])
     first = against or _first_control(suite)
+    own = "" if results.resolve() == REFERENCE.resolve() else f" RESULTS={shlex.quote(str(results))}"
+    files = (
+        f"Whole table: {results / 'tables' / suite.name}.md and .csv",
+        f"Records and predictions: {results / 'records' / suite.name}",
+        *((f"A page with pictures: make report{own}",) if own else ()),
+        f"Every number recomputed: make verify{own}",
+    )
+    text = narrow(suite, found, "− " + brief(first, 19) if first else "", first, [verdict_sentence(suite, found)])
+    return "\n".join((text, "", *files))
+
+
+def narrow(suite: Suite, found: list[Row], column: str, first: str, notes: list[str]) -> str:
+    """Rows in at most 100 columns, best first, and notes on them.
+
+    Args:
+        suite: whose rows.
+        found: from ``rows``.
+        column: title of the differences.
+        first: name of the entry that they are to; rows with another control are marked.
+        notes: that come first.
+    """
     apart = {what: f"[{i}]" for i, what in enumerate(dict.fromkeys(r.kind for r in found if r.kind), 1)}
-    column = "− " + _brief(first, 19) if first else ""
     lines = [
         suite.dataset + (f" at {suite.gmacs:g} GMACs/view" if suite.gmacs else ""),
         f"{'#':>2}  {'model':<24}  {'top-1 % [95 %]':<18}  {column:<21}  {'sure':<9}    verdict",
@@ -669,26 +700,17 @@ def terminal(suite: Suite, results: Path, against: str = "") -> str:
         top1 = f"{r.top1:.1f} [{r.low:.1f}, {r.high:.1f}]" if r.records else "–"
         d = r.difference
         cell = f"{d.points:+.1f} [{d.low:+.1f}, {d.high:+.1f}]" + "*" * (r.control != first) if d else "–"
-        model = f"{_brief(r.name, 20)} {apart.get(r.kind, '')}"
+        model = f"{brief(r.name, 20)} {apart.get(r.kind, '')}"
         lines.append(
             f"{r.rank or '–':>2}  {model:<24}  {top1:<18}  {cell:<21}  {r.sure:<9}  {r.mark or ' '} {r.verdict}"
         )
-    notes = [verdict_sentence(suite, found)]
-    notes += [f"Chance: {r.chance:.1f} %." for r in found if r.records][:1]
+    notes = notes + [f"Chance: {r.chance:.1f} %." for r in found if r.records][:1]
     if any(r.difference and r.control != first for r in found):
         notes.append("*: minus random architectures of its own space.")
     if any(r.verdict == ONE_RUN for r in found):
         notes.append("One run: how runs spread is not known; with SEEDS=0,1,2 it is.")
     notes += [f"{sign}: {what}." for what, sign in apart.items()]
-    own = "" if results.resolve() == REFERENCE.resolve() else f" RESULTS={shlex.quote(str(results))}"
-    files = (
-        f"Whole table: {results / 'tables' / suite.name}.md and .csv",
-        f"Records and predictions: {results / 'records' / suite.name}",
-        *((f"A page with pictures: make report{own}",) if own else ()),
-        f"Every number recomputed: make verify{own}",
-    )
-    wrapped = [textwrap.fill(note, WIDTH, break_on_hyphens=False) for note in notes]
-    return "\n".join((*lines, "", *wrapped, "", *files))
+    return "\n".join((*lines, "", *(textwrap.fill(note, WIDTH, break_on_hyphens=False) for note in notes)))
 
 
 def _first_control(suite: Suite) -> str:
@@ -696,11 +718,12 @@ def _first_control(suite: Suite) -> str:
     return next((e.name for e in suite.entries if e.variants > 1), "")
 
 
-def _brief(text: str, width: int) -> str:
+def brief(text: str, width: int) -> str:
+    """A text, cut to so many columns."""
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _notes(suite: Suite, found: list[Row], against: str) -> str:
+def _notes(suite: Suite, found: list[Row], against: str, borrows: bool) -> str:
     ran = [r for r in found if r.records]
     precision = " and ".join(sorted({r.speed.precision for r in ran})) or "as it was measured"
     notes = [
@@ -708,6 +731,8 @@ def _notes(suite: Suite, found: list[Row], against: str) -> str:
         f"GFLOPs = 2 × GMACs. Residual: against the budget. {INTERVALS} "
         f"clips/s: forward passes of one view, {precision}, spread = interquartile range / median.",
     ]
+    if borrows:
+        notes.append("Models without two runs here are in that pool by the reference's, of the same videos and budget.")
     if ran:
         notes.append(
             f"Chance: {ran[0].chance:.1f} %, one class of all or the most frequent one. A model whose accuracy is not "

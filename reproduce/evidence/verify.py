@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from math import ceil, inf, isclose, isfinite
 from pathlib import Path
 
 import pandas as pd
+from mmengine.config import Config
 
 from autotsnet.registry import family
 from reproduce.evidence import natives, report, tables
+from reproduce.evidence.reference import REFERENCE
 from reproduce.evidence.temporal import diagnose, partners
 from reproduce.measure.macs import MacCount, count
-from reproduce.records import UNPROVEN, RecordError, RunRecord, predictions, ranks, score, sha256
+from reproduce.records import UNPROVEN, RecordError, RunRecord, Search, predictions, ranks, score, sha256
 from reproduce.spec import RunSpec, run_id
-from reproduce.suites import CONFIGS, SUITES, suite
+from reproduce.suites import CONFIGS, SUITES, Entry, Suite, suite
 
 FROZEN = Path(__file__).with_name("old_records.json")  # suite/name.json -> sha256 of the committed old records
 
@@ -37,7 +40,7 @@ def verify(results: Path) -> str:
     paths, found = sorted(results.glob("records/*/*")), _all_records(results)
     found += [line for path in sorted(results.glob("throughput/*.json")) for line in _whole(_throughput, path)]
     found += _natives(results) if (results / "tables" / "natives.md").exists() else []
-    found += _expectations() if results.resolve() == CONFIGS.parent / "results" else []
+    found += _of_the_reference(results) if results.resolve() == REFERENCE.resolve() else []
     # A table of unreadable records cannot be rendered; the records are the news then.
     found = found or [line for path in sorted(results.glob("temporal/*/*")) for line in _whole(_temporal, path)]
     found = found or [line for name in _suites(results) for line in _table(name, results)]
@@ -71,7 +74,8 @@ def _all_records(results: Path) -> list[str]:
     paths = sorted(results.glob("records/*/*"))
     if not paths:
         raise VerifyError(f"{results} has no records/; name the folder of results")
-    return [line for folder in sorted({p.parent for p in paths}) for line in _records(folder)]
+    first: dict[str, tuple[object, Path]] = {}
+    return [line for folder in sorted({p.parent for p in paths}) for line in _records(folder, first)]
 
 
 def _doubts(records: list[RunRecord]) -> str:
@@ -88,8 +92,9 @@ def _suites(results: Path) -> list[str]:
     return sorted(named - {"natives"})  # a table of sizes and costs, of no suite and no records
 
 
-def _records(folder: Path) -> Iterator[str]:
-    used, videos = set(), {}
+def _records(folder: Path, first: dict[str, tuple[object, Path]]) -> Iterator[str]:
+    """Of a folder; ``first`` holds, by manifest, what its first record says of the videos, and is added to."""
+    used = set()
     for path in sorted(folder.glob("*.json")):
         used |= {path.name, path.with_suffix(".parquet").name}
         try:
@@ -100,9 +105,13 @@ def _records(folder: Path) -> Iterator[str]:
             continue
         yield from (f"{path}: {line}" for line in _disagreements(record, path, table))
         listed = table.set_index("id").label.sort_index()
-        first, name = videos.setdefault(record.data.test_manifest, (listed, path.name))
-        if not listed.equals(first):
-            yield f"{path}: its videos or labels are not those of {name}, on the same manifest"
+        known, other = first.setdefault(f"test {record.data.test_manifest}", (listed, path))
+        if not listed.equals(known):
+            yield f"{path}: its videos or labels are not those of {other}, on the same manifest"
+        trained = record.data.train_videos
+        known, other = first.setdefault(f"train {record.data.train_manifest}", (trained, path))
+        if trained != known:
+            yield f"{path}: data.train_videos is {trained}, {other} has {known} on the same manifest"
     for path in sorted(folder.iterdir()):
         if path.name not in used:
             yield f"{path}: belongs to no record; remove it, or restore its record"
@@ -126,10 +135,19 @@ def _disagreements(record: RunRecord, path: Path, table: pd.DataFrame) -> Iterat
     if not record.spec and not _frozen(path):
         yield "spec is empty, and it is none of the committed old records; restore the file, or run again"
     if record.spec:
+        spec, search = record.spec, record.search
         try:
-            claims += _specified(record, record.spec, table)
+            yield from (f"{what} is {said}, it must be {need}" for what, said, need, met in _bounds(record) if not met)
+            claims += _specified(record, spec, table)
         except (ValueError, TypeError, RuntimeError) as error:  # an edited network cannot be built
             yield f"spec: its network cannot be counted: {str(error).splitlines()[0]}"
+        except KeyError as error:
+            yield f"spec: {error} is missing; restore the file, or run again"
+        try:
+            mine = suite(spec.suite)
+            claims += _searched(search, mine, mine.entry(spec.entry), record.data.train_videos) if search else ()
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+            yield f"search.recipe: the cost of the search cannot be recomputed ({error}); restore the file"
     for what, said, is_ in claims:
         if said != is_:
             yield f"{what} is {said}, recomputed it is {is_}"
@@ -169,8 +187,6 @@ def _specified(record: RunRecord, spec: RunSpec, table: pd.DataFrame) -> Iterato
     yield "data.dataset", data.dataset, mine.dataset
     if entry:
         yield "spec.source", spec.source, ""
-        searched = bool(entry.search) and entry.variants == 1
-        yield "search (whether there is one)", record.search is not None, searched
     yield "model.family", model.family, spec.family if not spec.source else spec.entry
     if not spec.source:  # whose text is not run here
         counted = _counted(json.dumps(spec.net, sort_keys=True), sampling["frames"], side)
@@ -179,27 +195,57 @@ def _specified(record: RunRecord, spec: RunSpec, table: pd.DataFrame) -> Iterato
     yield "training.batch", training.batch, recipe["batch"]
     yield "training.epochs", training.epochs, recipe["epochs"]
     yield "training.steps", training.steps, ceil(recipe["epochs"] * data.train_videos / recipe["batch"])
-    fine = 0 < training.wall_s < inf and isfinite(training.final_loss) and training.devices >= 1
-    yield "training: a finite time over 0, a finite loss, devices", fine, True
+    if not recipe.get("sub_batch"):  # ranks are the processes of a step then
+        yield "training.devices", training.devices, spec.ranks
     known = {len(scores) for scores, error in zip(table.scores, table.error, strict=True) if not error}
     yield "classes of the predictions", sorted(known or {spec.net["num_classes"]}), [spec.net["num_classes"]]
     for stage, sessions in (("train", record.provenance.train), ("test", record.provenance.test)):
-        yield f"number of sessions in provenance.{stage}", len(sessions), max(1, len(sessions))
         for session in sessions if "threads" in recipe else ():
             yield f"provenance.{stage}.threads", session.threads, recipe["threads"]
     measured, speed = record.provenance.measure, record.throughput
-    yield "provenance.measure: there", measured is not None, True
     yield "throughput.device", speed.device, measured and measured.device
     yield "throughput.threads", speed.threads, measured and measured.threads
-    yield "throughput.repeats", speed.repeats, max(20, speed.repeats)
-    yield "throughput.precision is fp32 or tf32", speed.precision in ("fp32", "tf32"), True
-    sound = 0 < speed.clips_per_s < inf and 0 <= speed.spread < inf
-    yield "throughput: a finite rate over 0 and a finite spread", sound, True
     if record.search:
-        search = record.search
-        yield "search.seed", search.seed, spec.seed
-        yield "search.strategy", search.strategy.partition(",")[0], search.recipe.get("strategy")
-        yield "search: took time, steps and clips", min(search.wall_s, search.steps, search.clips) > 0, True
+        yield "search.seed", record.search.seed, spec.seed
+
+
+def _bounds(record: RunRecord) -> Iterator[tuple[str, object, str, bool]]:
+    """What cannot be recomputed, and has bounds: (name, said, what it must be, whether it is)."""
+    training, speed, made, search = record.training, record.throughput, record.provenance, record.search
+    entry = next((e for e in suite(record.spec.suite).entries if e.name == record.spec.entry), None)
+    searched = bool(entry and entry.search and entry.variants == 1)
+
+    def over_0(name: str, value: float) -> tuple[str, object, str, bool]:
+        return name, value, "a finite number over 0", 0 < value < inf
+
+    def there(name: str, value: object, wanted: bool = True) -> tuple[str, object, str, bool]:
+        words = {True: "there", False: "empty"}
+        return name, words[bool(value)], words[wanted], bool(value) == wanted
+
+    yield over_0("training.wall_s", training.wall_s)
+    yield "training.final_loss", training.final_loss, "a finite number", isfinite(training.final_loss)
+    yield over_0("training.devices", training.devices)
+    yield over_0("throughput.clips_per_s", speed.clips_per_s)
+    yield "throughput.spread", speed.spread, "a finite number, 0 or more", 0 <= speed.spread < inf
+    yield "throughput.repeats", speed.repeats, "20 or more", speed.repeats >= 20
+    yield "throughput.precision", speed.precision, "fp32 or tf32", speed.precision in ("fp32", "tf32")
+    for stage in ("train", "test", "measure"):
+        yield there(f"provenance.{stage}", getattr(made, stage))
+    yield there("search", search, searched)
+    if search:
+        for name in ("steps", "architectures", "clips", "wall_s", "devices"):
+            yield over_0(f"search.{name}", getattr(search, name))
+
+
+def _searched(search: Search, mine: Suite, entry: Entry, videos: int) -> Iterator[tuple[str, object, object]]:
+    """What a search says of its cost beside what follows from its recipe: (name, said, recomputed)."""
+    from reproduce.search.stage import method, search_config  # its trainers take seconds to import
+
+    recipe = Config(search.recipe)
+    yield "search.recipe.method", recipe.method, (known := search_config(entry).method)
+    if recipe.method == known:
+        for name, value in method(mine, recipe).cost(search, videos).items():
+            yield f"search.{name}", getattr(search, name), value
 
 
 @cache
@@ -239,11 +285,18 @@ def _natives(results: Path) -> Iterator[str]:
         yield f"{table} is not what natives.csv says; render it: make table-natives"
 
 
-def _expectations() -> list[str]:
-    """Files beside the recipes that `accept` did not write; of this checkout's own results only."""
+def _of_the_reference(results: Path) -> list[str]:
+    """What belongs to this checkout's own results: the page, and the files beside the recipes as `accept` left them."""
     from reproduce.evidence import gate  # its trainer takes seconds to import
 
-    return gate.edited(sorted(CONFIGS.glob("*/*.json")), gate.CHANGES)
+    changes = results / "CHANGES.md"
+    paths = sorted(CONFIGS.glob("*/*.json"))
+    noted = dict(re.findall(r"`(\w+/\w+\.json)` = (\w+)", changes.read_text())) if changes.exists() else {}
+    lost = {CONFIGS / name for name, hash_ in noted.items() if hash_ != "gone"} - set(paths)
+    found = gate.edited(paths, changes)
+    found += [f"{path} is missing, `accept` left it; restore it: git checkout {path}" for path in sorted(lost)]
+    page = results / report.PAGE
+    return found if page.exists() else [*found, f"{page} is missing; restore it: git checkout {page}"]
 
 
 def _whole(check: Callable[[Path], Iterator[str]], path: Path) -> Iterator[str]:

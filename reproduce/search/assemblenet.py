@@ -21,6 +21,7 @@ from torch import nn
 
 from autotsnet.registry import family
 from autotsnet.search import Evolution, EvolutionOptions, RandomSearch
+from autotsnet.search.progressive import SearchError
 from baselines.assemblenet import ASSEMBLENET_50, Graph
 from baselines.assemblenet.connections import dense, learned, pruned
 from baselines.assemblenet.evolution import GraphOptions, GraphSpace, random_graph
@@ -66,6 +67,24 @@ class AssembleNetSearch(Method):
         write_json(folder / "architecture.json", graph.to_dict())
         record = Search(strategy=config.strategy, space="AssembleNet graphs", seed=seed, devices=1, **cost)
         write_json(folder / "search.json", record.model_dump())
+
+    def cost(self, said: Search, videos: int) -> dict[str, Any]:
+        """See ``Method``."""
+        config, options = self.config, self.config.options
+        steps, judged = math.ceil(config.epochs * videos / config.batch), 1
+        clips = steps * config.batch
+        if config.strategy != "connections":
+            judged, half = options.evaluations, (videos + self.suite.classes) / 2
+            steps = min(said.steps, judged * math.ceil(options.epochs * half / config.batch))
+            clips = (steps + options.judge_batches * judged) * config.batch
+        return dict(
+            strategy=config.strategy,
+            space="AssembleNet graphs",
+            steps=steps,
+            architectures=judged,
+            clips=clips,
+            devices=1,
+        )
 
     def picture(self, folder: Path, path: Path) -> None:
         """See ``Method``: what became of the connections, or of the population."""
@@ -140,6 +159,11 @@ class AssembleNetSearch(Method):
             saved |= dict(graphs=space.state_dict(), strategy=strategy.state_dict())
             write_atomic(state, lambda path, saved=saved: torch.save(saved, path))
             shutil.rmtree(work)
+        if not any(math.isfinite(fitness) for _, fitness in journal):
+            raise SearchError(
+                f"{name}: all {len(journal)} graphs failed, the loss of none was finite; lower `lr` in the recipe's "
+                "`optim_wrapper`, which makes it another search"
+            )
         judged = [(space.graphs[number], fitness) for number, fitness in journal]
         rows = [
             dict(

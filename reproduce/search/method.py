@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,11 @@ from torch.utils.data import DataLoader
 
 from autotsnet.architecture import Architecture
 from autotsnet.plugins import OpenRegistry
+from autotsnet.registry import family
 from reproduce.data.datasets import StreamSampler, TrainClips
 from reproduce.data.manifest import Manifest, Video
 from reproduce.engine.runner import ignore_sigterm
+from reproduce.records import Search
 from reproduce.suites import Suite
 
 METHODS = OpenRegistry("search method", "searches", [])
@@ -53,6 +56,18 @@ class Method(ABC):
         """
 
     @abstractmethod
+    def cost(self, said: Search, videos: int) -> dict[str, Any]:
+        """What follows from the recipe for the fields of a record's ``Search``.
+
+        Where chance has a part in it (how many architectures a step draws, how many graphs fail), the nearest number
+        that the recipe allows.
+
+        Args:
+            said: what the record says.
+            videos: of training.
+        """
+
+    @abstractmethod
     def picture(self, folder: Path, path: Path) -> None:
         """Draw the course of a search from what it left."""
 
@@ -84,7 +99,7 @@ def stream(half: Manifest, config: Config, suite: Suite, seed: int, steps: int =
     world = get_world_size()
     if config.batch % world:
         raise ValueError(f"batch {config.batch} is no multiple of {world} ranks; change `batch` in the search recipe")
-    dataset = TrainClips(half, suite.protocol, seed)
+    dataset = TrainClips(half, suite.protocol, seed, inputs=family(config.net["type"]).inputs)
     return DataLoader(
         dataset,
         config.batch // world // passes,

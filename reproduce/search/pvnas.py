@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,6 +100,20 @@ class PVNASSearch(Method):
         )
         write_json(folder / "search.json", cost.model_dump())
         (folder / "train" / LAST).unlink(missing_ok=True)
+
+    def cost(self, said: Search, videos: int) -> dict[str, Any]:
+        """See ``Method``."""
+        options = self.config.options
+        steps = options.warmup + options.steps
+        judged = steps + options.steps
+        return dict(
+            strategy="gradient" if options.diverse else "gradient, plain rates",
+            space="PV-NAS-style",
+            steps=steps,
+            architectures=judged,
+            clips=judged * self.config.batch,
+            devices=1,
+        )
 
     def picture(self, folder: Path, path: Path) -> None:
         """See ``Method``; without the warm-up."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -130,6 +131,25 @@ class SupernetSearch(Method):
 
     def show(self, architecture: Architecture, seed: int, folder: Path) -> None:
         """Draw what was found; nothing, where nobody has said how."""
+
+    def cost(self, said: Search, videos: int) -> dict[str, Any]:
+        """See ``Method``."""
+        config, options = self.config, self.options
+        stages = self.space.stages(options, self.suite.classes)
+        warmup, learnt = sum(s.warmup for s in stages), sum(s.steps for s in stages)
+        judged = max(said.architectures, learnt)
+        passes = warmup + 2 * judged  # each architecture passes a batch of either half
+        finalists = round((said.clips / config.batch - passes) / options.judge_batches)
+        finalists = min(max(finalists, len(stages)), len(stages) * options.finalists)
+        divides = said.devices > 0 and config.batch % said.devices == 0
+        return dict(
+            strategy=config.strategy if config.progressive else f"{config.strategy}, joint",
+            space=self.space.name,
+            steps=warmup + learnt,
+            architectures=judged,
+            clips=config.batch * (passes + options.judge_batches * finalists),
+            devices=said.devices if divides else 1,
+        )
 
     def picture(self, folder: Path, path: Path) -> None:
         """See ``Method``."""

@@ -27,6 +27,9 @@ from reproduce.spec import RunSpec, lasting, plain, run_id
 from reproduce.suites import SUITES, Entry, Suite
 
 RIGHT = dict(slowfast=0.5, x3d=0.45, tsm=0.6, mvit=0.125)  # share of the answers; of all others 0.8
+SEARCHES = dict(  # steps, architectures and clips, as the quick recipes make them
+    auto_tsnet=(1460, 1042, 52672), assemblenet_searched=(450, 1, 7200), pvnas=(950, 1400, 22400)
+)
 TIME = "2026-01-01T00:00:00+00:00"
 SESSION = Session(
     commit="0" * 40,
@@ -101,13 +104,15 @@ def _record(suite: Suite, entry: Entry, variant: int, seed: int, recipe: dict, n
         config = stage.search_config(entry)
         drawn = stage.method(suite, config).draw(variant if entry.variants > 1 else 9 + seed)
         if entry.variants == 1:
+            steps, architectures, clips = SEARCHES[entry.name]
+            spaces = dict(assemblenet_searched="AssembleNet graphs", pvnas="PV-NAS-style")
             search = Search(
                 strategy=config.strategy,
-                space=config.get("space", entry.name),
+                space=spaces.get(entry.name) or config.space,
                 seed=seed,
-                steps=9,
-                architectures=9,
-                clips=999,
+                steps=steps,
+                architectures=architectures,
+                clips=clips,
                 wall_s=60,
                 devices=1,
                 recipe=lasting(plain(config)),

@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
+from autotsnet.search.progressive import SearchError
 from baselines.assemblenet import ASSEMBLENET_50, assemblenet
 from baselines.assemblenet.connections import dense, learned, pruned
 from baselines.pvnas import CANDIDATES
-from reproduce.engine.runner import RunHook
+from reproduce.engine.runner import DivergedError, RunHook
+from reproduce.search import assemblenet as assemblenet_search
 from reproduce.search import stage
 from reproduce.suites import suite
 
@@ -114,6 +116,23 @@ def test_unknown_strategy_and_an_entry_without_a_search(tiny, tmp_path):
         stage.search(s, config, 0, train, tmp_path)
     with pytest.raises(ValueError, match="entry 'x3d' is not searched for"):
         stage.search_config(s.entry("x3d"))
+
+
+@pytest.mark.parametrize("strategy", ["evolution", "random"])
+def test_a_search_in_which_every_graph_fails_says_so(tmp_path, monkeypatch, strategy):
+    def diverges(*args):
+        args[4].mkdir(parents=True)
+        raise DivergedError("the loss is nan")
+
+    s = suite("ssv2-tiny")
+    monkeypatch.setattr(assemblenet_search, "halves", lambda *args: (None, None))
+    monkeypatch.setattr(assemblenet_search, "stream", lambda *args: ())
+    how = stage.method(s, stage.search_config(s.entry("assemblenet_searched"), strategy))
+    monkeypatch.setattr(how, "_fit", diverges)
+    message = r"^search-s0: all 3 graphs failed, the loss of none was finite; lower `lr` in"
+    for _ in range(2):  # the second time it finds them in the journal
+        with pytest.raises(SearchError, match=message):
+            how.find(0, None, tmp_path, "search-s0")
 
 
 def test_connections_are_learned_and_the_strongest_kept():

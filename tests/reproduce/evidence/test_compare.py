@@ -17,11 +17,12 @@ from baselines.mmaction2 import Channels
 from reproduce.budget import BudgetError
 from reproduce.cli import app
 from reproduce.engine.rebuild import trained
-from reproduce.evidence.compare import compare
+from reproduce.evidence.compare import _side_by_side, compare
 from reproduce.evidence.verify import verify
 from reproduce.own import OwnModelError, own_entry
 from reproduce.records import RecordError, RunRecord, load_all
 from reproduce.suites import RunSpec, suite
+from tests.reproduce.made import make
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "configs" / "examples"
@@ -96,9 +97,9 @@ def invoke(commands: list[list[str]], cache: Path, folder: Path) -> list:
 
 
 def rows(text: str) -> list[list[str]]:
-    """Cells of the lines of a Markdown table, the head left out."""
-    lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    """Cells of the lines of a table: rank, model, top-1, difference, how sure, verdict."""
+    lines = [line for line in text.splitlines() if re.match(r" ?\d+  \S", line)]
+    return [re.split(r"  +", line.strip()) for line in lines]
 
 
 def test_the_readme_shows_a_module_and_a_config():
@@ -130,13 +131,32 @@ def check_tables(commands: list[list[str]], outputs: list) -> None:
         assert output.exit_code == 0, output.output
         assert command[-2] == "--against"
         against = command[-1].split(",")
-        first, *others = rows(output.stdout)
-        assert Path(command[1]).name in first[0]
-        assert [row[0].split()[0] for row in others] == against
+        found = {row[1]: row for row in rows(output.stdout)}
+        assert set(found) >= set(against)
+        (mine,) = set(found) - set(against)
+        assert max(map(len, output.stdout.splitlines())) <= 100
         assert "missed" not in output.stdout
-        assert first.count("–") == 3, "it is not compared with itself: no difference, no p-value, no verdict"
+        assert f"{mine} − it: its top-1 minus" in output.stdout
+        assert found[mine][3:5] == ["–", "–"], "it is not compared with itself: no difference, no p-value"
         difference = r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]"
-        assert all(sum(bool(re.fullmatch(difference, cell)) for cell in row) == 1 for row in others)
+        assert all(re.fullmatch(difference, found[name][3]) for name in against)
+
+
+def test_a_comparison_fits_a_terminal_and_says_whose_difference_it_is(tmp_path):
+    entry, runs = suite("kinetics-quick").entry, [f"{name}-s{s}" for name in ("tsm", "x3d", "slowfast") for s in (0, 1)]
+    records = [make(tmp_path, run) for run in runs]
+    text = _side_by_side(
+        suite("kinetics-quick"), entry("tsm"), [entry("x3d"), entry("slowfast")], records, tmp_path, common=True
+    )
+    assert max(map(len, text.splitlines())) <= 100
+    assert "tsm − it" in text.splitlines()[1]
+    tsm, slowfast, x3d = rows(text)
+    assert [row[:2] for row in (tsm, slowfast, x3d)] == [["1", "tsm"], ["2", "slowfast"], ["3", "x3d"]]
+    assert tsm[3:] == ["–", "–", "your model"]
+    assert x3d[3].startswith("+")
+    assert x3d[-1] == "▲ better"
+    assert "On the 400 test videos in common." in text
+    assert "x3d: 0.01604 GMACs/view (+0.22 % of the budget), 0.227 M parameters, 100 clips/s." in text
 
 
 def test_a_users_model_stands_in_the_suites_table_and_its_record_holds_its_source(done):
@@ -205,9 +225,7 @@ def test_of_other_videos_records_are_refused_or_intersected(done, cache, tmp_pat
         compare(*arguments)
     assert not (tmp_path / "runs").exists(), "said before anything is trained"
     text = compare(*arguments, common=True)
-    head = next(line for line in text.splitlines() if line.startswith("| model"))
-    place = [cell.strip() for cell in head.split("|")[1:-1]].index("n")
-    assert [row[place] for row in rows(text)] == ["6", "6"]
+    assert len(rows(text)) == 2
     assert "On the 6 test videos in common." in text
     assert "The table of kinetics-tiny was not renewed: records of suite" in text
 

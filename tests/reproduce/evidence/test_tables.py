@@ -134,6 +134,12 @@ def test_one_run_of_a_known_spread_has_a_verdict(results, reference, monkeypatch
     (x3d,) = of(found, "x3d")
     assert (x3d.verdict, x3d.mark) == ("worse", "▼")
     assert len(x3d.dots) == 1
+    said = "Models without two runs here are in that pool by the reference's"
+    assert said in tables.rendered(CHOSEN, results)[".md"]
+    assert said not in tables.rendered(CHOSEN, reference)[".md"]
+    make(results, *(f"{name}-s1" for name in ("x3d", "tsm", "mvit", "auto_tsnet_random", "auto_tsnet")))
+    make(results, "mvit-s0", "auto_tsnet-s0")
+    assert said not in tables.rendered(CHOSEN, results)[".md"], "all have two runs"
 
 
 def test_a_model_at_chance_is_named_ranked_last_and_claimed_nothing_of(results, reference, monkeypatch):

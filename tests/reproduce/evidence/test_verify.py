@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from autotsnet.registry import family
-from reproduce.evidence import tables
+from reproduce.evidence import report, tables
 from reproduce.evidence.verify import VerifyError, check_records, verify
 from reproduce.records import SCHEMA, UNPROVEN, RecordError, RunRecord, sha256
 from reproduce.run import execute
@@ -16,6 +16,7 @@ from reproduce.spec import RunSpec
 from reproduce.suites import SUITES
 from tests.reproduce.made import make
 
+SEARCH = dict(strategy="", space="", seed=0, steps=1, architectures=1, clips=1, wall_s=1.0, devices=1)
 RESULTS = Path(__file__).parents[3] / "results"
 
 
@@ -190,15 +191,18 @@ def made(tiny, tmp_path_factory) -> Path:
         (dict(data__crop=224), r"data\.crop is 224, recomputed it is 32"),
         (dict(data__test_manifest="0123456789ab"), r"data\.test_manifest is 0123456789ab, recomputed"),
         (dict(throughput__device="H100"), r"throughput\.device is H100, recomputed it is"),
-        (dict(throughput__clips_per_s=-1.0), r"throughput: a finite rate over 0 and a finite spread is False"),
-        (dict(throughput__spread=-1.0), r"throughput: a finite rate over 0 and a finite spread is False"),
+        (dict(throughput__clips_per_s=-1.0), r"throughput\.clips_per_s is -1\.0, it must be a finite number over 0"),
+        (dict(throughput__spread=-1.0), r"throughput\.spread is -1\.0, it must be a finite number, 0 or more"),
         (dict(throughput__threads=64), r"throughput\.threads is 64, recomputed"),
-        (dict(training__devices=-1), r"training: a finite time over 0, a finite loss, devices is False"),
+        (dict(training__devices=-1), r"training\.devices is -1, it must be a finite number over 0"),
+        (dict(training__devices=8), r"training\.devices is 8, recomputed it is 1"),
+        (dict(search=SEARCH), r"search is there, it must be empty"),
+        (dict(spec__suite="imagenet"), r"unknown suite 'imagenet'"),
         (dict(model__budget=0.6, model__residual=0.0), r"model\.budget is 0\.6, recomputed it is 0\.006"),
         (dict(model__net={}), r"model\.net is \{\}, recomputed"),
         (dict(spec__source="x"), r"spec\.source is x, recomputed it is "),
         (dict(data__dataset="other"), r"data\.dataset is other, recomputed"),
-        (dict(provenance__test=[]), r"number of sessions in provenance\.test is 0, recomputed it is 1"),
+        (dict(provenance__test=[]), r"provenance\.test is empty, it must be there"),
         (dict(spec__gmacs=1.0), r"model\.gmacs is 0\.\d+, recomputed it is 1\.0"),
         (dict(spec__net__type="os.system"), r"spec: its network cannot be counted: unknown model family 'system'"),
         (dict(spec__surprise=1), r"spec\.surprise: Extra inputs are not permitted"),
@@ -227,3 +231,103 @@ def test_a_network_three_times_wider_than_its_gmacs_say(made, tmp_path):
     record.model_copy(update=dict(spec=spec, run=spec.hash, model=model)).save(path)
     with pytest.raises(VerifyError, match=r"model\.gmacs is 0\.00\d+, recomputed it is 0\.0[3-6]"):
         check_records(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory) -> Path:
+    """Records of searches, whose recipes say what they cost."""
+    folder = tmp_path_factory.mktemp("searched")
+    make(folder, "pvnas-s0", "assemblenet_searched-s0", "auto_tsnet-s0", suite=SUITES["ssv2-quick"])
+    assert "3 records agree" in check_records(folder)
+    return folder
+
+
+def copied(source: Path, folder: Path, name: str) -> Path:
+    """A record and its predictions, in another folder of results."""
+    target = folder / "records" / "ssv2-quick" / f"{name}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".json", ".parquet"):
+        shutil.copy(source / "records" / "ssv2-quick" / f"{name}{suffix}", target.with_suffix(suffix))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("entry", "changes", "reason"),
+    [
+        ("pvnas", dict(steps=-1), r"steps is -1, it must be a finite number over 0.*steps is -1, recomputed it is 950"),
+        ("pvnas", dict(architectures=3), "architectures is 3, recomputed it is 1400"),
+        ("pvnas", dict(clips=10**6), "clips is 1000000, recomputed it is 22400"),
+        ("pvnas", dict(recipe__options__diverse=False), "strategy is gradient, recomputed it is gradient, plain rates"),
+        ("pvnas", dict(recipe__method="auto_tsnet"), "recipe.method is auto_tsnet, recomputed it is pvnas"),
+        ("pvnas", dict(space="tiny"), "space is tiny, recomputed it is PV-NAS-style"),
+        ("pvnas", dict(seed=3), "seed is 3, recomputed it is 0"),
+        ("pvnas", dict(recipe={}), "recipe: the cost of the search cannot be recomputed"),
+        ("assemblenet_searched", dict(recipe__batch=32), "steps is 450, recomputed it is 225"),
+        ("assemblenet_searched", dict(wall_s=float("inf")), "wall_s is inf, it must be a finite number over 0"),
+        ("assemblenet_searched", dict(devices=0), "devices is 0, it must be a finite number over 0"),
+        ("assemblenet_searched", dict(devices=2), "devices is 2, recomputed it is 1"),
+        ("auto_tsnet", dict(steps=1461), "steps is 1461, recomputed it is 1460"),
+        ("auto_tsnet", dict(recipe__options__type_steps=71), "steps is 1460, recomputed it is 1462"),
+        ("auto_tsnet", dict(recipe__progressive=False), "strategy is fpnas, recomputed it is fpnas, joint"),
+        ("auto_tsnet", dict(architectures=0), "architectures is 0, recomputed it is 380"),
+        ("auto_tsnet", dict(architectures=1041), r"clips is 52672, recomputed it is 52640"),
+        ("auto_tsnet", dict(devices=3), "devices is 3, recomputed it is 1"),
+    ],
+)
+def test_a_search_costs_what_its_recipe_says(searched, tmp_path, entry, changes, reason):
+    path = copied(searched, tmp_path, f"{entry}-s0")
+    edit(path, **{f"search__{name}": value for name, value in changes.items()})
+    with pytest.raises(VerifyError, match=rf"(?s)search\.({reason})") as error:
+        check_records(tmp_path)
+    assert {line.partition(": ")[0] for line in str(error.value).splitlines()} == {str(path)}
+
+
+def test_what_chance_has_a_part_in_is_bounded(searched, tmp_path):
+    """Graphs that fail are trained for fewer steps, finalists that are one are judged once."""
+    path = copied(searched, tmp_path, "assemblenet_searched-s0")
+    evolution = dict(recipe__strategy="evolution", strategy="evolution", architectures=24)
+    for steps in (24 * 23, 7 * 23):
+        found = evolution | dict(steps=steps, clips=16 * (steps + 8 * 24))
+        edit(path, **{f"search__{name}": value for name, value in found.items()})
+        assert "1 records agree" in check_records(tmp_path)
+    edit(path, search__steps=24 * 24, search__clips=16 * (24 * 24 + 8 * 24))
+    with pytest.raises(VerifyError, match=r"search\.steps is 576, recomputed it is 552"):
+        check_records(tmp_path)
+    path = copied(searched, tmp_path, "auto_tsnet-s0")
+    edit(path, search__clips=52672 - 16 * 4 * 28)  # one finalist a stage instead of eight
+    edit(path.with_name("assemblenet_searched-s0.json"), search__steps=7 * 23, search__clips=16 * (7 * 23 + 8 * 24))
+    assert "2 records agree" in check_records(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["ssv2-quick", "kinetics-quick"])
+def test_records_of_one_manifest_were_trained_on_as_many_videos(tmp_path, other):
+    make(tmp_path, "tsm-s0", suite=SUITES["ssv2-quick"])
+    record = make(tmp_path, "x3d-s0", suite=SUITES[other])
+    assert "2 records agree" in check_records(tmp_path)
+    fewer = record.data.model_copy(update=dict(train_videos=1600))
+    record.model_copy(update=dict(data=fewer, training=record.training.model_copy(update=dict(steps=300)))).save(
+        tmp_path / "records" / other / "x3d-s0.json"
+    )
+    with pytest.raises(VerifyError, match=r"data\.train_videos is \d+, \S+\.json has \d+ on the same manifest$"):
+        check_records(tmp_path)
+
+
+def test_what_the_reference_has_lost(results, tmp_path, monkeypatch):
+    """The page, and expectations that `accept` left; one that it took away is not missed."""
+    monkeypatch.setattr("reproduce.verify.REFERENCE", results)
+    monkeypatch.setattr("reproduce.verify.CONFIGS", tmp_path / "configs")
+    page, kept = results / "report.html", tmp_path / "configs" / "quick" / "tsm.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}\n")
+    noted = f"`quick/tsm.json` = {sha256(kept)[:12]}", "`quick/x3d.json` = 0123456789ab"
+    (results / "CHANGES.md").write_text("\n".join(noted))
+    with pytest.raises(VerifyError) as error:
+        verify(results)
+    lost = kept.with_name("x3d.json")
+    assert str(error.value).splitlines() == [
+        f"{lost} is missing, `accept` left it; restore it: git checkout {lost}",
+        f"{page} is missing; restore it: git checkout {page}",
+    ]
+    (results / "CHANGES.md").write_text("\n".join((*noted, "`quick/x3d.json` = gone")))
+    page.write_text(report.page(results))
+    assert "agree" in verify(results)
