@@ -76,8 +76,6 @@ def test_clips_are_built_in_one_place(package):
     )
 
 
-@pytest.mark.parametrize(
-    "code", ["empty(1, 3, frames, crop, crop)", "randn(b, 3, p.sampling.frames, side, side)"]
-)
+@pytest.mark.parametrize("code", ["empty(1, 3, frames, crop, crop)", "randn(b, 3, p.sampling.frames, side, side)"])
 def test_clips_built_elsewhere_are_seen(code):
     assert RGB_SHAPE.search(code)
