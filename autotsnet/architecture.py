@@ -17,7 +17,7 @@ STREAMS = ("slow", "fast")
 
 @dataclass(frozen=True)
 class MacroArchitecture:
-    """What the search leaves alone.
+    """What the search does not change.
 
     Attributes:
         frames: frames of the fast stream, T.
@@ -62,7 +62,7 @@ class GroupChoice:
 
 @dataclass(frozen=True)
 class TwoStreamArchitecture:
-    """A point of the space. A stream that is ``None`` is absent (stage 1 of the search trains each stream alone).
+    """A point of a space. A stream that is ``None`` is absent (stage 1 of the search trains each stream alone).
 
     Attributes:
         macro: what is fixed.
@@ -151,7 +151,7 @@ class TwoStreamArchitecture:
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits of the content; equal architectures, equal hashes."""
+        """Twelve hex digits of the content: equal architectures have equal hashes."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
     def save(self, path: str | Path) -> None:
@@ -179,6 +179,6 @@ def architecture_of(value: TwoStreamArchitecture | dict | str | Path) -> TwoStre
 
 
 def one_of(value: str, allowed: tuple[str, ...], what: str) -> None:
-    """Raise a ValueError that lists what is allowed, if the value is not among it."""
+    """Raise a ValueError that lists the allowed values if the value is not one of them."""
     if value not in allowed:
         raise ValueError(f"{what} {value!r} is not one of {', '.join(allowed)}")
