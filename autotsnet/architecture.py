@@ -75,7 +75,7 @@ class Architecture(ABC):
 
 @dataclass(frozen=True)
 class MacroArchitecture:
-    """What the search leaves alone.
+    """What the search does not change.
 
     Attributes:
         frames: frames of the fast stream, T.
@@ -217,6 +217,6 @@ def architecture_of(value: TwoStreamArchitecture | dict | str | Path) -> TwoStre
 
 
 def one_of(value: str, allowed: tuple[str, ...], what: str) -> None:
-    """Raise a ValueError that lists what is allowed, if the value is not among it."""
+    """Raise a ValueError that lists the allowed values if the value is not one of them."""
     if value not in allowed:
         raise ValueError(f"{what} {value!r} is not one of {', '.join(allowed)}")

@@ -1,8 +1,8 @@
 """Closed-form GMACs and parameters of encoded architectures, by table look-up.
 
-The cost of a two-stream architecture is a sum of terms, each a function of a few variables: a block's of its own
-t, k, e and of the widths around it, a fusion's of its type and the two widths, and so on. Each term is evaluated once
-for every combination of its candidates; an architecture then costs one gather and one addition per term.
+The cost of a two-stream architecture is a sum of terms. Each term depends on a few variables: a block's term on its t,
+k, e and the widths around it, a fusion's term on its type and the two widths, and so on. A table holds each term for
+every combination of its candidates; the cost of an architecture then takes one look-up and one addition per term.
 
 Convention: multiply-accumulates of convolutions, linear layers and attention products, as ``reproduce.measure.macs``
 counts them on the static model; norms, activations, pooling and additions are free.
@@ -39,7 +39,7 @@ class CostModel:
     Args:
         space: a two-stream space.
         num_classes: N of the classifier.
-        stream: ``slow`` or ``fast`` costs that stream alone with its own head, as stage 1 of the search trains it.
+        stream: ``slow`` or ``fast``: cost of that stream alone with its own head, as stage 1 of the search trains it.
     """
 
     def __init__(self, space: Space, num_classes: int, stream: str | None = None) -> None:
@@ -50,7 +50,7 @@ class CostModel:
         self._build(num_classes)
 
     def __call__(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """GMACs per view and parameters of codes ``K M``: twice ``K``."""
+        """GMACs per view and parameters of codes ``K M``: two tensors ``K``."""
         total = self._constant.repeat(len(codes), 1)
         for term in self._terms:
             total += term.table[(codes[:, term.positions] * term.strides).sum(-1)]
@@ -61,7 +61,7 @@ class CostModel:
         return self(codes)[0]
 
     def range(self, samples: int = 4096, seed: int = 0) -> tuple[float, float]:
-        """The cheapest and the dearest GMACs that coordinate descent from many random starts reaches."""
+        """The lowest and the highest GMACs that coordinate descent from many random starts reaches."""
         rng = np.random.default_rng(seed)
         ends = []
         for sign in (1, -1):

@@ -1,4 +1,4 @@
-"""The layouts of the presets: what is fixed, and how many of what there is to choose."""
+"""The layouts of the presets: the fixed parts, and the candidates of all others."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Layout:
     attentions: tuple[str, ...] = ATTENTIONS
 
     def __post_init__(self) -> None:
-        """Check the types: a stage before theirs is searched without any, which is candidate 0."""
+        """Check that candidate 0 of the types is ``none``: earlier stages are searched with it."""
         for name in ("fusions", "attentions"):
             if getattr(self, name)[:1] != ("none",):
                 raise ValueError(f"space {self.name!r}: the first of {name} must be 'none', got {getattr(self, name)}")
@@ -58,9 +58,9 @@ _S_AND_M = dict(
     fast=_groups((3, 5, 11, 7), (8, 12, 16, 24), (16, 24, 32, 48), (32, 48, 64, 96), (64, 96, 128, 192)),
 )
 
-# S, M, L: crops and depths of X3D-S, -M, -L (arXiv 2004.04730); targets: X3D's S and M, and the 19.4 GMACs at which
-# Auto-TSNet-L's "nearly 11 times fewer FLOPs" than SlowFast 16×8 R101 (213) arrives. Widths are ours, chosen so that
-# each space brackets its target with room; tiny is for CPUs.
+# S, M, L: crops and depths of X3D-S, -M, -L (arXiv 2004.04730); targets: X3D's S and M, and 19.4 GMACs, which follows
+# from Auto-TSNet-L's "nearly 11 times fewer FLOPs" than SlowFast 16×8 R101 (213). Widths are ours: the costs of each
+# space reach well below and well above its target. tiny is for CPUs.
 LAYOUTS = {
     found.name: found
     for found in (

@@ -10,7 +10,7 @@ from torch import nn
 
 
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a module on the meta device, skipping initialisation, which takes most of the time and fills nothing."""
+    """Build a module on the meta device, without initialisation, which is slow and has no effect there."""
     with torch.device("meta"), _without_init():
         return build()
 

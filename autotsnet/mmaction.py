@@ -30,7 +30,7 @@ from autotsnet.registry import MODELS
 from autotsnet.search import progressive  # noqa: F401  (registers the loop)
 
 NORMAL = dict(mean=[114.75] * 3, std=[57.375] * 3, format_shape="NCTHW")
-"""For ``ActionDataPreprocessor``: what the networks of this project are trained with."""
+"""Arguments of ``ActionDataPreprocessor``: the normalisation that this project trains with."""
 
 
 def _network(net: nn.Module | dict, num_classes: int) -> nn.Module:
@@ -41,16 +41,16 @@ def _network(net: nn.Module | dict, num_classes: int) -> nn.Module:
 class Backbone(nn.Module):
     """A network without its head: clips B 3 T H W to ``features``, B C T' H' W'.
 
-    The features of a two-stream network are one map: those of the fast stream are averaged over the frames of each of
-    the slow stream's, so that their mean is what the network's own head gets.
+    The features of a two-stream network are one map: the fast stream is averaged over time to the frames of the slow
+    stream. The mean of the map is then the input of the network's own head.
 
     Args:
         net: the network, or its config: ``dict(type="auto_tsnet", architecture="architecture.json")``, ``x3d``, ...
         pretrained: weights of the network, with or without head: ``.safetensors``, or a checkpoint of mmengine.
-        out_channels: C, if a config wants it checked: what a head needs as ``in_channels``.
+        out_channels: the expected C, which a head needs as ``in_channels``; None: not checked.
 
     Raises:
-        ValueError: the network has no ``features``, C is another, or the weights are another network's.
+        ValueError: the network has no ``features``, C is not ``out_channels``, or the weights do not fit the network.
     """
 
     def __init__(
@@ -97,20 +97,20 @@ def _weights(path: str | Path) -> dict[str, Tensor]:
 
 @MODELS.register_module()
 class LogitsHead(BaseHead):
-    """mmaction2's head of a network that has its own: losses and predictions from logits."""
+    """A head of mmaction2 for a network that has its own head: losses and predictions from logits."""
 
     def __init__(self, num_classes: int, average_clips: str | None = "prob", **kwargs) -> None:
         kwargs.setdefault("loss_cls", dict(type="mmaction.CrossEntropyLoss"))
         super().__init__(num_classes, in_channels=num_classes, average_clips=average_clips, **kwargs)
 
     def forward(self, x: Tensor, **kwargs) -> Tensor:
-        """Logits stay as they are."""
+        """Return the logits unchanged."""
         return x
 
 
 @MODELS.register_module()
 class Recognizer(BaseModel):
-    """A whole network in the place of mmaction2's recognizers; with a supernet, what the search loop trains.
+    """A whole network in place of a recognizer of mmaction2; with a supernet, the model that the search loop trains.
 
     Args:
         net: the network, or its config: any family, or ``dict(type="SuperNet", space="m")``.
@@ -141,9 +141,9 @@ class Recognizer(BaseModel):
 
         Args:
             inputs: B V 3 T H W, normalised.
-            data_samples: one a video.
+            data_samples: one per video.
             mode: one of the three.
-            architecture: which subnet, where the network is a supernet.
+            architecture: the subnet to run, if the network is a supernet.
         """
         logits = self.net(inputs.flatten(0, 1), *(() if architecture is None else (architecture,)))
         if mode == "tensor":
@@ -156,12 +156,12 @@ class Recognizer(BaseModel):
 
 @MODELS.register_module()
 class ClipPreprocessor(ActionDataPreprocessor):
-    """mmaction2's for a ``Recognizer3D``, from the batches of this project: ``clips`` B V T H W 3 and ``label`` B."""
+    """mmaction2's preprocessor for this project's batches: ``clips`` B V T H W 3 and ``label`` B."""
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**{**NORMAL, **kwargs})
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """To ``inputs``, B V 3 T H W, and ``data_samples``."""
+        """Return ``inputs``, B V 3 T H W, and ``data_samples``."""
         samples = [ActionDataSample().set_gt_labels(int(label)) for label in data["label"]]
         return super().forward(dict(inputs=[*data["clips"].permute(0, 1, 5, 2, 3, 4)], data_samples=samples), training)

@@ -1,4 +1,4 @@
-"""Plug-ins: what other packages add, found by entry points."""
+"""Plug-ins: members that other packages add by entry points."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _asked: set[str] = set()  # groups of entry points that were loaded
 
 
 def plug_ins(group: str) -> None:
-    """Import what installed packages name in a group of entry points, once; importing registers.
+    """Import the modules that installed packages name in a group of entry points, once; the import registers members.
 
-    A module that does not load is named in a warning; the others are there.
+    A warning names each module that does not load; the others are loaded.
 
     Args:
         group: after ``autotsnet.``: ``families``, ``spaces``, ``judges``, ``transforms`` or ``layouts``.
@@ -37,13 +37,13 @@ def plug_ins(group: str) -> None:
 
 
 class OpenRegistry(Registry):
-    """mmengine's, open to other packages.
+    """mmengine's registry, open to other packages.
 
     Args:
         name: what its members are.
         group: of entry points, see ``plug_ins``.
         locations: modules of this package that register members.
-        parent: registry of mmengine.
+        parent: mmengine's registry.
     """
 
     def __init__(self, name: str, group: str, locations: Sequence[str], parent: Registry | None = None) -> None:
@@ -51,7 +51,7 @@ class OpenRegistry(Registry):
         self.group = group
 
     def build(self, cfg: dict, *args, **kwargs) -> object:
-        """As mmengine's, but names without a scope are of this package first, whoever asks."""
+        """Build as mmengine does, but look up a name without a scope in this package first."""
         with DefaultScope.overwrite_default_scope(SCOPE):
             return super().build(cfg, *args, **kwargs)
 

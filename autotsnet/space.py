@@ -1,4 +1,4 @@
-"""What a search asks of a space, and the registry that a stranger's space joins."""
+"""What a search asks of a space, and the registry to which other packages add theirs."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Stage:
 
     Attributes:
         name: in logs and journals.
-        decides: which variables it searches: those whose ``stage`` is one of these.
+        decides: it searches the variables whose ``stage`` is one of these.
         warmup: steps that only train shared weights, one uniformly drawn architecture each.
         steps: steps after that, with updates of the strategy.
-        share: of the budget that its architectures may cost.
-        alone: the only part of the network there is in this stage, as the space names it; None for the whole.
+        share: share of the budget that its architectures may cost.
+        alone: the only part of the network that exists in this stage, by the space's name for it; None: all of it.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Stage:
 
 
 class Domain(Protocol):
-    """Where a strategy draws architectures: all that random search and evolution need of a space."""
+    """A source of architectures: all that random search and evolution need of a space."""
 
     def sample(self, num: int, generator: torch.Generator) -> Tensor:
         """``num`` random architectures, LongTensor ``K M``."""
@@ -75,7 +75,7 @@ def variable_counts(blocks: Blocks) -> Tensor:
 
 @dataclass(frozen=True)
 class Product:
-    """The domain of all combinations: M variables with so many candidates each, whatever they mean.
+    """The domain of all combinations of the candidates of M variables; what they mean does not matter.
 
     Attributes:
         blocks: candidate counts of the variables of each block.
@@ -109,15 +109,15 @@ class CostModel(Protocol):
         ...
 
     def range(self) -> tuple[float, float]:
-        """GMACs of the cheapest and of the dearest architecture."""
+        """GMACs of the cheapest and of the most expensive architecture."""
         ...
 
 
 class Space(Domain, Protocol):
     """What the search loop asks of a space.
 
-    An architecture is a row of M int64 codes, one per variable; K of them are a LongTensor ``K M``. Code 0 of a
-    variable is what the stages before its own run with.
+    An architecture is a row of M int64 codes, one per variable; K of them are a LongTensor ``K M``. The stages before
+    a variable's own run with its code 0.
 
     Attributes:
         name: in messages and records.
@@ -171,10 +171,10 @@ class Space(Domain, Protocol):
 
 
 def space_of(space: Space | str | dict) -> Space:
-    """A space by itself, by its registered name or by its config ``dict(type=name, …)``.
+    """The space itself, from its registered name or from its config ``dict(type=name, …)``.
 
     Raises:
-        ValueError: no such space; the message lists those that there are.
+        ValueError: no such space; the message lists the known ones.
     """
     if isinstance(space, str):
         space = dict(type=space)

@@ -3,8 +3,8 @@
     net = dict(type="autotsnet.x3d", transforms=[dict(type="my_attention", every=2)])
 
 A transform is a function ``transform(net, **options) -> nn.Module`` in ``MODEL_TRANSFORMS``; other packages add theirs
-by entry points of the group ``autotsnet.transforms``. Since every family takes ``transforms``, the solver, the cost and
-the run's hash see it.
+by entry points of the group ``autotsnet.transforms``. Every family takes ``transforms``, so that the solver, the cost
+and the run's hash see them.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class TransformError(ValueError):
 
 
 def transformed(net: nn.Module, transforms: Sequence[Mapping[str, Any]]) -> nn.Module:
-    """Apply transforms one after the other, each to what the one before has returned.
+    """Apply transforms one after the other, each to the network that the one before has returned.
 
     Args:
         net: may be changed in place.
         transforms: ``dict(type=name, **options)`` each.
 
     Raises:
-        TransformError: unknown, or the network is what it was.
+        TransformError: a transform is unknown, or does not change the network.
     """
     for config in transforms:
         name = config.get("type")
@@ -55,8 +55,8 @@ def _structure(net: nn.Module) -> tuple[str, list]:
 def transformable(build: Callable[..., nn.Module], inputs: tuple[str, ...]) -> Callable[..., nn.Module]:
     """A build function that takes ``transforms`` beside the arguments of the one that it wraps.
 
-    What it returns says by ``inputs`` what it is called with. On the meta device, where networks are counted, a
-    transformed one is run on a clip.
+    What it returns says by ``inputs`` what it is called with. On the meta device, where networks are counted, a check
+    runs the transformed network on two clips.
     """
 
     @wraps(build)

@@ -1,9 +1,9 @@
-"""Weights from elsewhere: checkpoints of PySlowFast, pytorchvideo, mmaction2 and TSM's authors, as ours and back.
+"""Checkpoints of PySlowFast, pytorchvideo, mmaction2 and TSM's authors, converted to ours and back.
 
 A map is a table of names, ours and theirs, read in both directions. It is strict: each tensor of the source becomes one
-of ours, with its shape; a name without a place is an error, and so is a place without a name. Two kinds of tensors may
-be made up, and are listed: batch counters, which no evaluation reads, and norms of shortcuts that pytorchvideo's X3D
-leaves out, which become the identity.
+of ours, with its shape; an unknown name is an error, and so is a missing tensor. Two kinds of tensors may be filled in,
+and are listed: batch counters, which no evaluation reads, and norms of shortcuts, which pytorchvideo's X3D does not
+have and which become the identity.
 
     >>> state, header = read("X3D_M.pyth", "x3d_m")
     >>> save_file(state, "x3d_m.safetensors", header)
@@ -30,8 +30,8 @@ from torch.serialization import safe_globals
 import baselines
 from autotsnet.meta import on_meta
 
-VERSION = 1  # of the maps; goes into the header of what they made
-STATE_KEYS = ("model_state", "state_dict")  # where the tensors lie: PySlowFast and pytorchvideo; mmaction2 and TSM
+VERSION = 1  # of the maps; part of the header of each converted file
+STATE_KEYS = ("model_state", "state_dict")  # the tensors of PySlowFast and pytorchvideo; of mmaction2 and TSM
 _LEAF = r"(?P<leaf>(\.(weight|bias|running_mean|running_var|num_batches_tracked))?)"
 
 Names = dict[str, "str | tuple[str, ...]"]
@@ -47,10 +47,10 @@ class KeyMap:
     """The names of a source and ours, for one family.
 
     Attributes:
-        names: ours to theirs, of modules or tensors; ``{b}`` stands for a number, ``{path}`` for anything. Several of
-            theirs are several tensors, which lie one below the other in ours. The first that fits is used.
-        layouts: of our tensors that lie otherwise, what makes ours of theirs, and its inverse.
-        bare_shortcuts: the source has no norm on a shortcut between equal widths, where ours is then the identity.
+        names: ours to theirs, of modules or tensors; ``{b}`` stands for a number, ``{path}`` for anything. With
+            several of theirs, their tensors are concatenated to ours. The first that fits is used.
+        layouts: for each of our tensors with another layout, the function that makes ours from theirs, and its inverse.
+        bare_shortcuts: the source has no norm on a shortcut between equal widths; our norm there is the identity.
     """
 
     names: Names
@@ -61,7 +61,7 @@ class KeyMap:
         """Their state dict under our names.
 
         Raises:
-            KeyError: an unknown name, two tensors of one name, or a part that misses.
+            KeyError: an unknown name, two tensors of one name, or a missing part.
         """
         parts: dict[str, dict[str, Tensor]] = {}
         for key, tensor in state.items():
@@ -85,7 +85,7 @@ class KeyMap:
 
         Raises:
             KeyError: an unknown name.
-            CheckpointError: a norm of ours that the source has no place for does something.
+            CheckpointError: a norm that the source does not have is not the identity.
         """
         identities = self._identities(state)
         for name, tensor in identities.items():
@@ -104,7 +104,7 @@ class KeyMap:
         return theirs
 
     def find(self, key: str) -> tuple[str | None, tuple[str, ...]]:
-        """Our name of a tensor of theirs, and all of theirs that it is made of; None and nothing if there is none."""
+        """Our name of their tensor, and the names of all of theirs in it; None and an empty tuple if unknown."""
         for ours, theirs in self.names.items():
             for part in (theirs,) if isinstance(theirs, str) else theirs:
                 name = _translate(key, part, ours)
@@ -132,7 +132,7 @@ def _pattern(template: str) -> re.Pattern:
 
 
 def _translate(key: str, template: str, to: str | tuple[str, ...]) -> tuple[str, ...]:
-    """A key that fits a template, put into others; empty if it does not fit."""
+    """A key that fits a template, rewritten in other templates; empty if it does not fit."""
     match = _pattern(template).fullmatch(key)
     if not match:
         return ()
@@ -206,7 +206,7 @@ def _pyslowfast_pathway(ours: str, theirs: str) -> Names:
 
 
 def _fast_last(weight: Tensor) -> Tensor:
-    """Columns of the classifier from mmaction2's fast, slow to slow, fast, of which the fast ones are a ninth."""
+    """Reorder the classifier's columns from fast, slow (mmaction2) to slow, fast; the fast ones are a ninth."""
     return weight.roll(-(weight.shape[-1] // 9), -1)
 
 
@@ -272,7 +272,7 @@ MAPS: dict[str, dict[str, KeyMap]] = {
                 "fc": "head.projection",
             }
         ),
-        # Older files have query, key and value in one, as we: the general name of the blocks covers them.
+        # Older files have query, key and value in one, as here: the general name of the blocks covers them.
         "mvit": KeyMap(
             {"patch_embed": "patch_embed.proj", **_POSITIONS, **_MVIT_BLOCKS, "norm": "norm", "fc": "head.projection"}
         ),
@@ -324,15 +324,15 @@ MAPS: dict[str, dict[str, KeyMap]] = {
 def convert(
     theirs: dict[str, Tensor], variant: str, num_classes: int | None = None
 ) -> tuple[dict[str, Tensor], str, list[str]]:
-    """Turn a state dict of elsewhere into that of one of ``baselines.VARIANTS``; its names tell the source.
+    """Convert a state dict of another project to that of a variant; its names tell the source.
 
     Args:
         theirs: of PySlowFast, pytorchvideo, mmaction2 or TSM's authors.
         variant: a name of ``baselines.VARIANTS``.
-        num_classes: N of the source, where it is not the variant's own.
+        num_classes: N of the source, if it is not the variant's own.
 
     Returns:
-        The state dict of the variant's network, the source, and the tensors that were made up.
+        The state dict of the variant's network, the source, and the tensors that were filled in.
 
     Raises:
         CheckpointError: the tensors are not those of the variant.
@@ -373,7 +373,7 @@ def _input(source: str, variant: str) -> str:
 
 
 def read(path: str | Path, variant: str, num_classes: int | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a checkpoint file of elsewhere, see ``convert``.
+    """Read a checkpoint file of another project, see ``convert``.
 
     Returns:
         The state dict of the variant's network, and where it comes from: a header for safetensors, text to text.
@@ -440,9 +440,9 @@ def load(path: str | Path) -> nn.Module:
 
 
 def to_mmaction2(state: dict[str, Tensor], variant: str) -> dict:
-    """A checkpoint that mmaction2 loads, of a state dict of ours.
+    """A checkpoint that mmaction2 loads, from a state dict of ours.
 
-    Its SlowFast wants ``lateral_norm=True`` for all variants but its own, and takes other slow frames.
+    mmaction2's SlowFast needs ``lateral_norm=True`` for all variants but its own, and takes other slow frames.
 
     Raises:
         CheckpointError: mmaction2 has no such model.
@@ -470,7 +470,7 @@ def _shapes(variant: str, num_classes: int | None = None) -> dict[str, torch.Siz
 
 
 class _Ignored:
-    """Stands for whatever a file wants built, and builds nothing."""
+    """Takes the place of the classes that a file names, and builds nothing."""
 
     def __new__(cls, *_):
         return super().__new__(cls)
@@ -479,8 +479,8 @@ class _Ignored:
         pass
 
 
-# mmengine pickles its log history into checkpoints. Nothing of it is needed, and with these names bound to a class that
-# does nothing, nothing of it is run.
+# mmengine pickles its log history into checkpoints. It is not needed: these names are bound to a class that does
+# nothing, so that none of its code is run.
 _LOG_HISTORY = [
     (_Ignored, name)
     for name in (
@@ -507,9 +507,9 @@ def _load(path: Path) -> dict:
         code = re.search(r"GLOBAL (\S+)", str(error))
         why = f"holds more than tensors ({code[1]})" if code else "is no archive of tensors, or a damaged one"
         raise CheckpointError(
-            f"{path} {why} and is refused, nothing of it was run; where you trust it, save its state dict alone"
+            f"{path} {why} and is refused, none of its code was run; if you trust it, save its state dict alone"
         ) from error
-    except Exception as error:  # whatever else the bytes of a damaged file make of the reader
+    except Exception as error:  # the reader may raise anything on a damaged file
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path} cannot be read ({reason}); is it complete?") from error
     if not isinstance(file, dict):
@@ -526,7 +526,7 @@ def _sha256(path: Path) -> str:
 
 
 def _fit(names: KeyMap, expected: dict[str, torch.Size], theirs: dict[str, Tensor]) -> int:
-    """How many tensors of a source are, in name and but for their first axis in size, expected."""
+    """Number of tensors of a source with an expected name and, except for the first axis, the expected shape."""
     ours = ((names.find(key)[0], tensor) for key, tensor in theirs.items())
     return sum(name in expected and tensor.shape[1:].numel() == expected[name][1:].numel() for name, tensor in ours)
 

@@ -8,8 +8,8 @@ from torch import nn
 def stage_widths(base: float, stages: int = 4) -> list[int]:
     """Channels of a net whose width doubles at each stage: ``base, 2 base, 4 base, …``, rounded one by one.
 
-    A fractional base gives widths between those of the integers: 24.125 is 24, 48, 96, 193. This is what lets
-    the budget solver land within half a percent without bending one stage out of proportion.
+    A fractional base gives widths between those of the integers: 24.125 is 24, 48, 96, 193. So the budget solver
+    comes within half a percent of the budget, with all stages in proportion.
     """
     return [max(1, round(base * 2**i)) for i in range(stages)]
 

@@ -1,6 +1,6 @@
-"""Any recognizer of an mmaction2 config as a family: built for N classes, its backbone's width turned by the solver.
+"""Any recognizer of an mmaction2 config as a family: built for N classes, the solver scales its backbone's width.
 
-What of a config belongs to training (weights to start from, normalisation, losses, test settings) is left aside.
+The training parts of a config (initial weights, normalisation, losses, test settings) are not used.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from autotsnet.meta import on_meta
 from autotsnet.registry import Knob
 
 WIDTHS = (Knob("base_channels", 4, 512, 0.125), Knob("widen_factor", 0.1, 8, 0.01))
-"""The arguments by which mmaction2's backbones state their width: the ResNets in 3D, the MobileNets."""
+"""The arguments that set the width of mmaction2's backbones: of the ResNets in 3D, of the MobileNets."""
 SCRATCH = dict(pretrained=None, pretrained2d=False, norm_eval=False, frozen_stages=-1)
-"""What a backbone is told that starts from no one's weights."""
+"""Arguments of a backbone without pretrained weights."""
 KINDS = ("Recognizer2D", "Recognizer3D")
 PARTS = ("type", "backbone", "neck", "cls_head")
 
 
 class Channels(int):
-    """Channels of the first stage, with a fraction: the others', its multiples, are rounded one by one.
+    """Channels of the first stage, with a fraction; the other stages have multiples, rounded one by one.
 
-    With 24.125 the stages have 24, 48, 96 and 193, as by ``baselines.init.stage_widths``; whole ones, for which
-    mmaction2's ResNets are written, lie 5 to 25 % of the cost apart where a budget leaves them few.
+    With 24.125 the stages have 24, 48, 96 and 193, as in ``baselines.init.stage_widths``. mmaction2's ResNets expect
+    whole numbers; if a budget allows few channels only, the costs of two neighbours differ by 5 to 25 %.
     """
 
     def __new__(cls, width: float) -> Channels:
@@ -56,7 +56,7 @@ class Recognizer(nn.Module):
         return self.features(clips, "head")
 
     def features(self, clips: Tensor, stage: str) -> Any:
-        """What comes out of ``stage``: ``neck``, or ``head``."""
+        """The output of ``stage``: ``neck``, or ``head``."""
         inputs = clips.transpose(1, 2).contiguous() if self.of_frames else clips[:, None]  # B T 3 H W, B 1 3 T H W
         return self.model.extract_feat(inputs, stage=stage)[0]
 
@@ -73,9 +73,9 @@ def recognizer(model: dict, *, num_classes: int, frames: int, crop: int, **knobs
     Args:
         model: ``model`` of the config.
         num_classes: N.
-        frames: T; models of frames get it as their number of segments.
+        frames: T; 2D models get it as their number of segments.
         crop: side of the frames in pixels.
-        knobs: arguments of the backbone; where there are any, the head follows the features' channels.
+        knobs: arguments of the backbone; if there are any, the head's input follows the features' channels.
 
     Returns:
         A module from clips ``B 3 T H W`` to logits ``B N``, from scratch.
@@ -100,7 +100,7 @@ def recognizer(model: dict, *, num_classes: int, frames: int, crop: int, **knobs
             model["cls_head"]["in_channels"] = sum(stream.shape[1] for stream in streams)
         net = Recognizer(MODELS.build(model), of_frames)
         if not next(net.parameters()).is_meta:
-            logging.disable(logging.INFO)  # mmengine would tell of each parameter
+            logging.disable(logging.INFO)  # mmengine logs every parameter
             try:
                 for part in ("backbone", "neck", "cls_head"):
                     if part in model:
@@ -111,7 +111,7 @@ def recognizer(model: dict, *, num_classes: int, frames: int, crop: int, **knobs
 
 
 def _takes(part: dict, name: str) -> bool:
-    """Whether the class of a config's part, or one that it hands its arguments on to, has an argument."""
+    """Whether the class of a config's part, or one of its base classes, has an argument."""
     kind = MODELS.get(part["type"])
     if kind is None:
         raise ValueError(f"mmaction2 has no {part['type']}")
@@ -119,7 +119,7 @@ def _takes(part: dict, name: str) -> bool:
 
 
 def _plain(config: Any) -> Any:
-    """A copy in plain dicts; batch norm over several GPUs is the recipe's to say, not the model's."""
+    """A copy in plain dicts; the recipe, not the model, decides about batch norm over several GPUs."""
     if isinstance(config, dict):
         return {k: "BN3d" if k == "type" and v == "SyncBN" else _plain(v) for k, v in config.items()}
     return [_plain(v) for v in config] if isinstance(config, (list, tuple)) else config

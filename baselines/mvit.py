@@ -1,6 +1,6 @@
 """MViT v1 (Fan et al., 2021): a transformer whose tokens get fewer and wider. https://arxiv.org/abs/2104.11227
 
-Blocks are mmaction2's ``MultiScaleBlock``, an MViT v2 block set back to v1: no relative positions, no residual pooling,
+Blocks are mmaction2's ``MultiScaleBlock``, an MViT v2 block reduced to v1: no relative positions, no residual pooling,
 width doubled by the MLP, queries pooled only where they stride. Embedding and head follow PySlowFast
 (``slowfast/models/video_model_builder.py``): one position embedding for space, one for time. Parameter names of the
 blocks are mmaction2's.

@@ -1,7 +1,7 @@
-"""The peers' own eager networks: what ours are compared with in logits (tests) and in speed (``make bench``).
+"""The peers' own eager networks: tests compare ours with them in logits, ``make bench`` in speed.
 
 ``PEERS[source, variant]`` builds pytorchvideo's or mmaction2's network of one of our ``VARIANTS``, from clips B 3 T H W
-to logits B N, with random weights and under the names of the source's checkpoints.
+to logits B N, with random weights and with the parameter names of the source's checkpoints.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 
 class MMAction(nn.Module):
-    """Backbone and head under the names of mmaction2's recognizers."""
+    """Backbone and head, with the parameter names of mmaction2's recognizers."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module, frames: int = 0) -> None:
         super().__init__()
@@ -38,20 +38,20 @@ class MMAction(nn.Module):
         return self.cls_head(self.backbone(clips), num_segs=self.frames)
 
     def train(self, mode: bool = True) -> MMAction:
-        """mmaction2's backbones do not return themselves."""
+        """Return the module, which mmaction2's backbones do not do."""
         super().train(mode)
         return self
 
 
 class SlowFastOfOneClip(nn.Module):
-    """pytorchvideo's SlowFast, which wants both inputs and changes the list it gets."""
+    """pytorchvideo's SlowFast, which takes both inputs as a list and changes the list."""
 
     def __init__(self, model: nn.Module, alpha: int) -> None:
         super().__init__()
         self.model, self.alpha = model, alpha
 
     def state_dict(self, **_) -> dict[str, Tensor]:
-        """As pytorchvideo names it."""
+        """The state dict with pytorchvideo's names."""
         return self.model.state_dict()
 
     def forward(self, clips: Tensor) -> Tensor:

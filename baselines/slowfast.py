@@ -1,8 +1,8 @@
 """SlowFast (Feichtenhofer et al., 2019): a wide slow and a thin fast pathway. https://arxiv.org/abs/1812.03982
 
-Residual stages are mmaction2's. Its backbone departs from the authors in three ways that are not followed
+Residual stages are mmaction2's. Its backbone differs from the authors' in three ways, which are not followed
 here: lateral connections without norm and ReLU, slow frames by nearest interpolation (so without the last
-frame), lateral widths tied to ``slow // ratio``. These follow PySlowFast
+frame), lateral widths tied to ``slow // ratio``. Here these three follow PySlowFast
 (``slowfast/models/video_model_builder.py``, ``slowfast/datasets/utils.py``). The first two are arguments, for
 mmaction2's own checkpoints. Parameter names of the pathways are mmaction2's.
 
@@ -219,7 +219,7 @@ def slowfast(
         temporal_blocks: per stage, leading blocks that may have a temporal kernel, by default all.
         strides: spatial stride of each stage; stem and max-pool have another 2 each.
         dropout: probability of a dropout before the classifier.
-        lateral_norm: lateral connections have norm and ReLU, as the authors'; mmaction2's have not by default.
+        lateral_norm: lateral connections have norm and ReLU, as the authors'; mmaction2's have neither by default.
         slow_ends: the slow pathway sees first and last frame, as the authors'; mmaction2's sees every alpha-th.
 
     Returns:

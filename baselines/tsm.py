@@ -32,7 +32,7 @@ def temporal_shift(x: Tensor, frames: int, shift_div: int = 8) -> Tensor:
     Args:
         x: features ``BT C H W``, frames of a clip next to each other.
         frames: T.
-        shift_div: what share of the channels moves each way; below that many channels, none.
+        shift_div: one in so many channels moves each way; with fewer channels, none moves.
 
     Returns:
         A new tensor ``BT C H W`` of the same memory format.
@@ -225,8 +225,8 @@ def tsm(
              -> mean over T -> logits B N
 
     The authors start from ImageNet weights. From scratch, the backbone is initialised as torchvision's ResNets, without
-    zeros in the last norms: shifts sit in the residual branches only, and a net that starts as its shortcuts starts
-    blind to time and learns motion much later. The classifier is the authors', N(0, 0.001).
+    zeros in the last norms: only the residual branches shift, and a net whose branches start at zero does not see time
+    at first and learns motion much later. The classifier is the authors', N(0, 0.001).
 
     Args:
         num_classes: N.
@@ -237,7 +237,7 @@ def tsm(
         depth: 18, 34, 50 or 101.
         blocks: residual blocks of each stage, in place of those of ``depth``.
         strides: spatial stride of each stage; stem and max-pool have another 2 each.
-        shift_div: one of so many channels moves forward in time, another backward.
+        shift_div: one in so many channels moves forward in time, and one backward.
         dropout: probability of a dropout before the classifier.
 
     Returns:
@@ -266,7 +266,7 @@ def tsm_mobilenetv2(
         frames: T, fixed at building.
         crop: side of the frames in pixels; the net pools globally, any crop will do.
         width: knob; factor on all channels, which stay multiples of 8: the cost moves in steps.
-        shift_div: one of so many channels moves forward in time, another backward.
+        shift_div: one in so many channels moves forward in time, and one backward.
         dropout: probability of a dropout before the classifier.
 
     Returns:

@@ -16,7 +16,7 @@ from autotsnet.registry import MODELS
 
 
 def reduced(channels: int, by: int) -> int:
-    """Channels divided by ``by``, rounded up, so that one is left."""
+    """Channels divided by ``by``, rounded up: at least one."""
     return -(-channels // by)
 
 

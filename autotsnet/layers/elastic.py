@@ -1,8 +1,8 @@
 """Layers that know which channels they read and write, so that a small net's weights are slices of a large one's.
 
-A supernet is the largest static model; a subnet is a static model that runs on slices of its tensors. What makes a
-slice well defined is that each axis of each tensor is made of named channel spaces: ``narrow`` matches them by name,
-takes the first channels of each, and the centre of each kernel.
+A supernet is the largest static model; a subnet is a static model that runs on slices of the supernet's tensors. Each
+axis of each tensor is made of named channel spaces, which define the slice: ``narrow`` matches the spaces by name and
+takes the first channels of each space, and the centre of each kernel.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Conv3d(nn.Conv3d):
 
     Args:
         ins: channels read; one entry per concatenated input.
-        out: channels written. A depthwise layer reads what it writes.
+        out: channels written. A depthwise layer reads the same channels.
         kernel: (t, k, k).
         stride: (t, h, w).
         depthwise: one filter per channel.

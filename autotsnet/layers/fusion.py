@@ -1,4 +1,4 @@
-"""TS-Fusion: what the two streams tell each other between block groups.
+"""TS-Fusion: the exchange of features between the two streams, after the stem and between block groups.
 
 The five candidates are ours; the paper says that the type is searched, not which types there are.
 """
@@ -21,12 +21,12 @@ class TSFusion(nn.Module):
     ======================  =====================================================================================
     kind                    effect
     ======================  =====================================================================================
-    ``none``                streams stay apart
+    ``none``                no exchange
     ``concat``              k×1×1 convolution of stride α on fast, to 2 C_fast, BN, ReLU; concatenated to slow
                             (the lateral connection of SlowFast, arXiv 1812.03982 §3.3)
     ``fast_to_slow``        k×1×1 convolution of stride α on fast, to C_slow, BN; added to slow
     ``slow_to_fast``        1×1×1 convolution on slow, to C_fast, BN; repeated α times in time; added to fast
-    ``both``                the two sums at once, each from the unfused input of the other
+    ``both``                both sums at once, each from the unfused features of the other stream
     ======================  =====================================================================================
 
     Args:

@@ -10,7 +10,7 @@ from autotsnet.registry import MODELS
 
 
 def expanded(choice: BlockChoice, channels: int) -> int:
-    """Width inside the block: e times the *output* channels, as X3D, so that it does not depend on what comes in."""
+    """Width inside the block: e times the *output* channels, as in X3D, so that it does not depend on the input."""
     return max(1, round(choice.e * channels))
 
 
@@ -55,7 +55,7 @@ class MBConv3D(nn.Module):
 
 @MODELS.register_module(name="MBConv3D")
 def mbconv3d(in_channels: int, out_channels: int, t: int = 3, k: int = 3, e: float = 2.25, stride: int = 1) -> MBConv3D:
-    """The block as a config states it; residual where it can be."""
+    """The block as a config states it; residual where the shapes agree."""
     ins = Channels("in", in_channels)
     out = ins if in_channels == out_channels else Channels("out", out_channels)
     return MBConv3D((ins,), out, BlockChoice(t, k, e), stride=stride, name="block")

@@ -41,10 +41,10 @@ def auto_tsnet(
     Args:
         num_classes: N.
         architecture: the value, its dict form, or the path of its file.
-        frames: must be the architecture's, if given.
-        crop: side of the test crop in pixels; free, the network is convolutional.
+        frames: frames per clip, a multiple of the architecture's alpha.
+        crop: side of the test crop in pixels; any value, the network is convolutional.
         width: factor on all channel counts; the solver uses it to meet a budget.
-        expansion: factor on all expansions, with which it trims the last percent.
+        expansion: factor on all expansions; the solver uses it for the last percent.
         dropout: before the classifier.
 
     Raises:
@@ -67,7 +67,7 @@ def auto_tsnet_uniform(
     expansion: float = 1.0,
     dropout: float = 0.5,
 ) -> nn.Module:
-    """The uniform architecture of a preset: not searched, the control for what the layout alone is worth.
+    """The uniform architecture of a preset: not searched, the control that shows what the layout alone is worth.
 
     Args:
         num_classes: N.

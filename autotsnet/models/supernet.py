@@ -27,9 +27,9 @@ def prefix(channels: Channels, largest: int) -> int:
 class FairWindow:
     """Window of fair channel selection (Auto-X3D, arXiv 2112.04710, supplement): a random cyclic shift per space.
 
-    Prefix slicing updates the first channels at every choice of a width and the last only at the largest. A uniform
-    shift updates each equally often, c / c_max on average over the candidates c: (N+1)/2N for N equal groups. The
-    subset rule of the paper is not public; any rule with this marginal satisfies what it states.
+    Prefix slicing updates the first channels with every width, and the last channels with the largest width only. A
+    uniform shift updates all channels equally often: c / c_max on average over the candidates c, (N+1)/2N for N equal
+    groups. The subset rule of the paper is not public; any rule with this average agrees with the paper.
 
     Args:
         generator: source of the shifts; draw a new window per forward with ``reset``.
@@ -93,7 +93,7 @@ class SuperNet(nn.Module):
         self._keep = skeletons
 
     def reseed(self, seed: int) -> None:
-        """Make the fair windows to come a function of a seed; prefix windows are always alike."""
+        """Draw the next fair windows from this seed; prefix windows do not depend on it."""
         if self.fair:
             self.fair.generator.manual_seed(seed)
 
@@ -127,7 +127,7 @@ class SuperNet(nn.Module):
 
     @contextmanager
     def prefix_windows(self) -> Iterator[None]:
-        """Use each space's first channels within, as an extracted subnet does; fair windows are for training alone."""
+        """Use the first channels of each space inside this context, as an extracted subnet does."""
         fair, self.fair = self.fair, None
         try:
             yield
@@ -159,7 +159,7 @@ def recalibrate(
     """Replace batch norm's running statistics by those of some batches (precise BN), equal on all ranks.
 
     Args:
-        model: its BatchNorm modules are refilled; parameters stay. A ``SuperNet`` is refilled for one architecture.
+        model: its batch norm statistics change, its parameters do not. A ``SuperNet`` changes for one architecture.
         batches: clips B 3 T H W, already on the model's device.
         architecture: which subnet of a ``SuperNet``.
         group: process group of torch.distributed to average over; default: all ranks, if initialised.
@@ -168,18 +168,18 @@ def recalibrate(
         The number of batches used.
 
     Raises:
-        ValueError: no batch came; the statistics are then what they were.
+        ValueError: there is no batch; the statistics do not change.
     """
     batches = iter(batches)
     first = next(batches, None)
     if first is None:
         raise ValueError("recalibrate got no batch; batch norm would be left without statistics")
     stored = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    acting = stored  # of a supernet, the norms of the subnet act, on slices of the stored statistics
+    acting = stored  # in a supernet, the subnet's norms act, on slices of the stored statistics
     if architecture is not None:
         acting = [m for m in model.skeleton(architecture).modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     training, momenta = model.training, [m.momentum for m in acting]
-    # A fair window would fill the statistics of other channels than those that act afterwards.
+    # A fair window would fill the statistics of other channels than the subnet uses afterwards.
     windows = model.prefix_windows() if isinstance(model, SuperNet) else nullcontext()
     for m in stored:
         m.reset_running_stats()

@@ -21,8 +21,8 @@ STEM_TEMPORAL_KERNELS = (1, 5)  # slow: SlowFast's 1×7×7 stem has none; fast: 
 def slow_frames(clips: Tensor, alpha: int) -> Tensor:
     """The T/alpha frames of clips B 3 T H W that a slow stream sees: the first, the last and evenly between.
 
-    As PySlowFast's, but where its float32 falls short of a whole number (T 160, alpha 4). Slices joined, not an index:
-    torch 2.11 compiles none of channels-last clips for a CPU (pytorch issue 193581).
+    PySlowFast takes the same ones, except where its float32 result is below a whole number (T 160, alpha 4). They are
+    slices, joined: for a CPU, torch 2.11 cannot compile an index into channels-last clips (pytorch issue 193581).
     """
     frames, count = clips.shape[2], clips.shape[2] // alpha
     picks = [(frames - 1) * i // max(count - 1, 1) for i in range(count)]
@@ -95,8 +95,8 @@ class TwoStreamNet(nn.Module):
         architecture: what to build: the value, its dict form, or a file of ``save``.
         num_classes: N.
         dropout: before the classifier (X3D, SlowFast: 0.5).
-        fusions: per position, the types to hold weights for; default: the architecture's. More than one makes a
-            weight store for a supernet, not a net to run.
+        fusions: the types to hold weights for at each position; default: the architecture's. With more than one type,
+            the net only stores weights for a supernet and cannot run.
         attentions: the same for every attention position.
     """
 
@@ -116,7 +116,7 @@ class TwoStreamNet(nn.Module):
         macro = architecture.macro
         self.stems = nn.ModuleDict()
         self.groups = nn.ModuleDict()
-        at: dict[str, tuple[Channels, ...]] = {}  # what each stream carries after the stem, after each group
+        at: dict[str, tuple[Channels, ...]] = {}  # channels of each stream at the current position
         streams = {n: getattr(architecture, n) for n in STREAMS if getattr(architecture, n) is not None}
         for i, name in enumerate(STREAMS):
             if name in streams:
@@ -158,7 +158,7 @@ class TwoStreamNet(nn.Module):
         return torch.cat([slow, *(x.unflatten(2, (slow.shape[2], -1)).mean(3) for x in fast)], dim=1)
 
     def streams(self, clip: Tensor) -> list[Tensor]:
-        """Clips B 3 T H W -> what comes out of each stream, slow B C T/alpha H' W' and fast B C' T H' W'."""
+        """Clips B 3 T H W -> the output of each stream, slow B C T/alpha H' W' and fast B C' T H' W'."""
         x = {}
         if "slow" in self.stems:
             x["slow"] = self.stems["slow"](slow_frames(clip, self.architecture.macro.alpha))

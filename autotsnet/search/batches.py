@@ -1,4 +1,4 @@
-"""Batches of any form: dicts, lists and tensors, nested as a data set likes."""
+"""Batches of any form: dicts, lists and tensors, nested in any way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 
 def clips_in(batch: Any) -> int:
-    """Clips of a batch: the length of its tensors along dim 0, or of its lists.
+    """Number of clips in a batch: the length of its tensors along dim 0, or of its lists.
 
     Raises:
         ValueError: parts of different length; the message says which lengths there are.
@@ -43,8 +43,8 @@ def endless(loader: DataLoader, step: int = 0) -> Iterator[Any]:
     """Batches without end, epoch after epoch.
 
     Args:
-        loader: its sampler continues exactly where it has a ``step`` to set, as ``StreamSampler``; any other begins
-            anew, shuffled by the epoch where it has ``set_epoch``.
+        loader: a sampler with a ``step``, as ``StreamSampler``, continues exactly; any other sampler starts again,
+            shuffled by the epoch if it has ``set_epoch``.
         step: batches drawn before.
 
     Raises:

@@ -36,7 +36,7 @@ class Constraint(Protocol):
         ...
 
     def range(self, alone: str | None = None) -> tuple[float, float]:
-        """Costs between which the architectures of the space lie."""
+        """Lowest and highest cost of the architectures of the space."""
         ...
 
 
@@ -46,7 +46,7 @@ class GMACs:
 
     Args:
         limit: in GMACs.
-        space: counts them.
+        space: its cost model counts.
         num_classes: N.
     """
 
@@ -74,7 +74,7 @@ class GMACs:
 class Runtime:
     """Milliseconds of a forward pass on this device: the median of repeats after a warm-up, once per architecture.
 
-    A search measures everything that it considers: keep ``draws`` of its options small.
+    A search measures every architecture that it considers: keep ``draws`` of its options small.
 
     Args:
         milliseconds: the limit; or
@@ -86,10 +86,10 @@ class Runtime:
         warmup: passes before the measured ones.
         repeats: measured passes.
         device: where; by default a GPU where there is one.
-        clock: seconds since whenever.
+        clock: returns the time in seconds.
 
     Raises:
-        ValueError: not one of ``milliseconds`` and ``ratio``, or a ratio to nothing.
+        ValueError: not exactly one of ``milliseconds`` and ``ratio``, or a ratio without a reference.
     """
 
     unit = "ms"
@@ -129,7 +129,7 @@ class Runtime:
         return torch.tensor(found, dtype=torch.float64)
 
     def range(self, alone: str | None = None) -> tuple[float, float]:
-        """From the architecture of the first candidates to that of the last ones."""
+        """Costs of the architecture of all first candidates and of the architecture of all last candidates."""
         least, most = self.cost(torch.stack([0 * self._space.counts, self._space.counts - 1]), alone).tolist()
         return least, most
 
@@ -144,7 +144,7 @@ class Runtime:
         model.eval().to(self._device)
         taken = median([self._pass(model) for _ in range(self._warmup + self._repeats)][self._warmup :])
         agreed = torch.tensor(1000 * taken, dtype=torch.float64)
-        all_reduce(agreed, "mean")  # ranks that know other costs would drift apart
+        all_reduce(agreed, "mean")  # ranks with different costs would search differently
         return agreed.item()
 
     def _pass(self, model: nn.Module) -> float:

@@ -1,8 +1,8 @@
 """Distribution over architectures, factorised (coarse) or joint within a block (fine).
 
-FP-NAS (arXiv 2011.10949): blocks are independent; within a block the variables are either independent too
-(factorised, sum of the candidate counts logits) or share one categorical over the Cartesian product of their
-candidates (joint, product of the counts logits). A block of (3, 2, 2, 6, 10) has 23 logits or 720.
+FP-NAS (arXiv 2011.10949): blocks are independent. Within a block the variables are independent too (factorised: the
+number of logits is the sum of the candidate counts), or they share one categorical over the Cartesian product of their
+candidates (joint: the product of the counts). A block of (3, 2, 2, 6, 10) has 23 logits or 720.
 
 Shapes: K architectures, M variables, R categoricals (M factorised, number of blocks joint), N candidates of the widest.
 """
@@ -21,9 +21,9 @@ from autotsnet.space import Blocks
 class ArchitectureDistribution(nn.Module):
     """P(A|alpha), uniform at the start.
 
-    All logits live in one padded parameter ``alpha`` (``R N``, float64, padding is never read), so that
-    sampling and log-probabilities are a handful of tensor operations however many blocks there are. Keep it
-    on the CPU: it is tiny, and one random stream there gives every rank the same architectures.
+    All logits are in one padded parameter ``alpha`` (``R N``, float64, padding is never read), so that sampling
+    and log-probabilities take a few tensor operations for any number of blocks. Keep it on the CPU: it is tiny,
+    and one random stream there gives every rank the same architectures.
 
     Args:
         blocks: candidate counts of the variables of each block, see :mod:`autotsnet.search.encoding`.
@@ -31,7 +31,7 @@ class ArchitectureDistribution(nn.Module):
     """
 
     def __init__(self, blocks: Blocks, joint: bool = False) -> None:
-        """Lay out the logits; the forms differ in which categorical a variable reads, and its stride."""
+        """Lay out the logits; the two forms differ in the categorical and the stride of each variable."""
         super().__init__()
         if not blocks or any(not block or min(block) < 1 for block in blocks):
             raise ValueError(f"every block needs variables, every variable a candidate; got {blocks}")
@@ -81,7 +81,7 @@ class ArchitectureDistribution(nn.Module):
         return -(log_p.exp() * log_p.masked_fill(self._padding, 0)).sum()
 
     def mode(self) -> Tensor:
-        """The most probable architecture, ``M``; among equals the lowest code."""
+        """The most probable architecture, ``M``; of equally probable ones the lowest code."""
         return self._decode(self.log_probabilities().argmax(-1)[None])[0]
 
     def probabilities(self, block: int) -> Tensor:

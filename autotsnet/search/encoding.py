@@ -1,9 +1,9 @@
-"""Encoded architectures: the one language that every search strategy speaks.
+"""Encoded architectures: the one format that all search strategies use.
 
 A space is ``blocks``: for each block the candidate counts of its variables, ``((3, 2, 2, 6, 10), (5,),
 ...)``. An architecture is a row of M int64 codes, the variables of a block next to each other; K
-architectures are a LongTensor ``K M``. What a code means (a kernel, a fusion type) is known to the space that
-encoded it, not here.
+architectures are a LongTensor ``K M``. Only the space that encoded it knows what a code means (a kernel, a fusion
+type).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def space_size(blocks: Blocks) -> int:
 
 @dataclass(frozen=True)
 class Restriction:
-    """A space of which only some blocks are searched: one stage of a progressive search.
+    """A space with only some blocks searched: one stage of a progressive search.
 
-    The stage's strategy is built over ``searched_blocks`` alone, so that what is frozen has neither entropy
-    nor gradient; ``expand`` puts its codes back into complete architectures.
+    The stage's strategy is built over ``searched_blocks`` only, so that frozen blocks have neither entropy nor
+    gradient; ``expand`` puts its codes back into complete architectures.
 
     Attributes:
         blocks: the complete space.
@@ -59,7 +59,7 @@ class Restriction:
 
     @property
     def domain(self) -> Product:
-        """Where the stage draws."""
+        """The domain that the stage draws from."""
         return Product(self.searched_blocks)
 
     @property

@@ -4,7 +4,7 @@ Sources: FP-NAS (arXiv 2011.10949) eq. 7 for alpha and K = lambda * H; PARSEC (a
 importance-weighted gradient, of which eq. 7 is the case with a cost term.
 
 All log-likelihoods here are *means per clip* (minus the cross-entropy), finite or NaN, and already reduced
-over ranks by the caller: ranks that weigh samples differently would drift apart.
+over ranks by the caller: ranks with different weights would search differently.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def temperature_of(likelihood: Likelihood, num_clips: int) -> float:
     """Temperature T of the weights softmax(mean log-likelihood / T).
 
     Args:
-        likelihood: ``"sum"``: the likelihood of the batch as Bayes has it, the product over clips (T = 1 /
+        likelihood: ``"sum"``: the likelihood of the batch as in Bayes' rule, the product over clips (T = 1 /
             clips). ``"mean"``: the geometric mean per clip (T = 1), far flatter. A number: T itself; ``inf``
-            weighs all alike. Which one the FP-NAS authors used is unknown.
+            gives equal weights. It is unknown which one the FP-NAS authors used.
         num_clips: clips behind each log-likelihood, over all ranks.
     """
     if likelihood == "mean":
@@ -42,7 +42,7 @@ def temperature_of(likelihood: Likelihood, num_clips: int) -> float:
 
 
 def hinge_cost(gmacs: Tensor, target: float | None) -> Tensor:
-    """C(A) = max(0, GMACs / TARGET - 1), FP-NAS's cost, of GMACs or milliseconds alike; zero without a target."""
+    """C(A) = max(0, GMACs / TARGET - 1), FP-NAS's cost, from GMACs or from milliseconds; zero without a target."""
     if target is None:
         return torch.zeros_like(gmacs)
     return (gmacs / target - 1).clamp(min=0)
@@ -87,7 +87,7 @@ def adaptive_samples(entropy: float, *, lam: float = 0.25, minimum: int = 2) -> 
         entropy: H(P) in nats. Nats and the floor follow from the paper's own example (K = 14 for 6e25
             architectures at lambda = 1/4).
         lam: samples per nat; 1/4 is the paper's default.
-        minimum: the papers name none; with K = 1 the one weight is always 1 and ranks nothing, hence 2.
+        minimum: 2, since with K = 1 the only weight is always 1 and ranks nothing; the papers name none.
     """
     # A uniform H is a sum of float logs: 8 nats may come out as 7.999...
     return max(minimum, math.floor(lam * entropy + 1e-9))
@@ -98,8 +98,8 @@ class ImportanceAccumulator:
 
     The wanted gradient is ``sum_k w_k grad L_k`` with ``w = softmax(-L / T)``, whose normaliser is known only
     after the last sample. So ``p.grad`` holds ``sum_k exp(-L_k/T - m) grad L_k`` with m the running maximum
-    of ``-L/T``, is rescaled when m moves, and is divided by ``sum_k exp(-L_k/T - m)`` at the end. It needs the
-    gradients of one sample beside the sum, and the activations of one part of one sample.
+    of ``-L/T``, is rescaled when m changes, and is divided by ``sum_k exp(-L_k/T - m)`` at the end. Memory holds
+    the sum, the gradients of one sample, and the activations of one part of one sample.
 
     ::
 
@@ -111,7 +111,7 @@ class ImportanceAccumulator:
         optimizer.step()
 
     Args:
-        parameters: whose ``grad`` is accumulated; must come with no gradient of their own.
+        parameters: their ``grad`` is accumulated and must be None at the start.
         temperature: see :func:`temperature_of`; ``inf`` gives the plain mean over samples.
     """
 
@@ -131,11 +131,11 @@ class ImportanceAccumulator:
 
         Args:
             parts: scalars with graphs that add up to the sample's mean loss per clip; each graph is freed before the
-                next part is asked for.
-            reduce: from the sum of the parts, detached, to the loss that weighs the sample: its mean over ranks.
+                next part is computed.
+            reduce: maps the detached sum of the parts to the loss that sets the sample's weight: its mean over ranks.
 
         Returns:
-            The loss that weighs the sample. Where it is not finite, the sample is dropped and counted in ``dropped``.
+            The loss that sets the weight. If it is not finite, the sample is dropped and counted in ``dropped``.
         """
         before = [p.grad for p in self.parameters]
         for p in self.parameters:

@@ -2,7 +2,7 @@
 
 FP-NAS (arXiv 2011.10949) samples fewer architectures as the distribution sharpens, and starts factorised
 before it turns joint. PARSEC (arXiv 1902.05116) is the same engine at a fixed number of samples, joint from
-the start, without a cost term; :func:`parsec_options` says so in options.
+the start, without a cost term; :func:`parsec_options` sets these options.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from autotsnet.space import Blocks
 
 @dataclass(frozen=True)
 class FPNASOptions:
-    """What the papers fix, what they leave open, and three aids of ours that they do not have.
+    """What the papers state, what they leave open, and three additions of ours.
 
-    With ``beta_rate=0, center=False, anneal=None`` the update is FP-NAS's eq. 7 and nothing else. What each aid is
-    worth on a space with a known optimum is in ``results/studies/planted.json``.
+    With ``beta_rate=0, center=False, anneal=None`` the update is FP-NAS's eq. 7 and nothing else. The effect of each
+    addition on a space with a known optimum is in ``results/studies/planted.json``.
 
     Attributes:
         lr: step of Adam on alpha. 0.025 is Auto-X3D's (arXiv 2112.04710, supplementary); FP-NAS's is unknown. Adam
-            moves a logit by at most about lr per step, and a decided categorical needs about ten: searches of few
-            thousand steps or less want 0.05 to 0.1.
-        adam_betas: unknown; torch's own.
+            moves a logit by at most about lr per step, and a categorical is decided after a move of about ten: a
+            search of few thousand steps or less needs 0.05 to 0.1.
+        adam_betas: unknown; torch's defaults.
         lam: samples per nat of entropy; stated, 1/4.
         min_samples: unknown; 2, because a single sample always has weight 1 and ranks nothing.
         fixed_samples: K of every step in place of the adaptive one; PARSEC: 16 on DARTS's space, 14 in FP-NAS's
@@ -48,22 +48,21 @@ class FPNASOptions:
         adam_at_switch: unknown. ``"fresh"``: the joint logits start with empty moments, because a combination's
             gradient is not a function of its variables' moments. ``"carry"``: first and second moments of a
             combination are the sums over its variables, a guess that skips Adam's restart.
-        beta: weight of the cost term, at the start; unknown. It must exceed 1 for a pair of samples to prefer the
-            one in the budget whatever the likelihoods, hence 1.5.
+        beta: weight of the cost term, at the start; unknown. Above 1, a pair of samples prefers the one in the budget
+            whatever the likelihoods are, hence 1.5.
         beta_rate: ours. After each step beta is multiplied by exp(rate * (mean GMACs / target - 1)), so that
-            sampled architectures cost what is allowed on average: a constant beta either leaves the budget or keeps
-            far below it while the expensive decisions are taken. 0: constant, as in the paper.
-        beta_range: ours; limits of the above.
-        center: ours. Subtract 1/K, the mean of the likelihoods' part of the weights, in the gradient: same expectation
-            (score function), less variance. The cost's part is not centred: its mean depends on the samples.
-        entropy_weight: ours. Adds ``-weight * H(P)`` to the loss, so that what the samples cannot tell apart yet stays
-            undecided rather than drifts; falls linearly to 0 over ``anneal`` steps.
+            sampled architectures cost the target on average. With a constant beta they are over the budget, or far
+            below it while the expensive decisions are taken. 0: constant, as in the paper.
+        beta_range: ours; limits of beta.
+        center: ours. Subtract 1/K, the mean of the likelihood part of the weights, in the gradient: same expectation
+            (score function), less variance. The cost part is not centred: its mean depends on the samples.
+        entropy_weight: ours. Adds ``-weight * H(P)`` to the loss, so that a choice between candidates that the samples
+            do not yet separate stays open; falls linearly to 0 over ``anneal`` steps.
         anneal: ours. Steps until the entropy weight is 0, normally the length of the search; None: no entropy term.
-        likelihood: see :func:`~autotsnet.search.estimator.temperature_of`; unknown. "sum" is the likelihood as the
-            formula has it; at "mean" the weights of K networks that differ by tenths of a nat are all but equal.
-        warmup: alpha steps without an update, while the shared weights become worth judging by; Auto-X3D: the first
-            third of its epochs (stated), FP-NAS: unknown. Counted in calls of ``tell``; all other steps count from
-            its end.
+        likelihood: see :func:`~autotsnet.search.estimator.temperature_of`; unknown. "sum" is the likelihood of the
+            formula; with "mean" the weights of K networks that differ by tenths of a nat are almost equal.
+        warmup: alpha steps without an update, until the shared weights can judge; Auto-X3D: the first third of its
+            epochs (stated), FP-NAS: unknown. Counted in calls of ``tell``; all other steps count from its end.
     """
 
     lr: float = 0.025
@@ -84,7 +83,7 @@ class FPNASOptions:
 
 
 def parsec_options(samples: int = 16, **options: Any) -> FPNASOptions:
-    """PARSEC as options of the same engine: fixed K, joint from the start; no cost term and no aid unless asked for.
+    """PARSEC as options of the same engine: fixed K, joint from the start; by default no cost term and no addition.
 
     Args:
         samples: K.
@@ -95,14 +94,14 @@ def parsec_options(samples: int = 16, **options: Any) -> FPNASOptions:
 
 
 class FPNAS:
-    """Ask for architectures, tell how likely they make the data; alpha follows.
+    """Ask for architectures, tell their log-likelihoods; each tell moves alpha.
 
     Args:
         blocks: the space.
         cost: of encoded architectures, ``K M`` to ``K``, in the unit of the budget.
         target: budget; None searches without one.
-        options: see there.
-        seed: of the architectures drawn; ranks with one seed draw alike.
+        options: options of the update.
+        seed: of the architectures drawn; ranks with the same seed draw the same ones.
     """
 
     def __init__(
@@ -113,7 +112,7 @@ class FPNAS:
         options: FPNASOptions | None = None,
         seed: int = 0,
     ) -> None:
-        """Start uniform."""
+        """Start with a uniform distribution."""
         self.options = options or FPNASOptions()
         self.cost, self.target = cost, target
         self.generator = torch.Generator().manual_seed(seed)
@@ -200,7 +199,7 @@ class FPNAS:
     def finalists(self, num: int = 32) -> Tensor:
         """:meth:`best` and the likeliest other in-budget architectures told so far, ``K M``, K at most ``num``.
 
-        Ours: likelihoods told during the search are those of one batch under weights of that time. Judge these few
+        Ours: a likelihood told during the search is of one batch, under the weights of that step. Judge these few
         once more on all held-out data under the final weights, and take the likeliest.
         """
         best = self.best()
@@ -294,7 +293,7 @@ def most_probable_in_budget(distribution: ArchitectureDistribution, cost: Cost, 
         saved = gmacs - prices
         if not (saved > 0).any():
             raise ValueError(f"target of {target:g} GMACs is below the space: {gmacs:g} cannot be reduced further")
-        # A move may even gain probability once others have been made: any such is free.
+        # After other moves, a move may even gain probability: it is then free.
         per_nat = saved / (here - log_p).clamp(min=1e-9)
         pick = per_nat.masked_fill(saved <= 0, -torch.inf).argmax()
         code, gmacs = moves[pick], prices[pick].item()

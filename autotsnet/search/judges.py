@@ -1,4 +1,4 @@
-"""What a candidate is worth: judges of encoded architectures, and the registry that a stranger's judge joins."""
+"""Judges: they score encoded architectures. Other packages add theirs to the registry."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Judge(Protocol):
     The loop builds it from ``dict(type=name, …)`` and adds ``runner``, ``held_out`` and ``space``.
 
     Attributes:
-        clips: held-out clips behind each score, over all ranks; those of the last call.
-        images: clips that have passed a network for the sake of scores.
+        clips: held-out clips behind each score of the last call, over all ranks.
+        images: clips that passed a network for scores.
     """
 
     clips: int
@@ -37,16 +37,16 @@ class Judge(Protocol):
 
         Args:
             codes: of the whole space.
-            alone: the only part of the network there is, see ``Stage``.
-            final: candidates for the end of a stage, to be judged with more care.
+            alone: the only part of the network that exists, see ``Stage``.
+            final: the codes are candidates for the end of a stage and are judged with more care.
 
         Returns:
-            Likelihoods; one that is not finite: the architecture failed.
+            Log-likelihoods; not finite where the architecture failed.
         """
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything to continue from; tensors and plain data only."""
+        """Everything needed to continue; tensors and plain data only."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ def mean_over_ranks(value: Tensor) -> float:
 
 
 def subnet_losses(runner: Runner, batch: Any, architecture: Any, sub_batch: int | None) -> Iterator[Tensor]:
-    """The mean loss of a subnet on a batch, in parts that add up to it: one a pass of ``sub_batch`` clips."""
+    """Parts of the mean loss of a subnet on a batch, one per pass of ``sub_batch`` clips; their sum is the loss."""
     model, clips = runner.model, clips_in(batch)
     for part in split(batch, sub_batch or clips):
         data = model.data_preprocessor(part, True)
@@ -73,14 +73,14 @@ def subnet_losses(runner: Runner, batch: Any, architecture: Any, sub_batch: int 
 
 @JUDGES.register_module(name="supernet")
 class SupernetJudge:
-    """Held-out log-likelihood under the shared weights: of one batch a step, of several for finalists.
+    """Held-out log-likelihood under the shared weights: on one batch per step, on several for finalists.
 
     Args:
         runner: its model holds the supernet as ``net``.
         held_out: the half of the data that the weights do not learn from.
-        space: decodes.
+        space: decodes the codes.
         sub_batch: clips per pass.
-        batches: that finalists are judged on.
+        batches: number of batches for finalists.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class SupernetJudge:
 
     @torch.no_grad()
     def scores(self, codes: Tensor, alone: str | None = None, final: bool = False) -> Tensor:
-        """See ``Judge``. Finalists run on the same channels, those of the found network."""
+        """See ``Judge``. Finalists run on the first channels, as the found network does."""
         batches = self._first() if final else [self._next()]
         per_batch = [clips_in(b) * get_world_size() for b in batches]
         self.clips, out = sum(per_batch), []
@@ -119,7 +119,7 @@ class SupernetJudge:
         return next(self._stream)
 
     def _first(self) -> list[Any]:
-        """The first batches of the data set, dealt to the ranks: the same whenever the search is resumed."""
+        """The first batches of the data set, split over the ranks; a resumed search takes the same ones."""
         dataset, size = self.held_out.dataset, self.held_out.batch_size
         rank, world = get_rank(), get_world_size()
         firsts = [(i * world + rank) * size for i in range(self.batches)]

@@ -1,10 +1,10 @@
 """A search problem whose answer is known: a judge that trains nothing.
 
 The space has the shape of one stream of a real one: four block groups of MBConv3D blocks; the channels C are
-chosen per group, the temporal kernel t, the spatial kernel k and the expansion e per block. A score is
-planted in it, additive over blocks, with interactions between the variables of a block; the cost is that of a
-chain of MBConv blocks, where the channels of a group are paid for by all its blocks and by the first one of
-the next group. Both are such that dynamic programming finds the best architecture under the budget exactly.
+chosen per group, the temporal kernel t, the spatial kernel k and the expansion e per block. The planted score is
+additive over blocks, with interactions between the variables of a block. The cost is that of a chain of MBConv
+blocks: the channels of a group add to the cost of all its blocks and of the first block of the next group. With
+such a score and cost, dynamic programming finds the best architecture under the budget exactly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from autotsnet.space import Blocks, Product
 
-# Candidates: kernels and expansions as around X3D's (3, 3, 2.25), channels relative to the group's base.
+# Candidates: kernels and expansions around X3D's (3, 3, 2.25), channels relative to the group's base.
 TEMPORAL = (1, 3, 5)
 SPATIAL = (3, 5)
 EXPANSION = (1.5, 2.25, 3.0, 4.5)
@@ -38,7 +38,7 @@ class PlantedJudge:
 
     The score of a block is a main effect per variable plus a table over all combinations of its variables
     (the interactions). Main effects rise with cost, with diminishing returns, so that the budget binds; the
-    interactions are what a factorised distribution cannot hold. GMACs are whole MMACs per block, which makes
+    interactions are what a factorised distribution cannot represent. GMACs are whole MMACs per block, which makes
     the knapsack exact on a finite grid.
 
     Args:
@@ -48,10 +48,10 @@ class PlantedJudge:
         budget_quantile: the budget is this quantile of the GMACs of uniformly drawn architectures.
         loss_range: nats of cross-entropy between quality 0 and quality 1.
         noise: standard deviation in nats of an evaluation, independent per architecture and step. A final evaluation
-            is the mean of 16: on all held-out data, of which a step sees a batch.
+            is the mean of 16, as if it saw all held-out data and a step one batch.
     """
 
-    clips = 192  # that a likelihood is said to be of: Auto-X3D's batch
+    clips = 192  # told as the clips behind a likelihood: Auto-X3D's batch
 
     def __init__(
         self,
@@ -111,11 +111,11 @@ class PlantedJudge:
         return self._mmacs[blocks, before, width, combinations].sum(-1).double() / 1000
 
     def quality(self, codes: Tensor) -> Tensor:
-        """Share of the way from the mean random in-budget architecture to the optimum, ``K``."""
+        """Score on a scale from 0, the mean random in-budget architecture, to 1, the optimum, ``K``."""
         return (self.score(codes) - self.random_score) / (self.optimum_score - self.random_score)
 
     def scores(self, codes: Tensor, alone: None = None, final: bool = False) -> Tensor:
-        """Mean log-likelihood per clip as a trained network might have it, ``K``; see ``Judge``."""
+        """Simulated mean log-likelihood per clip of a trained network, ``K``; see ``Judge``."""
         loss = 1.0 + self.loss_range * (1 - self.quality(codes))
         if not self.noise:
             return -loss
@@ -134,9 +134,9 @@ class PlantedJudge:
     def _solve(self) -> Tensor:
         """The best architecture within the budget, ``M``, by dynamic programming.
 
-        ``value[w, c]`` is the best score of the blocks so far, when the last one has width w and all cost at
-        most c MMACs. Exact: costs are whole numbers and a block's depends on its own choice, its width and
-        the width before it, of which the state holds all.
+        ``value[w, c]`` is the best score of the blocks so far, if the last one has width w and all together cost
+        at most c MMACs. The result is exact: costs are whole numbers, and a block's cost depends on its choice, its
+        width and the width before it only.
         """
         scores, mmacs, group = self._scores.numpy(), self._mmacs.numpy(), self._group.tolist()
         capacity = math.floor(self.target * 1000 + 1e-6)
@@ -170,7 +170,7 @@ class PlantedJudge:
 
 
 def _main_effect(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Score of each candidate: rising and concave, with a random slope and a wobble."""
+    """Score of each candidate: rising and concave, with a random slope and random deviations."""
     return rng.uniform(0.2, 1.0) * np.sqrt(np.arange(count)) + rng.normal(0, 0.2, count)
 
 

@@ -1,7 +1,7 @@
 """The search as an mmengine loop: stage by stage, each resumable at any step.
 
 Stated by the paper (arXiv 2108.12957): streams first, then fusion, then attention. Stage 1 here searches each stream
-alone under its share of the budget; what a stage decided is frozen for the next. The rest is ours, an option each.
+alone under its share of the budget; the next stage freezes what it decided. The other choices are ours, each an option.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ class SearchOptions:
         theta: share of a stage's steps after which its distribution turns joint; FP-NAS turned at epoch 80 of an
             unknown number. None: never.
         batch: architectures per step of ``random`` and ``evolution``.
-        stream_share: of the budget that both streams together may cost before fusion and attention; 0.85 because the
-            presets' dearest fusions and attentions cost about a seventh of a network of median streams.
-        fusion_share: of the budget before attention.
+        stream_share: share of the budget for both streams together, before fusion and attention; 0.85 because the most
+            expensive fusions and attentions of the presets cost about a seventh of a network of median streams.
+        fusion_share: share of the budget before attention.
         warmup: steps of each stage's warm-up; Auto-X3D warms up for the first third of its search.
         steps: steps of each stream's stage after its warm-up; the space of a stream is the largest.
         type_steps: steps of the fusion and of the attention stage, which have few variables.
         progressive: False searches all variables at once for as many steps as the stages have together: the ablation.
         sub_batch: clips per pass: batch norm's statistics are over them, and a step holds the activations of one pass.
-            None: each rank's clips at once.
+            None: all clips of a rank in one pass.
         finalists: candidates judged once more at the end of a stage.
-        use_budget: least share of a stage's budget that they use, where anything proposed or judged does; 0: any.
-        draws: how many draws of the strategy are looked at for that.
-        judge_batches: held-out batches they are judged on.
+        use_budget: least share of a stage's budget that finalists use, if any candidate does; 0: no limit.
+        draws: number of draws of the strategy among the candidates.
+        judge_batches: held-out batches that finalists are judged on.
     """
 
     strategy: str = "fpnas"
@@ -76,7 +76,7 @@ class SearchOptions:
 
     @classmethod
     def of(cls, options: SearchOptions | dict | None) -> SearchOptions:
-        """Options from a config: nested dicts, what is absent as by default."""
+        """Options from a config of nested dicts; absent fields have their defaults."""
         if not isinstance(options, dict):
             return options or cls()
         return cls(**{**options, "fpnas": FPNASOptions(**options.get("fpnas", {}))})
@@ -92,7 +92,7 @@ def _strategy(options: SearchOptions, domain: Product, cost: Cost, target: float
     if options.strategy == "random":
         return RandomSearch(domain, cost, target, options.batch, seed)
     if options.strategy == "evolution":
-        population = min(100, max(4, steps * options.batch // 8))  # the paper's 100, in a short search less
+        population = min(100, max(4, steps * options.batch // 8))  # 100 in the paper; less in a short search
         evolution = EvolutionOptions(population, tournament=max(2, population // 4))
         return Evolution(domain, cost, target, evolution, options.batch, seed)
     raise SearchError(f"unknown strategy {options.strategy!r}; known: fpnas, parsec, random, evolution")
@@ -117,7 +117,7 @@ class ProgressiveSearchLoop(BaseLoop):
         gmacs: the budget per view; or
         constraint: any other limit, or its config: ``dict(type="runtime", ratio=1.0, reference=dict(...))``.
         judge: what candidates are worth, or its config; by default the held-out likelihood under the shared weights.
-        options: see there; a dict is taken, too.
+        options: ``SearchOptions``, or a dict of its fields.
         seed: of the strategy.
 
     Raises:
@@ -167,7 +167,7 @@ class ProgressiveSearchLoop(BaseLoop):
         self._enter(0)
 
     def _check(self) -> None:
-        """Refuse stages that leave a variable out, and a budget that no architecture of a stage can keep."""
+        """Refuse stages that leave a variable out, and a budget that no architecture of a stage can meet."""
         decided = {name for stage in self.stages for name in stage.decides}
         if missed := [v for v in self.space.variables if v.stage not in decided]:
             raise SearchError(
@@ -285,7 +285,7 @@ class ProgressiveSearchLoop(BaseLoop):
     @staticmethod
     def _reduce_gradients(parameters: list[torch.nn.Parameter]) -> None:
         if get_world_size() > 1:
-            for p in parameters:  # the same on every rank: which subnet ran decides which gradients there are
+            for p in parameters:  # the same on every rank: the subnets that ran decide which gradients exist
                 if p.grad is not None:
                     all_reduce(p.grad, "mean")
 
@@ -297,7 +297,7 @@ class ProgressiveSearchLoop(BaseLoop):
         last = self._in_stage + 1 == self.stage.warmup + self.stage.steps
         if last or self._in_stage % 10 == 0:
             here = dict(step=self._iter, stage=self.stage.name)
-            for i, p in zip(self.restriction.variables, self.strategy.marginals(), strict=False):  # or there are none
+            for i, p in zip(self.restriction.variables, self.strategy.marginals(), strict=False):  # may be empty
                 self.trajectory.append(here | dict(variable=self.space.variables[i].name, probabilities=p.tolist()))
 
     def _leave(self) -> None:
@@ -314,12 +314,12 @@ class ProgressiveSearchLoop(BaseLoop):
             self._enter(self._epoch + 1)
 
     def _finalists(self) -> Tensor:
-        """Candidates for the end of the stage, K m, of those that use the budget where any does.
+        """Candidates for the end of the stage, K m; only those that use the budget, if there are any.
 
-        From a distribution: half the most probable ones, half the likeliest that the stage has judged. Other strategies
-        end with the likeliest; what they draw fills up. A hinge cost does not ask that the budget be used; left
-        alone, a short search ends far below it, with a network that is scaled up afterwards and no longer the one that
-        was judged. All strategies obey the same rule, so that none is handicapped.
+        With a distribution, half are its most probable ones and half the likeliest that the stage has judged. Other
+        strategies end with the likeliest, filled up with draws. Without the rule on the budget, a short search with a
+        hinge cost ends far below the budget: its network is scaled up afterwards and is then not the one that was
+        judged. The rule is the same for all strategies.
         """
         n = self.options.finalists
         proposed = self.strategy.draws(self.options.draws, torch.Generator().manual_seed(self.seed))
@@ -335,7 +335,7 @@ class ProgressiveSearchLoop(BaseLoop):
         return distinct(torch.cat([proposed[:first], likely, proposed[first:]]))[:n]
 
     def _likeliest(self) -> Tensor:
-        """What the stage has judged, K m: likeliest first, each once, with the last likelihood told."""
+        """The architectures that the stage has judged, K m: likeliest first, each once, by the last likelihood."""
         codes, places, numbers = self._columns()
         here = (places[:, 1] == self._epoch) & numbers[:, 1].isfinite()
         last = dict(zip(map(tuple, codes[here].tolist()), numbers[here, 1].tolist(), strict=True))

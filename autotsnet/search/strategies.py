@@ -44,7 +44,7 @@ class Strategy(Protocol):
         ...
 
     def draws(self, num: int, generator: torch.Generator) -> Tensor:
-        """Distinct architectures that it would try next, ``K M``: of ``num`` draws, favoured ones first; any cost."""
+        """Distinct architectures among ``num`` draws, ``K M``: those it favours first, of any cost."""
         ...
 
     def marginals(self) -> list[Tensor]:
@@ -56,7 +56,7 @@ class Strategy(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything to continue from, random state included; tensors and plain data only."""
+        """Everything needed to continue, with the random state; tensors and plain data only."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ def sample_in_budget(
     generator: torch.Generator,
     max_draws: int = 1_000_000,
 ) -> Tensor:
-    """``num`` architectures as the domain draws them, of those in the budget, by rejection; LongTensor ``K M``.
+    """Draw ``num`` in-budget architectures from the domain, by rejection; LongTensor ``K M``.
 
     Args:
         domain: the space.
@@ -80,10 +80,10 @@ def sample_in_budget(
         num: how many.
         target: budget in GMACs; None accepts all.
         generator: random state.
-        max_draws: when to give up.
+        max_draws: number of draws after which it gives up.
 
     Raises:
-        ValueError: too few in so many draws; says the range that was drawn.
+        ValueError: too few in ``max_draws`` draws; the message says the range that was drawn.
     """
     if target is None:
         return domain.sample(num, generator)
@@ -119,12 +119,12 @@ class Archive:
     """
 
     def __init__(self, target: float | None, size: int = 64) -> None:
-        """Empty."""
+        """Start empty."""
         self.target, self.size = target, size
         self._entries: dict[tuple[int, ...], tuple[float, float]] = {}  # code: log-likelihood, GMACs; likeliest first
 
     def update(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor) -> None:
-        """Consider judged architectures; failed ones and those over budget are passed over."""
+        """Add judged architectures; failed ones and those over budget are left out."""
         for code, value, cost in zip(codes.tolist(), log_likelihood.tolist(), gmacs.tolist(), strict=True):
             if math.isfinite(value) and (self.target is None or cost <= self.target):
                 self._entries[tuple(code)] = (value, cost)
@@ -188,7 +188,7 @@ class RandomSearch:
         return sample_in_budget(self.domain, self.cost, self.batch, self.target, self.generator)
 
     def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int) -> Tensor:
-        """Remember the best; all weigh alike.
+        """Remember the best; all have the same weight.
 
         Raises:
             AllSamplesFailedError: no log-likelihood is finite.
@@ -219,11 +219,11 @@ class RandomSearch:
         return torch.stack(self._archive.codes()[:num])
 
     def draws(self, num: int, generator: torch.Generator) -> Tensor:
-        """Random ones, in the order drawn."""
+        """Random architectures, in the order drawn."""
         return distinct(self.domain.sample(num, generator))
 
     def marginals(self) -> list[Tensor]:
-        """None."""
+        """Empty: there is no distribution."""
         return []
 
     def stats(self) -> dict[str, float]:
@@ -251,8 +251,8 @@ class EvolutionOptions:
     """Regularised evolution (Real et al., arXiv 1802.01548).
 
     Attributes:
-        population: living architectures; the paper's 100.
-        tournament: candidates of which the likeliest becomes a parent; the paper's 25.
+        population: architectures alive at a time; 100 in the paper.
+        tournament: candidates of which the likeliest becomes a parent; 25 in the paper.
     """
 
     population: int = 100
@@ -260,10 +260,10 @@ class EvolutionOptions:
 
 
 class Evolution(RandomSearch):
-    """Regularised evolution: children of tournament winners, each a mutation of the domain's; the oldest die.
+    """Regularised evolution: each child is a mutation of a tournament winner and replaces the oldest architecture.
 
-    Starts with a random in-budget population and only ever proposes architectures in the budget. Its children
-    are asked for in batches, a parallel evolution of that width.
+    It starts with a random in-budget population and proposes in-budget architectures only. ``ask`` gives ``batch``
+    children at once, as in a parallel evolution.
     """
 
     def __init__(
@@ -275,7 +275,7 @@ class Evolution(RandomSearch):
         batch: int = 14,
         seed: int = 0,
     ) -> None:
-        """An empty population."""
+        """Start with an empty population."""
         super().__init__(domain, cost, target, batch, seed)
         self.options = options or EvolutionOptions()
         self._alive: deque[tuple[Tensor, float]] = deque(maxlen=self.options.population)  # oldest first
@@ -289,7 +289,7 @@ class Evolution(RandomSearch):
         return self._children()
 
     def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int) -> Tensor:
-        """Let the new in, the oldest out; failed samples are never born."""
+        """Add the new architectures, except failed ones, and remove the oldest."""
         weights = super().tell(codes, log_likelihood, gmacs, num_clips)
         for code, value in zip(codes, log_likelihood.tolist(), strict=True):
             if math.isfinite(value):
@@ -316,7 +316,7 @@ class Evolution(RandomSearch):
         return children
 
     def draws(self, num: int, generator: torch.Generator) -> Tensor:
-        """Mutations of the living, those of the likeliest parents first."""
+        """Mutations of the population, those of the likeliest parents first."""
         if not self._alive:
             return super().draws(num, generator)
         codes = torch.stack([code for code, _ in self._alive])

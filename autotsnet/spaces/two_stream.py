@@ -41,7 +41,7 @@ class SearchSpace(Layout):
     """
 
     def at(self, frames: int, crop: int) -> SearchSpace:
-        """The same candidates on clips of another size; costs change, and with them which budgets are in range."""
+        """The same candidates on clips of another size; their costs differ, and so does the range of budgets."""
         return replace(self, macro=replace(self.macro, frames=frames, crop=crop))
 
     @cached_property
@@ -90,7 +90,7 @@ class SearchSpace(Layout):
         return tuple(tuple(g) for g in groups.values())
 
     def sample(self, num: int, generator: torch.Generator | np.random.Generator) -> Tensor:
-        """``num`` architectures drawn uniformly, ``K M``; those of recorded controls come from numpy's generator."""
+        """``num`` architectures drawn uniformly, ``K M``; recorded controls were drawn by numpy's generator."""
         if isinstance(generator, np.random.Generator):
             return torch.from_numpy(generator.integers(0, self.counts.numpy(), size=(num, len(self.counts))))
         return Product(self.blocks()).sample(num, generator)
@@ -108,13 +108,13 @@ class SearchSpace(Layout):
         return out
 
     def extreme(self, largest: bool) -> TwoStreamArchitecture:
-        """The architecture with the first or the last candidate of every ordered variable, without types."""
+        """The architecture of all first or all last candidates, without fusion and attention."""
         code = (self.counts - 1) * largest
         code[self.positions("fusion", "attention")] = 0
         return self.decode(code)
 
     def cost(self, num_classes: int, alone: str | None = None) -> CostModel:
-        """Closed-form costs, of one stream alone where it is named."""
+        """Closed-form costs; of one stream only, if ``alone`` names it."""
         return CostModel(self, num_classes, alone)
 
     def static_model(self, architecture: TwoStreamArchitecture, num_classes: int) -> TwoStreamNet:

@@ -1,9 +1,9 @@
-"""Random AssembleNet graphs and their mutations, guided by the connection weights that training left.
+"""Random AssembleNet graphs and their mutations, guided by trained connection weights.
 
 The authors' code of this part is not public. Stated by the paper (arXiv 1905.13209): a population of over-connected
 multi-stream graphs evolves; learned connection weights decide which connections a child keeps; blocks are split, merged
 and change their temporal resolution; connections go from lower to higher levels. Everything else here is ours, and
-named in ``GraphOptions``. Filters of a level always sum to those of the found graphs.
+named in ``GraphOptions``. The filters of a level have the same sum as in the found graphs.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class GraphOptions:
     """What the paper leaves open.
 
     Attributes:
-        stems: RGB and flow stems of a first graph; two of each, as in what the authors found.
+        stems: RGB and flow stems of a first graph; two of each, as in the graphs that the authors found.
         connection: probability of each possible connection in a first graph: over-connected.
-        keep: connections of a parent whose weight is below this are dropped; None: a threshold drawn uniformly for
-            each child, which is how we recall the paper.
-        changes: structural changes of a child beside its connections: split, merge or another dilation, each alike.
-        most_nodes: of one level.
+        keep: connections of a parent with a weight below this are dropped; None: a threshold drawn uniformly for each
+            child, as we remember the paper.
+        changes: structural changes of a child: split, merge or another dilation, each with the same probability.
+        most_nodes: largest number of nodes in a level.
     """
 
     stems: tuple[str, ...] = ("rgb", "rgb", "flow", "flow")
@@ -91,7 +91,7 @@ def split(graph: Graph, index: int) -> Graph:
 
 
 def merge(graph: Graph, first: int, second: int) -> Graph:
-    """Two nodes of a level become one of their filters together, with the inputs and readers of both."""
+    """Two nodes of a level become one with the sum of their filters, and with the inputs and readers of both."""
     a, b = graph.nodes[first], graph.nodes[second]
     inputs = tuple(sorted({*a.inputs, *b.inputs}))
     nodes = {i: replace(n, inputs=_without(n.inputs, second, first), weights=()) for i, n in enumerate(graph.nodes)}
@@ -133,13 +133,13 @@ def _dilation_change(graph: Graph, options: GraphOptions, rng: random.Random, dr
     if dry:
         return True
     nodes = list(graph.nodes)
-    i = rng.choice([i for i, n in enumerate(nodes) if n.source != "flow"])  # of a flow stem it has no effect
+    i = rng.choice([i for i, n in enumerate(nodes) if n.source != "flow"])  # no effect on a flow stem
     nodes[i] = replace(nodes[i], dilation=rng.choice([d for d in DILATIONS if d != nodes[i].dilation]))
     return Graph(graph.name, tuple(nodes))
 
 
 def _connections(node: Node) -> list[tuple[int, float]]:
-    """Inputs and their weights; a single input has none, and is needed."""
+    """Inputs and their weights; inputs without weights have 1."""
     return list(zip(node.inputs, node.weights or (1.0,) * len(node.inputs), strict=True))
 
 
@@ -155,7 +155,7 @@ def _ordered(name: str, nodes: dict[int, Node]) -> Graph:
 
 
 def _whole(nodes: list[Node], rng: random.Random) -> Graph:
-    """A graph in which every node below the top is read: those that are not get a random reader."""
+    """A graph in which every node below the top has a reader: nodes without one get a random one."""
     top = max(n.level for n in nodes)
     for i, node in enumerate(nodes):
         if node.level < top and not any(i in n.inputs for n in nodes):
@@ -167,7 +167,7 @@ def _whole(nodes: list[Node], rng: random.Random) -> Graph:
 class GraphSpace:
     """The graphs as a domain of ``autotsnet.search``'s strategies.
 
-    Graphs are no product of variables: a code is the number of a graph in the order in which they were made, ``K 1``.
+    Graphs are not a product of variables: the code of a graph is its number in the order of creation, ``K 1``.
 
     Args:
         options: of the graphs.
@@ -190,7 +190,7 @@ class GraphSpace:
         return self.graphs[int(code)]
 
     def learned(self, code: Tensor, graph: Graph) -> None:
-        """Replace a graph by itself with the connection weights that training left, which guide its mutations."""
+        """Store a graph with its trained connection weights; they guide its mutations."""
         self.graphs[int(code)] = graph
 
     def _added(self, graphs: Iterable[Graph]) -> Tensor:

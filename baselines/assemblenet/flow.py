@@ -16,8 +16,8 @@ EPSILON = 1e-12
 class RepresentationFlow(nn.Module):
     """Flow between consecutive frames, at their own resolution.
 
-    Differs from the authors' in one thing: grey levels are scaled to 0..255 per clip, not over the whole batch, so
-    that a clip's flow does not depend on what it is batched with. Element-wise throughout, hence free in GMACs.
+    One thing differs from the authors' code: grey levels are scaled to 0..255 per clip, not over the whole batch, so
+    that a clip's flow does not depend on the rest of its batch. All operations are element-wise, hence free in GMACs.
 
     Args:
         iterations: of TV-L1; 40 in AssembleNet.

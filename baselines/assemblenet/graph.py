@@ -1,4 +1,4 @@
-"""AssembleNet's connectivity as data: who feeds whom, with what filters, dilation, stride and connection weight.
+"""AssembleNet's connectivity as data: the nodes, their inputs, filters, dilations, strides and connection weights.
 
 Source of the two found graphs: ``google-research/google-research: assemblenet/model_structures.py`` (the same in
 ``tensorflow/models: official/projects/assemblenet``). Weights are those after the sigmoid.
@@ -18,7 +18,7 @@ DILATIONS = (1, 2, 4, 8)
 
 
 class GraphError(ValueError):
-    """The graph is not one; the message names the node."""
+    """The data are not a valid graph; the message names the node."""
 
 
 @dataclass(frozen=True)

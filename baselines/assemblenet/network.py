@@ -1,7 +1,7 @@
 """AssembleNet (Ryoo et al., 2020): a multi-stream network from a graph. https://arxiv.org/abs/1905.13209
 
-Semantics of blocks and fusion: ``google-research/google-research: assemblenet/assemblenet.py``. Time has one length
-from end to end.
+Semantics of blocks and fusion: ``google-research/google-research: assemblenet/assemblenet.py``. All layers have the
+same number of frames.
 
 B clips, C channels, T frames, H W pixels, N classes.
 """
@@ -119,11 +119,11 @@ class Fusion(nn.Module):
 
 
 class PeerAttention(nn.Module):
-    """AssembleNet++'s: channels of each connection scaled per frame by what all nodes of lower levels see.
+    """AssembleNet++'s attention: scales the channels of each connection per frame, by the nodes of lower levels.
 
-    Each connection learns which of these peers it listens to
+    Each connection learns how much it uses each of these peers
     (``google-research/google-research: assemblenet/assemblenet_plus.py``). Gates are not negative, so that scaling
-    before a max-pool, as here, or behind it, as there, is the same.
+    before a max-pool, as here, gives the same as scaling after it, as there.
 
     Args:
         channels: of each connection.
@@ -262,7 +262,7 @@ def assemblenet(
 
     Args:
         num_classes: N.
-        frames: T; nothing strides in time. The dilations are made for 32 or more: of 8, most taps fall on padding.
+        frames: T; nothing strides in time. The dilations are made for 32 or more: with 8, most taps fall on padding.
         crop: side of the frames in pixels; the net pools globally, any crop will do.
         width: knob; factor on all channels.
         graph: name of a found graph, or a graph as plain data.

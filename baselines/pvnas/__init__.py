@@ -1,4 +1,4 @@
-"""PV-NAS-style: a space of blocks that see space and time differently, and a gradient search over it."""
+"""PV-NAS-style: a space of blocks with different convolutions in space and time, and a gradient search over it."""
 
 from baselines.pvnas.network import CANDIDATES, Operations, pvnas
 from baselines.pvnas.search import DiverseRates, GradientSearch, branch_macs

@@ -1,4 +1,4 @@
-"""The PV-NAS-style search as an mmengine loop: weights on one half of the data, the distribution on the other."""
+"""The PV-NAS-style search as an mmengine loop: one half of the data for weights, the other for the distribution."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ COLUMNS = ("loss", "held_out_loss", "gmacs", "diversity", "entropy")  # the last
 
 @LOOPS.register_module()
 class GradientSearchLoop(BaseLoop):
-    """One path for the weights, then, after the warm-up, one for the distribution, each step.
+    """Each step trains the weights on one path and, after the warm-up, the distribution on another one.
 
     Args:
         runner: its model wraps a ``PVNet`` in which each block has all candidates.
         dataloader: for the weights, over a stream.
         held_out: for the distribution, over a stream.
         search: the distribution.
-        passes: of each step; the wrapper's ``accumulative_counts``.
-        rates: of both; also says how many steps there are, of the warm-up and in all.
+        passes: number of passes per step; the wrapper's ``accumulative_counts``.
+        rates: learning rates of both, and the number of steps of the warm-up and in all.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class GradientSearchLoop(BaseLoop):
         self._journal, self._paths = state["journal"].tolist(), state["paths"].tolist()
 
     def journal(self) -> pd.DataFrame:
-        """Per step: ``COLUMNS``, and the path that was judged; in the warm-up none was: the path that learnt."""
+        """Per step: ``COLUMNS``, and the judged path; in the warm-up, where none is judged, the trained path."""
         table = pd.DataFrame(self._journal, columns=COLUMNS)
         table.insert(0, "step", np.arange(len(table)))
         return table.assign(path=self._paths)

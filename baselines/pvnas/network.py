@@ -1,4 +1,4 @@
-"""A PV-NAS-style space: a residual skeleton whose every block chooses how it sees space and time.
+"""A PV-NAS-style space: a residual skeleton in which every block chooses its convolutions in space and time.
 
 PV-NAS (Wang et al., 2020, arXiv 2011.00826) searches "a spatio-temporal network space" by gradients; its candidates,
 skeleton and relaxation are not public. Everything here is ours, hence "PV-NAS-style".
@@ -45,7 +45,7 @@ def _branch(*layers: nn.Module) -> Callable[[], nn.Module]:
     out: list[nn.Module] = []
     for layer in layers:
         out += [layer, nn.ReLU(inplace=True)] if isinstance(layer, nn.Sequential) else [layer]
-    return nn.Sequential(*out[:-1])  # what follows the last norm is the sum with the shortcut
+    return nn.Sequential(*out[:-1])  # after the last norm comes the sum with the shortcut
 
 
 def _only_space(i: int, m: int, o: int, s: int) -> nn.Module:
@@ -74,7 +74,7 @@ def _shifted(i: int, m: int, o: int, s: int) -> nn.Module:
     return _branch(Shift(), conv_bn(i, m, (1, 1, 1)), conv_bn(m, m, (1, 3, 3), s), conv_bn(m, o, (1, 1, 1)))
 
 
-# Residual branches from in, inner and out channels and stride. Known designs, from no time to all of it:
+# Residual branches from in, inner and out channels and stride. Known designs, from 2D to full 3D:
 CANDIDATES: dict[str, Callable[[int, int, int, int], nn.Module]] = {
     "2d": _only_space,  # TSN
     "shift": _shifted,  # TSM
@@ -155,8 +155,8 @@ class PVNet(nn.Module):
 
         Args:
             clips: the clips.
-            path: branch of each block and the scales of these branches; by default the first branches unscaled, which
-                in a static network are the only ones.
+            path: branch of each block and the scales of these branches; by default the first branches, unscaled; a
+                static network has only these.
         """
         x = self.stem(clips)
         for i, block in enumerate(self.blocks):
@@ -216,7 +216,7 @@ def pvnas(
         crop: side of the frames in pixels; the net pools globally, any crop will do.
         base_channels: knob; inner channels of the first stage. Fractions are welcome, see ``stage_widths``.
         stem_channels: knob; by default ``base_channels``.
-        ops: of each block in turn, names of ``CANDIDATES``; one name for all.
+        ops: names of ``CANDIDATES``, one for each block in turn, or one name for all blocks.
         blocks: of each stage; the default is ResNet-50's.
         strides: spatial stride of each stage; stem and max-pool have another 2 each.
         dropout: probability of a dropout before the classifier.

@@ -1,8 +1,8 @@
 """Gradient search over the PV-NAS-style space, with learning rates that keep the searched networks diverse.
 
-One path per step (Gumbel-softmax with a straight-through gate, as GDAS), weights on one half of the data, the
-distribution on the other, and a cost term on the expected GMACs. The paper says that its learning-rate schedule keeps
-searched networks diverse; its formula is not public, ``DiverseRates`` is ours.
+The search draws one path per step (Gumbel-softmax with a straight-through gate, as GDAS), trains weights on one half of
+the data and the distribution on the other, with a cost term on the expected GMACs. The paper says that its
+learning-rate schedule keeps searched networks diverse; its formula is not public, ``DiverseRates`` is ours.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from baselines.pvnas.network import CANDIDATES, PVNet
 class DiverseRates:
     """Learning rates of weights and distribution, in opposite phase.
 
-    A branch that is drawn more is trained more, looks better, and is drawn still more: in a one-path search the
-    distribution settles on whatever led early. Here it hardly moves while the weights learn fast, and all branches are
-    drawn alike; it decides as the weights come to rest, when branches are compared with little noise. The same search
-    without it (``diverse=False``) has the same rates in the mean: the distribution's is constant. Restarting both in
-    cycles was tried on a toy (``tests/baselines/pvnas``) and kept no more diversity than the plain schedule.
+    A branch that is drawn more is trained more, scores better, and is drawn still more: a one-path search decides for
+    the early leader. With these rates the distribution hardly moves while the weights learn fast, and all branches are
+    drawn equally often. It decides when the weights learn slowly and branches are compared with little noise. With
+    ``diverse=False`` the mean rates are the same, and the distribution's rate is constant. Restarting both in cycles
+    was tried on a toy problem (``tests/baselines/pvnas``) and kept no more diversity than the plain schedule.
 
     Attributes:
         steps: of the search, after the warm-up.
         weights: largest rate of the weights; half a cosine to zero over the search.
         alpha: mean rate of the distribution over the search.
         diverse: False: the plain schedule.
-        warmup: steps before the search, of the weights alone: branches that have not learnt rank nothing.
-        rise: first steps of all, in which the rate of the weights rises linearly.
+        warmup: steps before the search that train the weights only: untrained branches cannot be ranked.
+        rise: steps at the very start, in which the rate of the weights rises linearly.
     """
 
     steps: int
@@ -123,8 +123,8 @@ class GradientSearch:
         """One step of the distribution, and the mean of the held-out losses.
 
         Args:
-            losses: of parts of a batch, computed through the gates of one draw; taken one by one, so that only one
-                part's graph need be in memory.
+            losses: of parts of a batch, computed through the gates of one draw; taken one by one, so that memory holds
+                the graph of one part only.
             rate: learning rate.
         """
         for group in self._adam.param_groups:
@@ -136,7 +136,7 @@ class GradientSearch:
         for loss in losses:
             gradients.append(torch.autograd.grad(loss, self.alpha, retain_graph=True)[0])  # the gates' part is shared
             values.append(loss.item())
-            del loss  # its graph goes before the next one comes
+            del loss  # frees its graph before the next one is made
         self.alpha.grad = torch.stack(gradients).mean(0) + of_cost
         self._adam.step()
         return sum(values) / len(values)
@@ -152,11 +152,11 @@ class GradientSearch:
 
     @torch.no_grad()
     def entropy(self) -> float:
-        """Of the distribution over networks, in nats."""
+        """Entropy of the distribution over networks, in nats."""
         return float(-(self.alpha.softmax(1) * self.alpha.log_softmax(1)).sum())
 
     def probabilities(self) -> list[dict[str, float]]:
-        """Of the candidates of each block."""
+        """Probabilities of the candidates of each block."""
         return [dict(zip(CANDIDATES, row, strict=True)) for row in self.alpha.detach().softmax(1).tolist()]
 
     def best(self) -> tuple[str, ...]:

@@ -1,11 +1,11 @@
 """MViT-B's own recipe on Kinetics-400, in part (facebookresearch/SlowFast configs/Kinetics/MVIT_B_16x4_CONV.yaml).
 
 AdamW, 16 clips a step on 8 GPUs at a learning rate of 1e-4 (linear in the number of such machines), half a cosine over
-200 epochs after 30 of warm-up, weight decay 0.05 but on norms and biases, gradients clipped at 1; one crop, five clips.
+200 epochs after 30 of warm-up, weight decay 0.05 except on norms and biases, gradients clipped at 1; 1 crop, 5 clips.
 
-What this suite does not have and the authors do: RandAugment (magnitude 7, 4 layers) on two samples of each video,
-mixup 0.8 and cutmix 1.0 (here only their label smoothing), random erasing 0.25, crops of random area (0.08 to 1) and
-aspect. A transformer from scratch needs them: expect far less than their 78.4 %. The rate ends at 0, theirs at 1e-6.
+The authors use, and this suite does not have: RandAugment (magnitude 7, 4 layers) on two samples of each video, mixup
+0.8 and cutmix 1.0 (here only their label smoothing), random erasing 0.25, crops of random area (0.08 to 1) and aspect.
+A transformer from scratch needs them: expect far less than their 78.4 %. The rate ends at 0, theirs at 1e-6.
 """
 
 from mmengine.optim import OptimWrapper

@@ -4,9 +4,9 @@
 of them warm-up, Nesterov momentum (slowfast/config/defaults.py), no clipping; batch norm of 8 clips per GPU,
 recalibrated with 200 batches; tested with 10 clips × 3 crops of 256².
 
-Departs in four things: the warm-up starts at 0.001, not at 0.01, and follows the cosine while it rises; its clips are
-windows of the video's own frames, theirs of 30 frames a second; its ten clips begin evenly from the first to the last
-frame possible, as theirs do with TEST.USE_OFFSET_SAMPLING, by default theirs end a tenth before that.
+Differs in four things: the warm-up starts at 0.001, not at 0.01, and follows the cosine while it rises; clips here are
+windows of the video's own frames, theirs of 30 frames a second; the ten test clips begin evenly from the first to the
+last possible frame, as theirs with TEST.USE_OFFSET_SAMPLING; by default, their last clip begins a tenth earlier.
 """
 
 from mmengine.optim import OptimWrapper

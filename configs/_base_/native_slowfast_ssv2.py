@@ -5,9 +5,9 @@ epochs of warm-up, weight decay 1e-6, no flip; one view of 256².
 
 Batch norm sees 8 clips together: theirs is synchronised over 4 GPUs of 2.
 
-Departs in three things: trained from scratch, where the authors start from SlowFast 8x8 of Kinetics-400 (so expect far
+Differs in three things: trained from scratch, where the authors start from SlowFast 8x8 of Kinetics-400 (so expect far
 less than their 63.0 % after 22 epochs); RGB, theirs is BGR; in training a random frame of each equal part of the video,
-theirs as DATA.INV_UNIFORM_SAMPLE has it.
+theirs by DATA.INV_UNIFORM_SAMPLE.
 """
 
 from mmengine.config import read_base

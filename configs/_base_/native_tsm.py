@@ -1,10 +1,10 @@
 """TSM as mmaction2 re-trained it (configs/recognition/tsm/tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_*.py).
 
 128 clips a step on 8 GPUs at a learning rate of 0.02, a tenth from epoch 25 and a hundredth from epoch 45 of 50, 5
-epochs of warm-up, gradients clipped at 20; biases learn twice as fast, the classifier's weights five and its biases ten
-times, as in the authors' code; batch norm of each GPU alone, not recalibrated.
+epochs of warm-up, gradients clipped at 20; biases learn twice as fast, the classifier's weights five times and its
+biases ten times, as in the authors' code; batch norm of each GPU alone, not recalibrated.
 
-Departs in four things: trained from scratch, where both start from ImageNet (so expect less than their accuracy: 50
+Differs in four things: trained from scratch, where both start from ImageNet (so expect less than their accuracy: 50
 epochs are short for that); random crops of random size, where theirs are corner crops of four sizes; mean and standard
 deviation 0.45 and 0.225 of all channels, theirs are ImageNet's; the warm-up starts at a hundredth, theirs at a tenth.
 """
@@ -32,6 +32,6 @@ optim_wrapper = dict(
 precise_bn = 0
 ema = None
 checkpoint = 1000
-# The authors' efficient test, one view; mmaction2's figures are of ten crops (corners, centre, flips), which we lack.
+# The authors' efficient test, one view; mmaction2's figures are of ten crops (corners, centre, flips), not built here.
 sampling = dict(kind="segment", frames=8, clips=1)
 crops = dict(size=224, short_side=256, jitter=(256, 340), flip=0.5, crops=1, test_size=224)  # 224 / 0.66 = 340

@@ -1,7 +1,7 @@
-"""TSM on Something-Something-V2 as mmaction2 re-trained it; departs as on Kinetics-400, see ``native_tsm``.
+"""TSM on Something-Something-V2 as mmaction2 re-trained it; differs as on Kinetics-400, see ``native_tsm``.
 
 Weight decay 5e-4. Horizontal flips exchange the labels of left and right. Tested as mmaction2's README says, two clips
-× three crops of 256²; our two clips lie a quarter of a segment before and behind its middle, theirs at its middle and
+× three crops of 256²; our two clips are a quarter of a segment before and after its middle, theirs at its middle and
 at its start.
 """
 

@@ -1,8 +1,8 @@
-"""An mmaction2 config for `python -m reproduce compare`: R(2+1)D, of whose backbone the solver turns `base_channels`.
+"""An mmaction2 config for `python -m reproduce compare`: R(2+1)D; the solver scales `base_channels` of its backbone.
 
-Only `model` is read, here or in what `_base_` names: data, schedule and normalisation are the suite's, and training
-starts from scratch. `knobs = dict(base_channels=(4, 512, 0.125))` (lowest, highest, step) would say the same, and is
-how other arguments of a backbone are turned; `knobs = dict()` states a model of one size.
+Only `model` is read, here or in the files of `_base_`: data, schedule and normalisation are the suite's, and training
+starts from scratch. `knobs = dict(base_channels=(4, 512, 0.125))` (lowest, highest, step) has the same effect; other
+arguments of a backbone are named in this way. `knobs = dict()` is for a model of one size.
 """
 
 model = dict(

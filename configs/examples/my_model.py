@@ -1,8 +1,8 @@
 """A model of one's own for `python -m reproduce compare`: a small (2+1)D residual net, in plain torch.
 
-`register_family` names the arguments that scale the cost, with range and step: the width, and one that trims the last
-percents where channels are few. The class (or function) below it is built with these and the keywords `num_classes`,
-`frames` and `crop`, and maps clips B 3 T H W to logits B N.
+`register_family` names the arguments that scale the cost, with range and step: the width, and one for the last
+percents, which a width of few channels cannot reach. The class (or function) below it is built with these arguments and
+the keywords `num_classes`, `frames` and `crop`, and maps clips B 3 T H W to logits B N.
 """
 
 from torch import Tensor, nn

@@ -1,8 +1,8 @@
 """Search with mmengine's Runner on a data set of mmaction2, by mmaction2's own `tools/train.py`.
 
 VIDEOS is a folder, in which `train.txt` and `held_out.txt` give a video and its label per line, no video in both: the
-shared weights learn from the first, architectures are judged on the second. SPACE is one of the presets. What is found
-is written to `architecture.json` of the work folder; train.py beside it trains it.
+shared weights learn from the first, architectures are judged on the second. SPACE is one of the presets. The found
+architecture is written to `architecture.json` in the work folder; train.py, beside this file, trains it.
 """
 
 custom_imports = dict(imports=["autotsnet.mmaction"], allow_failed_imports=False)

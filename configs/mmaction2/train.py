@@ -1,16 +1,16 @@
 """Train a found architecture with mmaction2's own `tools/train.py` and `tools/test.py`.
 
 The network is a backbone of mmaction2's Recognizer3D, with a head, data set, pipeline and schedule of mmaction2.
-ARCHITECTURE is what a search of SPACE has written, such as that of search.py beside it; VIDEOS is a folder, in which
+ARCHITECTURE is the file that a search has written, such as search.py beside this file; VIDEOS is a folder, in which
 `train.txt` and `val.txt` give a video and its label per line. Any network of `baselines` that has `features()` can
-stand in place of `auto_tsnet`: `dict(type="x3d")`, with "baselines" among the imports.
+take the place of `auto_tsnet`: `dict(type="x3d")`, with "baselines" among the imports.
 """
 
 custom_imports = dict(imports=["autotsnet.mmaction"], allow_failed_imports=False)
 default_scope = "mmaction"
 videos = "{{$VIDEOS:data/kinetics400}}"
 architecture = "{{$ARCHITECTURE:work_dirs/search/architecture.json}}"
-channels = 544  # of the last block groups of both streams; a wrong number is refused, and the right one named
+channels = 544  # of the last block groups of both streams; the error for a wrong number names the right one
 frames, crop = dict(tiny=(8, 64), s=(16, 160), m=(16, 224), l=(16, 312))["{{$SPACE:m}}"]
 num_classes, batch = 400, 32
 

@@ -1,4 +1,4 @@
-"""MViT-B 16x4, its authors' recipe as far as this suite goes."""
+"""MViT-B 16x4, its authors' recipe as far as this suite supports it."""
 
 from mmengine.config import read_base
 

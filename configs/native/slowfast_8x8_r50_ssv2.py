@@ -1,7 +1,7 @@
 """SlowFast R50 8x8 on Something-Something-V2, pytorchvideo's recipe (configs/SSv2/pytorchvideo/SLOWFAST_8x8_R50.yaml).
 
-64 clips a step, half a cosine over 30 epochs, the first 3 of them warm-up; three crops of 256². Departs as 16x8 does,
-and in the warm-up, which starts at 0.08 there, and in 200 batches for batch norm instead of 150.
+64 clips a step, half a cosine over 30 epochs, the first 3 of them warm-up; three crops of 256². Differs as 16x8 does,
+and in two more things: their warm-up starts at 0.08, and they recalibrate batch norm with 150 batches, here it is 200.
 """
 
 from mmengine.config import read_base

@@ -1,4 +1,4 @@
-"""Embedded videos at full size on a GPU, an hour or so per model."""
+"""Embedded videos at full size on a GPU, about an hour per model."""
 
 from mmengine.config import read_base
 

@@ -1,9 +1,9 @@
 """Kinetics-400 recipe, the same for every model: SGD from scratch, cosine, long.
 
-After X3D's and SlowFast's public recipes (facebookresearch/SlowFast, configs/Kinetics/X3D_M.yaml and
+From X3D's and SlowFast's public recipes (facebookresearch/SlowFast, configs/Kinetics/X3D_M.yaml and
 SLOWFAST_4x16_R50.yaml): learning rate 0.1 per 128 clips, scaled linearly; 35 of 300 epochs of warm-up; weight decay
 5e-5, none on batch norm. Batch norm's statistics are over 8 clips, as on each GPU of SlowFast's recipe (64 clips on 8
-GPUs), whatever the number of GPUs here: 128 clips are 16 GPUs of one pass, 8 of two, one of sixteen.
+GPUs), for any number of GPUs here: a step of 128 clips is one pass on 16 GPUs, two on 8, sixteen on one.
 """
 
 from mmengine.optim import OptimWrapper
@@ -19,11 +19,11 @@ from baselines.x3d import x3d
 
 epochs = 300
 batch = 128  # clips per step, all devices together; the rate below is scaled with it
-reference_batch = 128  # the one that the rate is stated for
+reference_batch = 128  # the batch that the rate is stated for
 sub_batch = 8  # clips per pass and batch norm; the gradients of a step's passes are accumulated
 amp = "bf16"
 warmup = 35 / 300
-threads = 8  # on a CPU; a second run beside it is no reason for other sums
+threads = 8  # on a CPU; fixed, since another number rounds sums differently
 workers = 12
 label_smoothing = 0.0
 optim_wrapper = dict(
@@ -44,7 +44,7 @@ nets = dict(
     auto_tsnet=dict(type=auto_tsnet),
     mvit=dict(type=mvit),
     assemblenet=dict(type=assemblenet),
-    assemblenet_searched=dict(type=assemblenet, learn_connections=True),  # they are learnt with the rest
+    assemblenet_searched=dict(type=assemblenet, learn_connections=True),  # learnt with the other weights
     pvnas=dict(type=pvnas, blocks=(3, 4, 6, 3), strides=(1, 2, 2, 2)),
 )
 
@@ -65,7 +65,7 @@ searches = dict(
         epochs=60,
         options=dict(
             keep=0.35,  # share of the connections, as in AssembleNet-50
-            evaluations=200,  # from here on of evolution: graphs trained
+            evaluations=200,  # from here on for evolution: number of trained graphs
             population=50,
             tournament=10,
             epochs=5,
@@ -76,7 +76,7 @@ searches = dict(
         method="pvnas",
         strategy="gradient",
         options=dict(
-            warmup=50_000,  # steps of the weights alone, before
+            warmup=50_000,  # steps of the weights only, before the search
             steps=100_000,  # of weights and distribution
             alpha=0.001,  # mean learning rate of the distribution
             diverse=True,  # rates in opposite phase, see DiverseRates

@@ -1,6 +1,6 @@
 """Quick recipe: the embedded videos on a laptop CPU, a minute or two per model.
 
-AdamW because it is fast out of the gate: in so few steps SGD at 0.02 reached less than half of its accuracy, and AdamW
+AdamW because it learns fast at the start: in so few steps SGD at 0.02 reached less than half of its accuracy, and AdamW
 at 2e-3 or 1e-2 less than at 5e-3 (X3D on synthetic-ssv2: 27, 30 and 40 %). No dropout: 450 steps do not overfit.
 """
 
@@ -18,7 +18,7 @@ from baselines.x3d import x3d
 epochs = 3
 batch = 16  # clips per step, all devices together
 warmup = 0.1  # share of the steps with a linearly rising rate; cosine to zero after that
-threads = 1  # of a training and a test on a CPU: another number rounds sums otherwise
+threads = 1  # of a training and a test on a CPU: another number rounds sums differently
 workers = 1
 label_smoothing = 0.0
 optim_wrapper = dict(
@@ -35,7 +35,7 @@ nets = dict(
     slowfast=dict(type=slowfast, depth=50, blocks=(1, 1, 1, 1), alpha=4, dropout=0.0),
     x3d=dict(type=x3d, blocks=(1, 1, 2, 1), head_width=256, dropout=0.0),
     # Layers of a few channels on clips of 48 pixels: a quarter of the channels shifts, and the second stage keeps its
-    # resolution. With an eighth, whether a training of this length finds the direction of time depends on its seed.
+    # resolution. With an eighth, the seed decides whether so short a training learns the direction of time.
     tsm=dict(type=tsm, depth=50, blocks=(1, 2, 2, 1), strides=(1, 1, 2, 2), shift_div=4, dropout=0.0),
     auto_tsnet_uniform=dict(type=auto_tsnet_uniform, space="tiny", dropout=0.0),
     auto_tsnet=dict(type=auto_tsnet, dropout=0.0),
@@ -50,14 +50,14 @@ nets = dict(
 )
 
 searches = dict(
-    # Shared weights learn at a constant rate, as later stages add new ones.
+    # Shared weights learn at a constant rate, since later stages add new ones.
     auto_tsnet=dict(
         method="auto_tsnet",
         space="tiny",
         fair=False,  # fair channel selection
         strategy="fpnas",
-        options=dict(warmup=360, steps=120, type_steps=70),  # cheap first: weights that have not learnt rank nothing
-        fpnas=dict(lr=0.1),  # so short a search needs a large step, see FPNASOptions
+        options=dict(warmup=360, steps=120, type_steps=70),  # warm-up is cheap, untrained weights rank nothing
+        fpnas=dict(lr=0.1),  # a short search needs a large step, see FPNASOptions
         warmup=0.03,
         checkpoint=50,
     ),
@@ -68,7 +68,7 @@ searches = dict(
         strategy="connections",
         options=dict(
             keep=0.35,  # share of the connections, as in AssembleNet-50
-            evaluations=24,  # from here on of evolution: graphs trained
+            evaluations=24,  # from here on for evolution: number of trained graphs
             population=8,
             tournament=3,
             epochs=0.3,  # of half of the videos, for each graph
@@ -79,7 +79,7 @@ searches = dict(
         method="pvnas",
         strategy="gradient",
         options=dict(
-            warmup=500,  # steps of the weights alone, before
+            warmup=500,  # steps of the weights only, before the search
             steps=450,  # of weights and distribution
             alpha=0.02,  # mean learning rate of the distribution
             diverse=True,  # rates in opposite phase, see DiverseRates

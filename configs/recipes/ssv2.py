@@ -1,6 +1,6 @@
 """Something-Something-V2 recipe, the same for every model: from scratch, since no model here is pretrained.
 
-After VoV3D's re-training of X3D without pretraining (youngwanLEE/VoV3D configs/SSv2/x3d/x3d_M.yaml): batch 64, learning
+From VoV3D's re-training of X3D without pretraining (youngwanLEE/VoV3D configs/SSv2/x3d/x3d_M.yaml): batch 64, learning
 rate 0.1, cosine, 100 epochs, one of warm-up, weight decay 5e-5.
 """
 

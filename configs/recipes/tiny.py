@@ -1,4 +1,4 @@
-"""Seconds on a CPU: for tests of the machinery; nothing is learnt."""
+"""For tests of the machinery: seconds on a CPU, nothing is learnt."""
 
 from mmengine.config import read_base
 
@@ -20,7 +20,7 @@ checkpoint = 1
 
 nets["slowfast"] = dict(type=slowfast, depth=18, blocks=(1, 1, 1, 1), alpha=4)
 nets["x3d"] = dict(type=x3d, blocks=(1, 1, 2, 1), head_width=256)
-nets["tsm"] = dict(type=tsm, depth=50, blocks=(1, 1, 1, 1), shift_div=4)  # narrow layers: an eighth would be none
+nets["tsm"] = dict(type=tsm, depth=50, blocks=(1, 1, 1, 1), shift_div=4)  # narrow layers: an eighth is no channel
 nets["auto_tsnet_uniform"] = dict(type=auto_tsnet_uniform, space="tiny")
 nets["auto_tsnet"] = dict(type=auto_tsnet)
 nets["mvit"] = dict(type=mvit, depth=3, downscale=(1,), kv_stride=2)
