@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -113,6 +114,20 @@ class CostModel(Protocol):
         ...
 
 
+class SharedWeights(nn.Module):
+    """Base of supernets: ``forward(*clips, architecture)`` runs one subnet.
+
+    A supernet whose subnets run on random channels while training overrides both methods.
+    """
+
+    def reseed(self, seed: int) -> None:
+        """Draw what is random in the next step from this seed."""
+
+    def prefix_windows(self) -> AbstractContextManager:
+        """Run subnets on the channels of the found network, inside this context."""
+        return nullcontext()
+
+
 class Space(Domain, Protocol):
     """What the search loop asks of a space.
 
@@ -153,8 +168,8 @@ class Space(Domain, Protocol):
         """The stand-alone network of an architecture."""
         ...
 
-    def supernet(self, num_classes: int) -> nn.Module:
-        """The shared weights; ``forward(clips, architecture)`` runs one subnet."""
+    def supernet(self, num_classes: int) -> SharedWeights:
+        """The shared weights."""
         ...
 
     def example(self, batch: int = 1) -> Tensor:

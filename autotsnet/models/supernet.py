@@ -16,7 +16,7 @@ from autotsnet.layers.elastic import Channels, narrow
 from autotsnet.meta import on_meta
 from autotsnet.models.two_stream import TwoStreamNet
 from autotsnet.registry import MODELS
-from autotsnet.space import Space, space_of
+from autotsnet.space import SharedWeights, Space, space_of
 
 
 def prefix(channels: Channels, largest: int) -> int:
@@ -52,7 +52,7 @@ class FairWindow:
 
 
 @MODELS.register_module()
-class SuperNet(nn.Module):
+class SuperNet(SharedWeights):
     """All architectures of a space with shared weights.
 
     ``whole`` is the largest static model with every fusion and attention type at every position. A subnet is the
