@@ -5,7 +5,7 @@ Leaves ``supernet.safetensors``, ``journal.parquet`` and ``trajectory.parquet``.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ class SupernetSearch(Method):
         wrapper = Config(dict(o=config.optim_wrapper)).pretty_text
         recipe = [wrapper, config.batch, config.warmup, bool(config.get("fair")), config.label_smoothing]
         recipe += [config[key] for key in ("amp", "reference_batch", "judge") if config.get(key)]
-        return [PROCEDURE, asdict(self.space), asdict(self.options), asdict(self.suite.protocol), recipe]
+        space = asdict(self.space) if is_dataclass(self.space) else config.space
+        return [PROCEDURE, space, asdict(self.options), asdict(self.suite.protocol), recipe]
 
     @cached_property
     def space(self) -> Space:

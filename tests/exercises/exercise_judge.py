@@ -7,7 +7,7 @@ from autotsnet.search.judges import JUDGES
 
 @JUDGES.register_module(name="small")
 class Small:
-    clips = images = 0
+    clips, images = 1, 0
 
     def __init__(self, runner, held_out, space):
         pass

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from autotsnet.architecture import Architecture
 from autotsnet.inputs import RGB, example
 from autotsnet.registry import Knob, register_family
-from autotsnet.space import SPACES, Product, SharedWeights, Stage, Variable, variable_counts
+from autotsnet.space import SPACES, Product, SharedWeights, Stage, Variable
 from reproduce.measure.macs import count
 
 KERNELS = (1, 3)
@@ -54,19 +54,22 @@ def kernel_net(*, num_classes, frames=8, crop=32, width=8, kernels=None):
 
 
 @SPACES.register_module(name="kernels")
-class KernelSpace(Product):
+class KernelSpace:
+    name = "kernels"
+    variables = tuple(Variable(f"layer.{i}", KERNELS, "kernels", f"layer.{i}") for i in (0, 1))
+    counts = torch.tensor([2, 2])
+
     def __init__(self, frames, crop, width=8):
-        super().__init__(((2,), (2,)))
-        self.__dict__ |= dict(name="kernels", frames=frames, crop=crop, width=width)
-        self.__dict__ |= dict(counts=variable_counts(self.blocks_), variables=self._variables())
-
-    blocks_ = ((2,), (2,))
-
-    def _variables(self):
-        return tuple(Variable(f"layer.{i}", KERNELS, "kernels", f"layer.{i}") for i in (0, 1))
+        self.frames, self.crop, self.width = frames, crop, width
 
     def blocks(self):
-        return self.blocks_
+        return ((2,), (2,))
+
+    def sample(self, num, generator):
+        return Product(self.blocks()).sample(num, generator)
+
+    def mutate(self, codes, generator):
+        return Product(self.blocks()).mutate(codes, generator)
 
     def neighbours(self, code):
         return torch.stack([torch.cat([1 - code[:1], code[1:]]), torch.cat([code[:1], 1 - code[1:]])])
@@ -87,12 +90,11 @@ class KernelSpace(Product):
         return example(RGB, self.frames, self.crop, batch, "cpu")[0]
 
     def cost(self, num_classes, alone=None):
-        size = self.frames, self.crop
-        pairs = [
-            [count(lambda k=(a, b): KernelNet(num_classes, self.width, k), *size).gmacs for b in KERNELS]
-            for a in KERNELS
-        ]
-        return Table(torch.tensor(pairs, dtype=torch.float64))
+
+        def gmacs(*kernels):
+            return count(lambda: KernelNet(num_classes, self.width, kernels), self.frames, self.crop).gmacs
+
+        return Table(torch.tensor([[gmacs(a, b) for b in KERNELS] for a in KERNELS], dtype=torch.float64))
 
     def stages(self, options, num_classes):
         return (Stage("kernels", ("kernels",), options.warmup, options.steps),)
