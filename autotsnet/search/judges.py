@@ -25,7 +25,7 @@ class Judge(Protocol):
     The loop builds it from ``dict(type=name, …)`` and adds ``runner``, ``held_out`` and ``space``.
 
     Attributes:
-        clips: held-out clips behind each score of the last call, over all ranks.
+        clips: held-out clips behind each score of the last call, over all ranks; 1 where a score needs none.
         images: clips that passed a network for scores.
     """
 

@@ -77,4 +77,4 @@ def test_a_space_is_searched_and_what_is_found_is_trained(use):
 def test_a_judge(use):
     folder = use("search", "suite_judge.py", "--entry", "auto_tsnet")
     journal = pd.read_parquet(next(folder.glob("runs/*/search-*/journal.parquet")))
-    assert (journal.log_likelihood == -np.stack(journal.code).sum(1)).all()
+    assert (journal.log_likelihood == -np.stack(journal.code).astype(int).sum(1)).all()
