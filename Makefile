@@ -88,7 +88,7 @@ study-planted: env  ## the search engines on a space whose best is known (minute
 	"$$VENV/bin/python" -m reproduce.studies.planted
 
 study-search: env  ## searched against random architectures, supernet against stand-alone ranking (an hour on a CPU)
-	"$$VENV/bin/python" -m reproduce.studies.search --suite "ssv2-$$EMBEDDED"
+	"$$VENV/bin/python" -m reproduce.studies.chance --suite "ssv2-$$EMBEDDED"
 
 study-presets: env  ## one search step at full size of each preset: time and peak memory (minutes)
 	"$$VENV/bin/python" -m reproduce.studies.presets

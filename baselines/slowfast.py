@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from autotsnet.models.two_stream import slow_frames
 from autotsnet.registry import Knob, register_family
-from baselines.init import init_weights, stage_widths
+from baselines.residual import init_weights, stage_widths
 
 LATERAL_RATIO = 2  # channels that a lateral connection delivers, over those of the fast pathway
 _LAYER = {

@@ -16,7 +16,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from autotsnet.registry import Knob, register_family
-from baselines.init import init_weights, stage_widths
+from baselines.residual import init_weights, stage_widths
 
 RESNETS = {
     18: (BasicBlock, (2, 2, 2, 2)),

@@ -14,7 +14,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from autotsnet.registry import Knob, register_family
-from baselines.init import init_weights, stage_widths
+from baselines.residual import init_weights, stage_widths
 
 _CONV = {"conv_cfg": {"type": "Conv3d"}}
 _NORM = {**_CONV, "norm_cfg": {"type": "BN3d"}}

@@ -24,8 +24,8 @@ from torch import nn
 
 from autotsnet.registry import Knob
 from autotsnet.transforms import MODEL_TRANSFORMS
-from reproduce.files import OutputError, write_json
 from reproduce.measure.macs import MacCount, count
+from reproduce.whole_files import OutputError, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = "autotsnet", "baselines"  # packages whose models a solution is remembered of: their source is in the key

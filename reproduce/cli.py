@@ -547,7 +547,7 @@ def import_weights(
     Example: python -m reproduce import-weights X3D_M.pyth --as x3d_m --out x3d_m.safetensors
     """
     from baselines import checkpoints
-    from reproduce.files import save_weights
+    from reproduce.whole_files import save_weights
 
     state, header = checkpoints.read(file, variant, classes)
     out = out or Path(f"{variant}.safetensors")
@@ -567,7 +567,7 @@ def export_weights(
     import torch
 
     from baselines import checkpoints
-    from reproduce.files import write_atomic
+    from reproduce.whole_files import write_atomic
 
     state, header = checkpoints.open_file(file)
     checkpoint = checkpoints.to_mmaction2(state, header["variant"])
@@ -616,7 +616,7 @@ def diff(
 
     Example: python -m reproduce data diff .cache/scan-kinetics /other/scan-kinetics --out common.txt
     """
-    from reproduce.data.compare import diff as compare
+    from reproduce.data.copies import diff as compare
 
     typer.echo(compare(first, second, split, out))
 
@@ -631,7 +631,7 @@ def score(
 
     Example: python -m reproduce data score kinetics --ids common.txt
     """
-    from reproduce.data.compare import score as table_on
+    from reproduce.data.copies import score as table_on
     from reproduce.suites import suite
 
     typer.echo(table_on(suite(suite_name), results, ids))
@@ -692,7 +692,7 @@ def check_folders(runs: Path | None, results: Path | None, cache: Path) -> None:
         OutputError: a folder cannot be written.
     """
     from reproduce.evidence.reference import apart
-    from reproduce.files import check_writable
+    from reproduce.whole_files import check_writable
 
     if results:
         check_writable(apart(results), "RESULTS= or --results")

@@ -25,8 +25,8 @@ from baselines.pvnas.network import PVNet
 from baselines.slowfast import SlowFast
 from baselines.tsm import FrameNet
 from reproduce.engine.rebuild import trained
-from reproduce.files import write_atomic
 from reproduce.spec import RunSpec
+from reproduce.whole_files import write_atomic
 
 FIXED_FRAMES = (FrameNet, MViT, PVNet, SlowFast, TwoStreamNet)
 TOLERANCE = 1e-4  # of a logit, over the largest where that is above 1

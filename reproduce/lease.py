@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from reproduce.files import OutputError
+from reproduce.whole_files import OutputError
 
 BEAT = 10.0
 EXPIRY = 90.0  # a file system that answers no sooner than in a minute is still no reason to take a run away

@@ -20,8 +20,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autotsnet.registry import family
-from reproduce.files import write_json
 from reproduce.spec import RunSpec, digest, lasting
+from reproduce.whole_files import write_json
 
 SCHEMA = 3
 

@@ -28,7 +28,6 @@ from reproduce.engine.rebuild import trained
 from reproduce.engine.runner import threads_of
 from reproduce.engine.test import test, weights_of
 from reproduce.engine.train import SKIPPED, train
-from reproduce.files import write_atomic, write_json
 from reproduce.lease import held
 from reproduce.measure.throughput import forward_throughput
 from reproduce.records import (
@@ -47,6 +46,7 @@ from reproduce.records import (
 from reproduce.search.stage import resolved
 from reproduce.spec import RunSpec
 from reproduce.suites import Entry, Suite
+from reproduce.whole_files import write_atomic, write_json
 
 
 @dataclass(frozen=True)

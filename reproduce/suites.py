@@ -48,7 +48,7 @@ class Entry:
         variants: more than 1: so many architectures drawn at random, each trained like the others.
         optional: only run when asked for, by name or with ``MODELS=all``.
         architecture: once it is known.
-        source: of a user's model, the text that defines the family ``name``, see ``reproduce.own``.
+        source: of a user's model, the text that defines the family ``name``, see ``reproduce.user_model``.
     """
 
     name: str

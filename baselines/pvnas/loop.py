@@ -11,7 +11,7 @@ import torch
 from mmengine.runner import BaseLoop, Runner
 
 from autotsnet.registry import LOOPS
-from baselines.pvnas.search import DiverseRates, GradientSearch
+from baselines.pvnas.gradient import DiverseRates, GradientSearch
 
 COLUMNS = ("loss", "held_out_loss", "gmacs", "diversity", "entropy")  # the last three expected of the networks drawn
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from autotsnet.architecture import Architecture
 from autotsnet.registry import Knob, register_family
-from baselines.init import stage_widths
+from baselines.residual import stage_widths
 from baselines.tsm import temporal_shift
 
 EXPANSION = 4

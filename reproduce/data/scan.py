@@ -23,9 +23,9 @@ import pandas as pd
 from reproduce.data import kinetics, ssv2
 from reproduce.data.decode import DecodeError, Truncated, check_whole, frame_files, opened, reason
 from reproduce.data.manifest import DataError, Manifest
-from reproduce.files import write_atomic, write_json
 from reproduce.lease import held
 from reproduce.progress import Progress
+from reproduce.whole_files import write_atomic, write_json
 
 EDGE = 1 << 16  # bytes at each end of a file that a quick scan hashes
 SLACK = 0.05  # of the announced length that may be missing: headers of real files round

@@ -12,9 +12,9 @@ from autotsnet.inputs import example
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.inference import accelerate
 from reproduce.engine.runner import CheckpointError
-from reproduce.own import define
 from reproduce.protocol import Protocol
 from reproduce.spec import RunSpec
+from reproduce.user_model import define
 
 
 def config_of(spec: RunSpec) -> Config:

@@ -33,8 +33,8 @@ from mmengine.visualization import MLflowVisBackend, TensorboardVisBackend, Visu
 from autotsnet.hooks import PlainCheckpointHook
 from autotsnet.models import recalibrate
 from autotsnet.registry import HOOKS, LOOPS
-from reproduce.files import write_atomic, write_json
 from reproduce.progress import Progress
+from reproduce.whole_files import write_atomic, write_json
 
 LAST = "last.pth"
 SHARED_MEMORY = Path("/dev/shm")

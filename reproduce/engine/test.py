@@ -20,11 +20,11 @@ from reproduce.engine.distributed import agreed
 from reproduce.engine.rebuild import config_of, for_test
 from reproduce.engine.recipe import videos_at_once
 from reproduce.engine.runner import build_runner, ignore_sigterm
-from reproduce.files import write_atomic, write_json
 from reproduce.progress import Progress
 from reproduce.protocol import Protocol
 from reproduce.records import score, sha256
 from reproduce.spec import RunSpec
+from reproduce.whole_files import write_atomic, write_json
 
 
 class Predictions(BaseMetric):

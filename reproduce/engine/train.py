@@ -27,10 +27,10 @@ from reproduce.engine.runner import (
     ignore_sigterm,
     resume_from,
 )
-from reproduce.files import save_weights, write_json
 from reproduce.protocol import Protocol
 from reproduce.records import Training
 from reproduce.spec import RunSpec
+from reproduce.whole_files import save_weights, write_json
 
 SKIPPED = "train/skipped.txt"  # training videos that could not be decoded
 

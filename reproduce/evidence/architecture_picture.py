@@ -75,7 +75,7 @@ def draw_architecture(
 
     Raises:
         ValueError: the suffix is none of these.
-        reproduce.files.OutputError: the file cannot be written.
+        reproduce.whole_files.OutputError: the file cannot be written.
     """
     save(architecture_figure, path, architecture, title=title, gmacs=gmacs)
 

@@ -26,7 +26,6 @@ from reproduce.data.datasets import TestVideos
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.recipe import videos_at_once
 from reproduce.evidence.natives import NATIVES
-from reproduce.files import write_atomic, write_json
 from reproduce.measure.macs import MacCount, count
 from reproduce.measure.throughput import (
     MODES,
@@ -43,6 +42,7 @@ from reproduce.measure.throughput import (
 from reproduce.progress import Progress
 from reproduce.records import device_name, session
 from reproduce.suites import Suite
+from reproduce.whole_files import write_atomic, write_json
 
 PROBED = ("x3d_s", "slow_4x16_r50", "tsm_mobilenetv2_8f", "auto_tsnet_uniform_s")
 """In every mode on a CPU too, where that takes minutes each; the others there in fp32, channels-last."""

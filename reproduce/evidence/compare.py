@@ -10,15 +10,15 @@ from pathlib import Path
 
 from mmengine.dist import get_rank
 
-from reproduce.data.compare import restricted
+from reproduce.data.copies import restricted
 from reproduce.data.manifest import Manifest
 from reproduce.evidence import tables
 from reproduce.evidence.reference import REFERENCE
-from reproduce.own import own_entry
 from reproduce.records import RecordError, RunRecord, predictions
 from reproduce.run import run
 from reproduce.spec import run_id
 from reproduce.suites import Entry, Suite, difference
+from reproduce.user_model import own_entry
 
 
 def compare(
@@ -34,7 +34,7 @@ def compare(
     """Do what is missing of a user's model and of those that it is set against.
 
     Args:
-        path: the file of the user's model, see ``reproduce.own``.
+        path: the file of the user's model, see ``reproduce.user_model``.
         suite: gives data, budget, protocol and recipe.
         against: entries of the suite. Their records are used where these are of the same videos, budget, protocol and
             recipe.

@@ -35,10 +35,10 @@ from reproduce.engine.runner import threads_of
 from reproduce.evidence import quantities
 from reproduce.evidence.quantities import GateError, Measured, platform
 from reproduce.evidence.reference import REFERENCE, note
-from reproduce.files import write_json
 from reproduce.progress import Progress
 from reproduce.records import git_commit
 from reproduce.suites import CONFIGS, SUITES, Entry
+from reproduce.whole_files import write_json
 
 CHANGES = REFERENCE / "CHANGES.md"
 TIERS = ("instant", "inference", "speed", "training")

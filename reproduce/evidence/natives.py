@@ -27,9 +27,9 @@ from baselines import VARIANTS
 from baselines.assemblenet.network import VARIANTS as ASSEMBLENETS
 from baselines.assemblenet.network import assemblenet
 from reproduce.evidence.tables import PUBLISHED
-from reproduce.files import write_atomic
 from reproduce.measure.macs import count
 from reproduce.measure.throughput import Mode
+from reproduce.whole_files import write_atomic
 
 NOTES = """\
 - Printed digits are the sources' own, GMACs at the frames × crop of the row. Equal: our value, rounded to as many

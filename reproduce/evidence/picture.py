@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from reproduce.files import write_atomic
+from reproduce.whole_files import write_atomic
 
 FORMATS = ("png", "svg", "pdf")
 NARROW = 6.4  # inches, of all pictures but that of an architecture

@@ -36,7 +36,6 @@ from reproduce.data.datasets import TestVideos, TrainClips
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.runner import threads_of
 from reproduce.evidence.reference import REFERENCE
-from reproduce.files import save_weights
 from reproduce.launch.local import jobs, run_jobs
 from reproduce.launch.parallel import keep_memory
 from reproduce.progress import Progress
@@ -44,6 +43,7 @@ from reproduce.protocol import Protocol
 from reproduce.records import Model, RunRecord, load_all, score
 from reproduce.search.stage import method, search_config
 from reproduce.suites import SUITES, Entry, Suite, difference
+from reproduce.whole_files import save_weights
 
 INFERENCE = "videos and labels", "top-1, videos", "logits"  # quantities of the tier of that name
 SPEED = "time ÷ reference"  # the quantity of the tier of that name

@@ -19,9 +19,9 @@ from datetime import date
 from hashlib import sha256
 from pathlib import Path
 
-from reproduce.files import write_atomic
 from reproduce.records import RecordError, RunRecord, git_commit, load_all, predictions, session
 from reproduce.suites import CONFIGS, suite
+from reproduce.whole_files import write_atomic
 
 REFERENCE = CONFIGS.parent / "results"
 OWN = Path("my-results")

@@ -25,11 +25,11 @@ from reproduce.evidence.architecture_picture import draw_architecture
 from reproduce.evidence.charts import FAMILIES, Point, family_of
 from reproduce.evidence.natives import NATIVES, printed
 from reproduce.evidence.tables import Row
-from reproduce.files import write_atomic
 from reproduce.measure.throughput import Mode
 from reproduce.records import RunRecord, predictions
 from reproduce.suites import SUITES, Suite
 from reproduce.suites import suite as suite_named
+from reproduce.whole_files import write_atomic
 
 TEMPLATE = Path(__file__).with_name("report.html")
 PAGE = "report.html"

@@ -30,7 +30,7 @@ def draw_trajectory(journal: pd.DataFrame, path: Path, budgets: Mapping[str, flo
 
     Raises:
         ValueError: no rows, a column is missing, or an unknown suffix.
-        reproduce.files.OutputError: the file cannot be written.
+        reproduce.whole_files.OutputError: the file cannot be written.
     """
     save(trajectory_figure, path, journal, budgets)
 

@@ -31,9 +31,9 @@ from reproduce.evidence.statistics import (
     per_architecture,
     spreads_of,
 )
-from reproduce.files import write_atomic
 from reproduce.records import UNPROVEN, Kind, RunRecord, Throughput, kind, load_all
 from reproduce.suites import Entry, Suite, difference
+from reproduce.whole_files import write_atomic
 
 WIDTH = 100  # columns of a terminal
 NOT_RUN = "not run"

@@ -24,12 +24,12 @@ from reproduce.engine.rebuild import for_test
 from reproduce.engine.recipe import videos_at_once
 from reproduce.engine.runner import threads_of
 from reproduce.evidence.statistics import LEVEL, holm, paired_difference, wilson
-from reproduce.files import write_atomic, write_json
 from reproduce.progress import Progress
 from reproduce.protocol import Protocol
 from reproduce.records import ranks
 from reproduce.spec import RunSpec
 from reproduce.suites import Suite, suite
+from reproduce.whole_files import write_atomic, write_json
 
 ORDERS: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
     "natural": lambda frames, rng: np.arange(frames),

@@ -16,7 +16,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from reproduce.engine.distributed import number
 from reproduce.engine.runner import PreemptedError
-from reproduce.files import OutputError
+from reproduce.whole_files import OutputError
 
 PORT = 29500  # of the rendezvous between machines, torchrun's default
 

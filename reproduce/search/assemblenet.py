@@ -32,9 +32,9 @@ from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.recipe import optimiser, passes, schedule
 from reproduce.engine.runner import DivergedError, RunHook, StreamLoop, build_runner, resume_from
 from reproduce.evidence.search_picture import draw_connections, draw_curves
-from reproduce.files import write_atomic, write_json
 from reproduce.records import Search
 from reproduce.search.method import METHODS, Method, halves, stream
+from reproduce.whole_files import write_atomic, write_json
 
 STRATEGIES = ("evolution", "random")
 PROCEDURE = 2  # of these two; to be raised when the same options find something else

@@ -26,9 +26,9 @@ from reproduce.engine.recipe import optimiser, passes
 from reproduce.engine.runner import LAST, RunHook, build_runner, resume_from
 from reproduce.evidence.architecture_picture import draw_architecture
 from reproduce.evidence.search_picture import draw_trajectory
-from reproduce.files import save_weights, write_atomic, write_json
 from reproduce.records import Search
 from reproduce.search.method import METHODS, Method, halves, stream
+from reproduce.whole_files import save_weights, write_atomic, write_json
 
 PROCEDURE = 3  # to be raised when the same options find something else: an old search is not taken for a new one
 

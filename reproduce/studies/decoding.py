@@ -46,9 +46,9 @@ from reproduce.data.synthetic.video import render
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.inference import accelerate
 from reproduce.evidence.reference import own_option
-from reproduce.files import write_json
 from reproduce.protocol import Crops, Protocol, Sampling
 from reproduce.records import session
+from reproduce.whole_files import write_json
 
 PROTOCOL = Protocol(Sampling("dense", 16, 5, clips=10), Crops(256, 256, (256, 320), crops=3))
 FRAMES = 301

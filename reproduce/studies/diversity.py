@@ -20,10 +20,10 @@ import pandas as pd
 from reproduce.data.decode import DEFAULT
 from reproduce.evidence.reference import own_option
 from reproduce.evidence.search_picture import draw_curves
-from reproduce.files import write_json
 from reproduce.records import session
 from reproduce.search import stage
 from reproduce.suites import suite
+from reproduce.whole_files import write_json
 
 SCHEDULES = {"opposite phase": True, "plain": False}
 

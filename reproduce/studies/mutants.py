@@ -24,9 +24,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from reproduce.evidence.reference import own_option
-from reproduce.files import write_json
 from reproduce.progress import Progress
 from reproduce.records import session
+from reproduce.whole_files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 TREE = ("autotsnet", "baselines", "configs", "reproduce", "results", "tests", "Makefile", "README.md", "pyproject.toml")
@@ -439,14 +439,14 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         ),
         (
             "both rates fall together",
-            "baselines/pvnas/search.py",
+            "baselines/pvnas/gradient.py",
             "1 - wave if self.diverse",
             "1 + wave if self.diverse",
             PVNAS,
         ),
         (
             "the cost term pushes away from the target",
-            "baselines/pvnas/search.py",
+            "baselines/pvnas/gradient.py",
             "torch.autograd.grad(self.cost_weight * cost,",
             "torch.autograd.grad(-self.cost_weight * cost,",
             PVNAS,
@@ -619,7 +619,7 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         ),
         (
             "files are written in place",
-            "reproduce/files.py",
+            "reproduce/whole_files.py",
             'temporary = path.with_name(f".{path.name}.{os.getpid()}.part")',
             "temporary = path",
             f"{ENGINE}::test_nothing_half_written_is_ever_read",

@@ -48,8 +48,8 @@ from autotsnet.search.planted import PlantedJudge
 from autotsnet.search.strategies import Evolution, RandomSearch, Strategy
 from autotsnet.space import Product
 from reproduce.evidence.reference import REFERENCE, own_option
-from reproduce.files import write_atomic, write_json
 from reproduce.records import session
+from reproduce.whole_files import write_atomic, write_json
 
 SEEDS = range(50, 60)
 TUNING_SEEDS = range(100, 120)

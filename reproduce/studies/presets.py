@@ -30,8 +30,8 @@ from reproduce.data.datasets import StreamSampler
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.runner import Runner
 from reproduce.evidence.reference import own_option
-from reproduce.files import write_json
 from reproduce.records import session
+from reproduce.whole_files import write_json
 
 PRESETS = ("tiny", "s", "m", "l")
 CLASSES = 400

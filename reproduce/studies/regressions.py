@@ -25,10 +25,10 @@ from reproduce.data import datasets
 from reproduce.data.decode import DEFAULT
 from reproduce.evidence import gate, quantities
 from reproduce.evidence.reference import own_option
-from reproduce.files import write_json
 from reproduce.progress import Progress
 from reproduce.records import session
 from reproduce.suites import Suite, _solution
+from reproduce.whole_files import write_json
 
 SLOWER = 0.15
 

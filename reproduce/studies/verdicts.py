@@ -24,7 +24,7 @@ from scipy.stats import norm
 from reproduce.evidence.reference import own_option
 from reproduce.evidence.reproduction import RATE
 from reproduce.evidence.statistics import LEVEL, Spread, accuracy_interval, holm, paired_difference, spreads
-from reproduce.files import write_json
+from reproduce.whole_files import write_json
 
 VIDEOS = 400
 SPREADS = (1.5, 4.0, 7.0)  # points, standard deviation over runs

@@ -13,8 +13,8 @@ from torch import nn
 from autotsnet.meta import on_meta
 from autotsnet.models.two_stream import slow_frames
 from baselines import VARIANTS
-from baselines.init import stage_widths
 from baselines.mvit import mvit
+from baselines.residual import stage_widths
 from baselines.slowfast import slow, slowfast
 from baselines.tsm import TemporalShift, temporal_shift, tsm, tsm_mobilenetv2
 from baselines.x3d import x3d

@@ -21,12 +21,12 @@ from reproduce.engine.rebuild import config_of, model_of
 from reproduce.engine.recipe import schedule
 from reproduce.engine.runner import CheckpointError, DivergedError, load_checkpoint, loggers
 from reproduce.evidence.verify import _disagreements
-from reproduce.files import OutputError, write_atomic
 from reproduce.lease import held
 from reproduce.records import WRONG, RecordError, RunRecord, load_all, ranks, score, sha256
 from reproduce.run import execute
 from reproduce.spec import RunSpec
 from reproduce.suites import suite as suite_named
+from reproduce.whole_files import OutputError, write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -351,7 +351,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "from reproduce.files import write_json\n"
+        "from reproduce.whole_files import write_json\n"
         "write_json(Path(sys.argv[1]), ['x' * 100_000])\n"
     )
     command = [sys.executable, "-B", "-c", code, str(tmp_path / "record.json")]

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from reproduce.cli import _integers, app, check_environment, check_folders
 from reproduce.engine.distributed import launched
 from reproduce.engine.runner import SharedMemoryError, check_shared_memory
-from reproduce.files import OutputError, save_weights
 from reproduce.launch.torchrun import machines_of_step
+from reproduce.whole_files import OutputError, save_weights
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

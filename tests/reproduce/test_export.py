@@ -10,8 +10,8 @@ from torch import nn
 import reproduce.export as export_file
 from reproduce.engine.rebuild import config_of, model_of, trained
 from reproduce.export import ExportError, export, export_run
-from reproduce.files import write_json
 from reproduce.spec import RunSpec, SpecError
+from reproduce.whole_files import write_json
 
 
 def saved(spec: RunSpec, runs: Path) -> Path:

@@ -16,9 +16,9 @@ from reproduce.engine.rebuild import trained
 from reproduce.evidence.temporal import reordered
 from reproduce.export import _session, export_run
 from reproduce.measure.macs import count
-from reproduce.own import OwnModelError, own_entry
 from reproduce.run import execute
 from reproduce.spec import RunSpec
+from reproduce.user_model import OwnModelError, own_entry
 
 BOTH = ("rgb", "difference")
 SIZE = dict(frames=8, crop=32)

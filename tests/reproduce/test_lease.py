@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from reproduce.files import OutputError
 from reproduce.lease import HeldError, held, leased
+from reproduce.whole_files import OutputError
 
 
 def leave(folder: Path, machine: str, silent: float) -> None:

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from reproduce.cli import app
 from reproduce.data import kinetics, ssv2
-from reproduce.data.compare import diff, score
+from reproduce.data.copies import diff, score
 from reproduce.data.manifest import DataError
 from reproduce.data.scan import scan, summary
 from reproduce.evidence.tables import table
-from reproduce.files import OutputError
 from reproduce.records import RunRecord
 from reproduce.suites import SUITES
+from reproduce.whole_files import OutputError
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -19,9 +19,9 @@ from reproduce.cli import app
 from reproduce.engine.rebuild import trained
 from reproduce.evidence.compare import _side_by_side, compare
 from reproduce.evidence.verify import verify
-from reproduce.own import OwnModelError, own_entry
 from reproduce.records import RecordError, RunRecord, load_all
 from reproduce.suites import RunSpec, suite
+from reproduce.user_model import OwnModelError, own_entry
 from tests.reproduce.made import make
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -13,9 +13,9 @@ import pytest
 from reproduce.evidence import report, tables
 from reproduce.evidence.temporal import ORDERS, diagnose, partners, predicted
 from reproduce.evidence.verify import VerifyError, verify
-from reproduce.files import write_json
 from reproduce.records import load_all, predictions
 from reproduce.suites import SUITES
+from reproduce.whole_files import write_json
 from tests.reproduce.made import make
 
 RESULTS = Path(__file__).parents[3] / "results"

@@ -14,10 +14,10 @@ from reproduce.data.datasets import TestVideos
 from reproduce.data.manifest import DataError
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.evidence.temporal import ORDERS, diagnose, is_run, partners, predicted, reordered, temporal
-from reproduce.files import write_json
 from reproduce.run import execute
 from reproduce.spec import RunSpec
 from reproduce.suites import SUITES
+from reproduce.whole_files import write_json
 
 SUITE = SUITES["ssv2-tiny"]
 

@@ -16,8 +16,8 @@ from autotsnet.registry import FAMILIES
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.inference import fold
 from reproduce.engine.recipe import optimiser
-from reproduce.own import OwnModelError, _check_weights, define, own_entry, read
 from reproduce.suites import suite
+from reproduce.user_model import OwnModelError, _check_weights, define, own_entry, read
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = suite("kinetics-tiny")
@@ -109,7 +109,7 @@ def test_the_modules_of_another_file_are_others_and_another_source(tmp_path):
 
 REBUILT = """
 import sys
-from reproduce.own import define
+from reproduce.user_model import define
 build = define(sys.stdin.read(), "Mine").build
 print(sys.modules["own_model"].scaled(1), build(num_classes=3, frames=8, crop=32).head.out_features)
 """

@@ -1,6 +1,6 @@
 """Does the search beat chance, and does its supernet rank architectures as training them alone does?
 
-    python -m reproduce.studies.search
+    python -m reproduce.studies.chance
 
 On one suite: for each seed a search and a retraining of what it found, against random architectures of equal GMACs
 trained alike; and the supernet's held-out log-likelihood of at least a dozen random architectures against their own
@@ -26,13 +26,13 @@ from reproduce.data.decode import DEFAULT
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.evidence.reference import own_option
 from reproduce.evidence.statistics import outcomes, paired_difference
-from reproduce.files import write_json
 from reproduce.progress import Progress
 from reproduce.records import RunRecord, session
 from reproduce.run import execute
 from reproduce.search import stage
 from reproduce.search.method import halves
 from reproduce.suites import Entry, RunSpec, Suite, suite
+from reproduce.whole_files import write_json
 
 
 @torch.no_grad()

@@ -10,10 +10,10 @@ import pandas as pd
 
 from reproduce.data.manifest import DataError
 from reproduce.evidence import tables
-from reproduce.files import write_atomic
 from reproduce.records import Result, RunRecord, load_all, predictions, sha256
 from reproduce.records import score as correct
 from reproduce.suites import Suite
+from reproduce.whole_files import write_atomic
 
 
 def diff(a: Path, b: Path, split: str, out: Path | None = None) -> str:
