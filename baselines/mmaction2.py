@@ -28,7 +28,7 @@ PARTS = ("type", "backbone", "neck", "cls_head")
 class Channels(int):
     """Channels of the first stage, with a fraction; the other stages have multiples, rounded one by one.
 
-    With 24.125 the stages have 24, 48, 96 and 193, as in ``baselines.residual.stage_widths``. mmaction2's ResNets expect
+    With 24.125 the stages have 24, 48, 96 and 193, see ``baselines.residual.stage_widths``. mmaction2's ResNets expect
     whole numbers; if a budget allows few channels only, the costs of two neighbours differ by 5 to 25 %.
     """
 
