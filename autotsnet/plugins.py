@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -42,12 +41,11 @@ class OpenRegistry(Registry):
     Args:
         name: what its members are.
         group: of entry points, see ``plug_ins``.
-        locations: modules of this package that register members.
         parent: mmengine's registry.
     """
 
-    def __init__(self, name: str, group: str, locations: Sequence[str], parent: Registry | None = None) -> None:
-        super().__init__(name, parent=parent, scope=SCOPE, locations=list(locations))
+    def __init__(self, name: str, group: str, parent: Registry | None = None) -> None:
+        super().__init__(name, parent=parent, scope=SCOPE)
         self.group = group
 
     def build(self, cfg: dict, *args, **kwargs) -> object:

@@ -28,7 +28,7 @@ def _child(name: str) -> Registry:
     return Registry(parent.name, parent=parent, scope=SCOPE)
 
 
-MODELS = OpenRegistry("model", "families", ["autotsnet.models"], mmengine_registry.MODELS)
+MODELS = OpenRegistry("model", "families", mmengine_registry.MODELS)
 DATASETS = _child("DATASETS")
 DATA_SAMPLERS = _child("DATA_SAMPLERS")
 HOOKS = _child("HOOKS")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autotsnet.plugins import OpenRegistry
 
-SPACES = OpenRegistry("space", "spaces", ["autotsnet.spaces"])
+SPACES = OpenRegistry("space", "spaces")
 
 
 Blocks = tuple[tuple[int, ...], ...]

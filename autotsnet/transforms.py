@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from autotsnet.inputs import example, inputs_of
 from autotsnet.plugins import OpenRegistry
 
-MODEL_TRANSFORMS = OpenRegistry("model transform", "transforms", [])
+MODEL_TRANSFORMS = OpenRegistry("model transform", "transforms")
 
 
 class TransformError(ValueError):

@@ -327,7 +327,7 @@ def verify(
     Example: python -m reproduce verify results
     Example: python -m reproduce verify submission.zip
     """
-    from reproduce.evidence.reference import opened
+    from reproduce.evidence.update import opened
     from reproduce.evidence.verify import check_records
     from reproduce.evidence.verify import verify as check
 
@@ -348,7 +348,7 @@ def submit(
 
     Example: python -m reproduce submit --out submission.zip
     """
-    from reproduce.evidence.reference import submit as pack
+    from reproduce.evidence.update import submit as pack
 
     typer.echo(pack(results, runs, out))
 
@@ -365,7 +365,7 @@ def update_reference(
 
     Example: python -m reproduce update-reference my-results --reason "three seeds of the default entries"
     """
-    from reproduce.evidence.reference import update
+    from reproduce.evidence.update import update
 
     typer.echo(update(source, reason, runs))
 
@@ -616,7 +616,7 @@ def diff(
 
     Example: python -m reproduce data diff .cache/scan-kinetics /other/scan-kinetics --out common.txt
     """
-    from reproduce.data.copies import diff as compare
+    from reproduce.evidence.copies import diff as compare
 
     typer.echo(compare(first, second, split, out))
 
@@ -631,7 +631,7 @@ def score(
 
     Example: python -m reproduce data score kinetics --ids common.txt
     """
-    from reproduce.data.copies import score as table_on
+    from reproduce.evidence.copies import score as table_on
     from reproduce.suites import suite
 
     typer.echo(table_on(suite(suite_name), results, ids))

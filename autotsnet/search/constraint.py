@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from autotsnet.registry import MODELS, SCOPE
 from autotsnet.space import Space
 
-CONSTRAINTS = Registry("constraint", scope=SCOPE, locations=["autotsnet.search.constraint"])
+CONSTRAINTS = Registry("constraint", scope=SCOPE)
 
 
 class Constraint(Protocol):

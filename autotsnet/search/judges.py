@@ -16,7 +16,7 @@ from autotsnet.plugins import OpenRegistry
 from autotsnet.search.batches import clips_in, endless, split
 from autotsnet.space import Space
 
-JUDGES = OpenRegistry("judge", "judges", ["autotsnet.search.judges"])
+JUDGES = OpenRegistry("judge", "judges")
 
 
 class Judge(Protocol):

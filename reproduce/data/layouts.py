@@ -7,4 +7,4 @@ an entry point of the group ``autotsnet.layouts``.
 
 from autotsnet.plugins import OpenRegistry
 
-LAYOUTS = OpenRegistry("data layout", "layouts", [])
+LAYOUTS = OpenRegistry("data layout", "layouts")

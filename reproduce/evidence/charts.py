@@ -21,8 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 
-from reproduce.evidence.picture import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RULE, VERMILLION, narrow, save, tidy
 from reproduce.evidence.statistics import wilson
+from reproduce.pictures.common import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RULE, VERMILLION, narrow, save, tidy
 
 FAMILIES = {
     "auto_tsnet": (VERMILLION, "D", "Auto-TSNet"),

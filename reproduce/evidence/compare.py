@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mmengine.dist import get_rank
 
-from reproduce.data.copies import restricted
 from reproduce.data.manifest import Manifest
 from reproduce.evidence import tables
+from reproduce.evidence.copies import restricted
 from reproduce.evidence.reference import REFERENCE
 from reproduce.records import RecordError, RunRecord, predictions
 from reproduce.run import run

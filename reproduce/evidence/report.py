@@ -21,11 +21,11 @@ import pandas as pd
 from autotsnet.architecture import TwoStreamArchitecture
 from reproduce.data import kinetics, ssv2, synthetic
 from reproduce.evidence import charts, tables
-from reproduce.evidence.architecture_picture import draw_architecture
 from reproduce.evidence.charts import FAMILIES, Point, family_of
 from reproduce.evidence.natives import NATIVES, printed
 from reproduce.evidence.tables import Row
 from reproduce.measure.throughput import Mode
+from reproduce.pictures.architecture import draw_architecture
 from reproduce.records import RunRecord, predictions
 from reproduce.suites import SUITES, Suite
 from reproduce.suites import suite as suite_named

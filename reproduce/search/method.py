@@ -21,7 +21,7 @@ from reproduce.engine.runner import ignore_sigterm
 from reproduce.records import Search
 from reproduce.suites import Suite
 
-METHODS = OpenRegistry("search method", "searches", [])
+METHODS = OpenRegistry("search method", "searches")
 
 
 class Method(ABC):

@@ -20,7 +20,7 @@ from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.recipe import optimiser, passes
 from reproduce.engine.runner import LAST, RunHook, build_runner, resume_from
-from reproduce.evidence.search_picture import draw_trajectory
+from reproduce.pictures.search import draw_trajectory
 from reproduce.records import Search
 from reproduce.search.method import METHODS, Method, halves, stream
 from reproduce.whole_files import write_atomic, write_json

@@ -19,7 +19,7 @@ import pandas as pd
 
 from reproduce.data.decode import DEFAULT
 from reproduce.evidence.reference import own_option
-from reproduce.evidence.search_picture import draw_curves
+from reproduce.pictures.search import draw_curves
 from reproduce.records import session
 from reproduce.search import stage
 from reproduce.suites import suite

@@ -67,7 +67,7 @@ def test_a_package_elsewhere_adds_a_family_and_a_broken_one_is_named(installed):
     ]
 
 
-@pytest.mark.parametrize("group", ["spaces", "judges", "transforms"])
+@pytest.mark.parametrize("group", ["spaces", "judges", "transforms", "layouts"])
 def test_an_open_registry_has_the_members_of_a_package_elsewhere(group, installed, monkeypatch):
     (installed / "mean_net-1.0.dist-info" / "entry_points.txt").write_text(
         f"[autotsnet.{group}]\nx = {group}_of_mine\n"
@@ -77,7 +77,7 @@ def test_an_open_registry_has_the_members_of_a_package_elsewhere(group, installe
     )
     monkeypatch.setattr("autotsnet.plugins._asked", set())
     monkeypatch.syspath_prepend(installed)
-    things = OpenRegistry("thing", group, [])
+    things = OpenRegistry("thing", group)
     monkeypatch.setattr(sys, "things", things, raising=False)
     assert things.get("mine") is object
     sys.modules.pop(f"{group}_of_mine")

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from reproduce.cli import app
 from reproduce.data import kinetics, ssv2
-from reproduce.data.copies import diff, score
 from reproduce.data.manifest import DataError
 from reproduce.data.scan import scan, summary
+from reproduce.evidence.copies import diff, score
 from reproduce.evidence.tables import table
 from reproduce.records import RunRecord
 from reproduce.suites import SUITES

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reproduce.evidence.picture import BLUE, GREEN, INK, NARROW, PURPLE, RULE, VERMILLION, narrow, save, tidy
+from reproduce.pictures.common import BLUE, GREEN, INK, NARROW, PURPLE, RULE, VERMILLION, narrow, save, tidy
 
 JOURNAL_COLUMNS = ("step", "stage", "gmacs", "log_likelihood", "entropy", "samples")
 

@@ -10,7 +10,7 @@ import pytest
 
 from autotsnet.architecture import ATTENTIONS, FUSIONS
 from autotsnet.spaces import preset
-from reproduce.evidence import architecture_picture
+from reproduce.pictures import architecture as architecture_picture
 
 
 def drawn(space: str, seed: int = 0):

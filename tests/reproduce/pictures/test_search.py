@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reproduce.evidence import search_picture
+from reproduce.pictures import search as search_picture
 
 
 def journal(*stages: tuple[str, int], seed: int = 0) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from matplotlib.text import Text
 
 from autotsnet.architecture import STREAMS, BlockChoice, GroupChoice, TwoStreamArchitecture
 from autotsnet.models.two_stream import STEM_TEMPORAL_KERNELS
-from reproduce.evidence.picture import GREY, GRID, INK, PAPER, RULE, VERMILLION, save
+from reproduce.pictures.common import GREY, GRID, INK, PAPER, RULE, VERMILLION, save
 
 FUSION_LABELS = {
     "none": "none",

@@ -1,0 +1,1 @@
+"""Pictures of networks and searches, and what all pictures share."""
