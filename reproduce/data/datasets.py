@@ -1,4 +1,4 @@
-"""Torch data sets over a manifest. Clips leave as uint8 V T H W 3; the model normalises them on its device."""
+"""Torch data sets over a manifest. Clips are uint8 V T H W 3; the model normalises them on its device."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class TrainClips(Dataset):
         protocol: sampling and crops.
         seed: of order and augmentation.
         decoder: see ``decode``.
-        skipped: file that takes the id of each video that cannot be decoded, a line each; it is shared by all workers
-            and sessions of a run, so that each is reported once.
+        skipped: file of the ids of videos that cannot be decoded, one per line; all workers and sessions of a run
+            share it, so that each video is reported once.
 
     Raises:
-        DataError: a class has no training video, and the copy is not one that is known to be partial.
+        DataError: a class has no training video, and the copy is not marked as partial.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class TrainClips(Dataset):
                 )
             except DecodeError as error:
                 self._report(video.id, error)
-                index = rng.integers(len(self))  # another one, as determined by (seed, n) as the first
+                index = rng.integers(len(self))  # another one, also determined by (seed, n)
                 continue
             partner = self.manifest.partners[video.label] if self.manifest.partners else video.label
             clip, flipped = self.protocol.crops.train(frames, rng, may_flip=partner >= 0)
@@ -101,9 +101,9 @@ def skipped_videos(path: Path) -> list[str]:
 
 @DATASETS.register_module()
 class TestVideos(Dataset):
-    """The videos of a test split, each decoded once for all its views. A video that fails comes as zeros, marked."""
+    """The videos of a test split, each decoded once for all its views. A failed video gives zeros and an ``error``."""
 
-    __test__ = False  # not a test case, whatever its name says to pytest
+    __test__ = False  # for pytest: not a test case
 
     def __init__(self, manifest: Manifest, protocol: Protocol, decoder: str = "") -> None:
         self.manifest, self.protocol, self.decoder = manifest, protocol, decoder
@@ -134,7 +134,7 @@ class TestVideos(Dataset):
 
 @DATA_SAMPLERS.register_module()
 class StreamSampler(Sampler):
-    """Positions ``start, start + 1, …`` of a stream, dealt to the ranks batch by batch.
+    """Positions ``start, start + 1, …`` of a stream, divided among the ranks batch by batch.
 
     Args:
         dataset: only for the interface.

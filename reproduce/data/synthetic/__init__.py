@@ -4,7 +4,7 @@
 - `synthetic-ssv2`: the classes come in pairs that are each other played backwards; only the order
   of time tells.
 
-Numbers measured on them are not numbers on the data sets whose layout they borrow.
+Results on them say nothing about the data sets whose layout they use.
 """
 
 from .presets import SIZES, Difficulty, Preset
