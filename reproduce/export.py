@@ -1,9 +1,9 @@
 """Trained networks for other runtimes: a torch.export program and an ONNX graph, both checked against torch.
 
-What is exported is the network alone: normalised clips ``B 3 T H W`` in, logits ``B N`` out. B is free, H and W are the
-test crop's. T is free from 3 on where nothing depends on it (X3D, Slow, AssembleNet). It is fixed where the network is
-built for it (TSM, MViT), and where it settles what the graph is: which frames the slow stream sees (SlowFast,
-Auto-TSNet), how the shift moves memory (PV-NAS-style).
+Only the network is exported: normalised clips ``B 3 T H W`` in, logits ``B N`` out. B is free, H and W are the test
+crop's. T is free from 3 on where nothing depends on it (X3D, Slow, AssembleNet). It is fixed where the network is built
+for it (TSM, MViT), and where the graph depends on it: on the frames of the slow stream (SlowFast, Auto-TSNet), on how
+the shift moves memory (PV-NAS-style).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from reproduce.files import write_atomic
 from reproduce.spec import RunSpec
 
 FIXED_FRAMES = (FrameNet, MViT, PVNet, SlowFast, TwoStreamNet)
-TOLERANCE = 1e-4  # of a logit, over the largest where that is above 1
-TRACED, CHECKED = 2, 3  # clips per batch: what the check runs must not be what was traced
+TOLERANCE = 1e-4  # of a logit; relative to the largest logit if that is above 1
+TRACED, CHECKED = 2, 3  # clips per batch: the check runs another batch size than the trace
 
 
 class ExportError(RuntimeError):
@@ -44,7 +44,7 @@ class Exported:
         program: the torch.export program, ``model.pt2``.
         graph: the ONNX graph, ``model.onnx``.
         shape: of the clips, ``B×3×T×48×48``, with letters where it is free.
-        difference: largest to torch's logits, of both, over the largest logit where that is above 1.
+        difference: the largest one of both to torch's logits, relative to the largest logit if that is above 1.
     """
 
     program: Path
@@ -59,11 +59,11 @@ def export_run(folder: Path, out: Path | None = None, trust: bool = False) -> Ex
     Args:
         folder: of the run.
         out: folder to write to; by default the run's.
-        trust: run the text of a user's model that lies in the folder.
+        trust: run the text of a user's model in the folder.
 
     Raises:
         ValueError: no run, not trained yet, or not trusted.
-        ExportError: what was exported disagrees with torch; nothing is left of it.
+        ExportError: the exported network disagrees with torch; its files are removed.
     """
     spec = RunSpec.load(folder, trust)
     if not (folder / "model.safetensors").exists():
@@ -83,7 +83,7 @@ def export(net: nn.Module, frames: int, crop: int, out: Path) -> Exported:
         out: folder to write to.
 
     Raises:
-        ExportError: what was exported disagrees with torch; it is not left behind.
+        ExportError: the exported network disagrees with torch; its files are removed.
         OutputError: the folder cannot be written.
     """
     free = {0: "batch"} if isinstance(net, FIXED_FRAMES) else {0: "batch", 2: "frames"}

@@ -1,7 +1,7 @@
-"""The reference, ``results/``, and what goes into it: by one command only, verified, with a reason.
+"""The reference, ``results/``: one command only changes it, after verification and with a reason.
 
-Runs of a user are recorded apart, in ``my-results``. An archive of them can be sent to a maintainer, who needs to trust
-nothing in it: it holds data, every file is listed with its hash, and every number is recomputed.
+Runs of a user are recorded apart, in ``my-results``. An archive of them can be sent to a maintainer, who need not trust
+it: it holds data only, every file is listed with its hash, and every number is recomputed.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from reproduce.suites import CONFIGS, suite
 
 REFERENCE = CONFIGS.parent / "results"
 OWN = Path("my-results")
-FOLDERS = ("temporal", "throughput", "studies", "benchmarks")  # that go over beside the records
+FOLDERS = ("temporal", "throughput", "studies", "benchmarks")  # taken over besides the records
 LISTING = "MANIFEST.json"
 HEADER = "# Changes of the reference\n\nWritten by `make update-reference` and `make accept-results` only.\n\n"
 NAMES = re.compile(r"(records/\w[\w@.-]*/\w[\w@.-]*\.(json|parquet)|logs/\w[\w@.-]*/\w[\w@.-]*\.log|machine\.json)")
-# Of an archive: its files, bytes of its list, of a file (predictions of 25,000 videos × 174 classes are 17 MB), of all.
+# Limits of an archive: files, bytes of its list, of a file (predictions of 25,000 videos × 174 classes: 17 MB), of all.
 MOST_FILES, LONGEST_LIST, LARGEST, LARGEST_SUM = 10_000, 2**22, 2**30, 2**33
 
 
@@ -38,10 +38,10 @@ class ReferenceError(ValueError):
 
 
 def apart(results: Path) -> Path:
-    """A folder for results of one's own, found to be no part of the reference.
+    """A folder for a user's results, after a check that it is not part of the reference.
 
     Raises:
-        ReferenceError: it is the reference, or lies inside.
+        ReferenceError: it is the reference, or inside it.
     """
     if REFERENCE.resolve() in (results.resolve(), *results.resolve().parents):
         raise ReferenceError(
@@ -75,10 +75,10 @@ def own_option(parser: ArgumentParser, option: str, file: str = "") -> Path:
 
 
 def check_reference(suite_name: str) -> None:
-    """Find out before the first step whether what a suite's runs will be set beside can be read.
+    """Check before the first step that a suite's records in the reference can be read.
 
     Raises:
-        ReferenceError: a record of the reference cannot, or its predictions.
+        ReferenceError: a record of the reference, or its predictions, cannot be read.
     """
     folder = REFERENCE / "records" / suite_name
     try:
@@ -89,7 +89,7 @@ def check_reference(suite_name: str) -> None:
 
 
 def submit(results: Path, runs: Path, out: Path) -> str:
-    """Pack all records of one's own with predictions, machine and training logs.
+    """Pack all records of a user with predictions, machine and training logs.
 
     Args:
         results: folder of records.
@@ -97,7 +97,7 @@ def submit(results: Path, runs: Path, out: Path) -> str:
         out: the archive.
 
     Returns:
-        What was packed, in a line.
+        What was packed, in one line.
 
     Raises:
         VerifyError: the records disagree with themselves.
@@ -130,12 +130,12 @@ def submit(results: Path, runs: Path, out: Path) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Path]:
-    """A folder of results; of an archive, its content in a folder that goes away, found to be what its list says.
+    """A folder of results, or the content of an archive in a temporary folder, checked against the archive's list.
 
-    An error of what is done with the content names the archive.
+    Errors inside the context name the archive.
 
     Raises:
-        ReferenceError: no archive of ``submit``, or changed since.
+        ReferenceError: the file is not an archive of ``submit``, or was changed.
     """
     if path.is_dir():
         yield path
@@ -147,7 +147,7 @@ def opened(path: Path) -> Iterator[Path]:
                 _unpack(archive, folder, path)
         except ReferenceError:
             raise
-        except Exception as error:  # of damaged bytes zipfile and its decoders raise a dozen types
+        except Exception as error:  # on damaged bytes, zipfile and its decoders raise many types
             raise ReferenceError(
                 f"{path} is no archive that `submit` made, or damaged ({type(error).__name__}: {error}); ask anew"
             ) from error
@@ -186,9 +186,9 @@ def _unpack(archive: zipfile.ZipFile, folder: Path, path: Path) -> None:
 
 
 def update(source: Path, reason: str, runs: Path, reference: Path = REFERENCE) -> str:
-    """Take records, diagnoses, throughput, studies and benchmarks over into the reference, render it anew, note why.
+    """Copy records, diagnoses, throughput, studies and benchmarks to the reference, render it again, note the reason.
 
-    Where anything fails, the reference is what it was before.
+    If anything fails, the reference does not change.
 
     Args:
         source: folder of results, or an archive of ``submit``.
@@ -197,11 +197,11 @@ def update(source: Path, reason: str, runs: Path, reference: Path = REFERENCE) -
         reference: the folder that changes.
 
     Returns:
-        What was taken over, and what ``verify`` says of the whole.
+        What was taken over, and the report of ``verify`` on the new reference.
 
     Raises:
         ReferenceError: no reason, or nothing to take over.
-        VerifyError: the source, or with it the reference, disagrees with itself.
+        VerifyError: the source, or the new reference, disagrees with itself.
     """
     from reproduce.verify import check_records, verify
 
@@ -235,7 +235,7 @@ def note(changes: Path, line: str) -> None:
 
 @contextmanager
 def _restored_on_error(folder: Path) -> Iterator[None]:
-    """Let a folder change, or put it back as it was. A copy is kept meanwhile: tables of it read it where it stands."""
+    """Restore a folder from a copy if the context fails; changes happen in place, since tables are read from there."""
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         before = Path(temporary) / "before"
         if folder.exists():
@@ -274,5 +274,5 @@ def _outdated(reference: Path) -> list[str]:
 
 
 def has_records(results: Path, suite_name: str) -> bool:
-    """Whether a folder of results has any of a suite."""
+    """Whether a folder of results has records of a suite."""
     return bool(load_all(results / "records" / suite_name))
