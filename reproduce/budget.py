@@ -47,7 +47,7 @@ class Solution:
     Attributes:
         kwargs: arguments of the build function beside ``num_classes``, ``frames`` and ``crop``: the fixed ones and the
             knobs that were turned.
-        gmacs: what it costs per view.
+        gmacs: its GMACs per view.
         params: its parameters.
         residual: ``gmacs / budget - 1``, signed.
         matched: the residual is within the tolerance.
@@ -91,7 +91,7 @@ def solve(
         The best of all models counted. It may be unmatched if the grids are too coarse around the budget.
 
     Raises:
-        BudgetError: the budget lies outside of what the knobs can reach, or is not positive.
+        BudgetError: the budget is outside the range of the knobs, or is not positive.
     """
     if gmacs <= 0:
         raise BudgetError(f"{build.__name__}: a budget of {gmacs:g} GMACs is not positive; state GMACs per view")

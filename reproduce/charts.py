@@ -265,7 +265,7 @@ def _label(axes: Axes, points: Sequence[Point], front: np.ndarray) -> None:
         )
         box = Text.get_window_extent(text, renderer)
         wide, high = box.width + 4 * dots, box.height + 2 * dots
-        # The nearest corner or edge of the name stands at the offset, so that names on the left end at their mark.
+        # The nearest corner or edge of the name is at the offset, so that names on the left end at their mark.
         places = [
             (x + r * np.cos(a) - wide * (np.cos(a) < 0), y + r * np.sin(a) - high / 2) for r in radii for a in angles
         ]

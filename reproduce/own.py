@@ -67,7 +67,7 @@ def own_entry(path: Path, suite: Suite) -> Entry:
         solution = suite.solution(entry)
     except (BudgetError, UncountedOperatorError):
         raise
-    except Exception as error:  # whatever a user's model raises at some widths
+    except Exception as error:  # a user's model may raise anything at some widths
         raise OwnModelError(f"{path}: {name} cannot be built at all values of its knobs: {_line(error)}") from error
     if not found.knobs and not solution.matched:
         raise OwnModelError(
@@ -116,7 +116,7 @@ def define(source: str, name: str) -> Family:
     elif name not in FAMILIES or getattr(sys.modules.get(MODULE), "source", None) != source:
         try:
             _run(source, _written(source))
-        except Exception as error:  # whatever a user's file raises
+        except Exception as error:  # a user's file may raise anything
             raise OwnModelError(
                 f"{name} cannot be rebuilt from the text that its run keeps: {_line(error)}; of the files beside a "
                 "model only the modules that it imports are kept"
@@ -200,7 +200,7 @@ def _flattened(path: Path) -> str:
         if not isinstance(knobs, dict) or any(len(grid) != 3 for grid in knobs.values()):
             raise OwnModelError(f"knobs = dict(name=(low, high, step)) is meant, not {knobs}")
         return Config(dict(model=model, knobs=knobs)).pretty_text
-    except Exception as error:  # whatever mmengine or mmaction2 stumbles over in a user's file
+    except Exception as error:  # mmengine and mmaction2 may raise anything on a user's file
         raise OwnModelError(f"{path} is no mmaction2 config of use here: {_line(error)}") from error
 
 
@@ -245,7 +245,7 @@ def _registered(path: Path, source: str) -> str:
     before = dict(FAMILIES)
     try:
         module = _run(source, path)
-    except Exception as error:  # whatever a user's file raises
+    except Exception as error:  # a user's file may raise anything
         raise OwnModelError(f"{path} cannot be imported: {_line(error)}") from error
     new = {name: found for name, found in FAMILIES.items() if before.get(name) is not found}
     names = [name for name, found in new.items() if found.build.__module__ == MODULE]  # not what it imports
@@ -288,7 +288,7 @@ def _check_outputs(path: Path, found: Family, suite: Suite) -> None:
             out = net(torch.empty(b, 3, frames, crop, crop, device="meta"))
             if late := sorted(set(net.state_dict()) - names):
                 raise OwnModelError(f"{late[0]} is made in the first forward pass, too late for the optimiser")
-    except Exception as error:  # whatever a user's model raises
+    except Exception as error:  # a user's model may raise anything
         set_to = ", ".join(f"{k}={v}" for k, v in (arguments | setting).items())
         raise OwnModelError(f"{path}: {found.name}({set_to}) fails on clips of {shape}: {_line(error)}") from error
     came = "×".join(map(str, out.shape)) if isinstance(out, torch.Tensor) else f"a {type(out).__name__}"

@@ -105,7 +105,7 @@ NOT_RUN = "–"
 def report(results: Path, runs: Path) -> Path:
     """Draw the pictures of all suites and write the page.
 
-    Tables of suites with records are rendered anew. Those of real data sets without records hold costs and literature
+    Tables of suites with records are rendered again. Those of real data sets without records hold costs and literature
     only; they are rendered where they are missing.
 
     Args:

@@ -24,7 +24,7 @@ class TrainClips(Dataset):
     """An endless stream of training clips in which item n is a pure function of (seed, n).
 
     Epoch e is a permutation of the videos drawn from (seed, e); augmentation is drawn from (seed, n). So a resumed
-    run continues with exactly the clips that it would have seen, whatever the number of workers or ranks.
+    run continues with exactly the clips that it would have seen, for any number of workers or ranks.
 
     Args:
         manifest: what to read.

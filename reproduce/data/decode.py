@@ -228,7 +228,7 @@ def check_whole(path: Path, container, stream, packets: int) -> None:
         Truncated: its end is missing.
     """
     size, name, header = path.stat().st_size, container.format.name, stream.frames
-    if name.startswith("mov"):  # the index says where each frame lies
+    if name.startswith("mov"):  # the index says where each frame is
         ends = [e.pos + e.size for e in stream.index_entries]
         there = sum(end <= size for end in ends)
         cut, packets, header = there < len(ends), there, len(ends)

@@ -32,7 +32,7 @@ def load(root: str | Path, split: str, dataset: str = NAME) -> Manifest:
         root: its folder. The annotation is looked for in it and in ``annotations/``: ``*<split>_list_videos.txt`` or
             ``*<split>.csv``, official (with a header) or PySlowFast's (``path label``). The videos are below
             ``<split>/``, ``videos_<split>/`` or ``videos/<split>/``, in class folders or not; files below
-            ``replacement/`` stand in for those of the same name.
+            ``replacement/`` replace those of the same name.
         split: ``train`` or ``val``.
         dataset: name for records and tables. With any name but the default, the classes are those of the training
             annotation, not the official 400.

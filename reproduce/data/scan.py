@@ -59,7 +59,7 @@ def scan(manifests: Iterable[Manifest], out: Path, full: bool, workers: int | No
 
     Raises:
         OutputError: the folder cannot be written, or another scan is at work on it.
-        DataError: the folder lies in the copy.
+        DataError: the folder is inside the copy.
     """
     manifests = list(manifests)
     for m in manifests:
@@ -257,7 +257,7 @@ def _verdict(path: Path, container, stream, seen: dict, full: bool) -> dict:
     fps = stream.average_rate or stream.guessed_rate or Fraction(0)
     start = float((stream.start_time or 0) * stream.time_base)
     length = float(stream.duration * stream.time_base if stream.duration else _length(container))
-    if name.startswith("matroska"):  # whose length counts from 0, wherever its first frame is
+    if name.startswith("matroska"):  # its length counts from 0, not from its first frame
         length -= start
     expected = stream.frames or round(length * fps)  # the container may not state it, as webm
     row = dict(

@@ -43,7 +43,7 @@ def reordered(
 ) -> dict[str, pd.DataFrame]:
     """Predictions of a model under every order: ``id``, ``label``, ``error``, ``scores``.
 
-    All views of a video are shuffled alike, by a permutation drawn from the video's place in the manifest.
+    All views of a video are shuffled by the same permutation, drawn from the video's place in the manifest.
 
     Args:
         model: in evaluation mode.
@@ -162,7 +162,7 @@ def temporal(folder: Path, cache: Path, results: Path, trust: bool = False) -> d
             "name the copy of the run"
         )
     protocol = s.protocol or s.of(s.entry(spec.entry)).protocol
-    batch = videos_at_once(spec.config, protocol)  # as in its test: sums are rounded alike
+    batch = videos_at_once(spec.config, protocol)  # as in its test, for equal rounding
     with threads_of(spec.recipe):
         tables = reordered(for_test(spec, folder, protocol), manifest, protocol, f"{spec.id} temporal", batch)
     found = dict(suite=s.name, dataset=s.dataset, run=spec.hash, id=spec.id, test_manifest=manifest.hash)

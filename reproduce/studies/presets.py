@@ -58,7 +58,7 @@ def saved_gib(space: SearchSpace, clips: int, alone: str | None = None) -> float
     """GiB that the graph of one forward pass saves for its backward, fp32; counted on the meta device.
 
     Args:
-        space: its architecture of the middle candidates and the dearest types is run.
+        space: its architecture of the middle candidates and the most expensive types is run.
         clips: in the pass.
         alone: the only stream that is run, or None for both.
     """
