@@ -4,7 +4,7 @@ The first knob of a family is turned until its grid brackets the budget. Costs g
 power law through the points seen so far guesses the next one, and bisection takes over where it stalls. If neither
 neighbour is good enough, the other knobs trim what is left, one after the other.
 
-Counting takes seconds a model, so solutions are remembered on disk, by everything that they depend on.
+Counting takes seconds per model, so solutions are stored on disk, under a key of everything that they depend on.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from reproduce.measure.macs import MacCount, count
 from reproduce.whole_files import OutputError, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = "autotsnet", "baselines"  # packages whose models a solution is remembered of: their source is in the key
+OURS = "autotsnet", "baselines"  # packages of the models with stored solutions: their source is in the key
 PARTS = "torch", "mmengine", "mmaction2", "mmcv-lite", "pytorchvideo"  # what they are built from
 
 GOOD_ENOUGH = 0.003  # relative residual at which the search stops; well below what any table prints
-FIRST_EXPONENT = 2.0  # of the cost in a width, before there are two points to tell
+FIRST_EXPONENT = 2.0  # of the cost in a width, until two points are known
 LEAST_EXPONENT = 0.1  # of a knob that hardly matters; keeps the extrapolation finite
 
 
@@ -47,7 +47,7 @@ class Solution:
     Attributes:
         kwargs: arguments of the build function beside ``num_classes``, ``frames`` and ``crop``: the fixed ones and the
             knobs that were turned.
-        gmacs: what it costs per view.
+        gmacs: its GMACs per view.
         params: its parameters.
         residual: ``gmacs / budget - 1``, signed.
         matched: the residual is within the tolerance.
@@ -85,13 +85,13 @@ def solve(
         num_classes: N.
         fixed: other arguments of ``build``; a knob named here is not turned.
         tolerance: relative residual up to which the solution counts as matched.
-        memory: folder of solutions that need not be found again; not of users' models.
+        memory: folder of stored solutions; not for users' models.
 
     Returns:
         The best of all models counted. It may be unmatched if the grids are too coarse around the budget.
 
     Raises:
-        BudgetError: the budget lies outside of what the knobs can reach, or is not positive.
+        BudgetError: the budget is outside the range of the knobs, or is not positive.
     """
     if gmacs <= 0:
         raise BudgetError(f"{build.__name__}: a budget of {gmacs:g} GMACs is not positive; state GMACs per view")
@@ -140,7 +140,7 @@ def _solve(
         return abs(cost(setting) / gmacs - 1)
 
     nearest: list[dict[str, float]] = [{}]  # settings next to the budget, from below and above
-    # The first knob comes again: where another one jumps, it can settle what lies between, once that one is held.
+    # The first knob comes again: where another knob jumps, the first one can close the gap while that knob is fixed.
     for knob in [*turned, *turned[:1]]:
         starts, nearest = nearest, []
         for start in starts:
@@ -167,12 +167,12 @@ def _solve(
 
 
 def remembered(memory: Path | None, key: Sequence[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What ``make`` returns, from disk where it was made before by the same code, versions and key.
+    """The result of ``make``, read from disk if the same code, versions and key have made it before.
 
     Args:
         memory: folder of files named by their key's hash; None: nothing is read or written.
         key: everything else that the result depends on.
-        make: its result must survive JSON. What it raises is not remembered.
+        make: its result must be JSON data. Its errors are not stored.
     """
     if memory is None:
         return make()
@@ -183,7 +183,7 @@ def remembered(memory: Path | None, key: Sequence[Any], make: Callable[[], dict[
         if file["key"] == key and file["sha256"] == _digest(file["value"]):
             return file["value"]
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not there, or damaged: found again
+        pass  # absent or damaged: made again
     value = make()
     with contextlib.suppress(OutputError):  # a folder that cannot be written costs time only
         write_json(path, dict(key=key, sha256=_digest(value), value=value))
@@ -196,7 +196,7 @@ def _digest(value: object) -> str:
 
 @functools.cache
 def code() -> str:
-    """Hash of the source of all that is counted and counts, and of the versions of what it stands on."""
+    """Hash of the source of the models and of the counter, and of the versions of their libraries."""
     files = [p for name in OURS for p in sorted((ROOT / name).rglob("*.py"))]
     files += [ROOT / "reproduce" / "budget.py", ROOT / "reproduce" / "measure" / "macs.py"]
     text = [f"{name} {version(name)}".encode() for name in PARTS]
@@ -232,7 +232,7 @@ def _bracket(grid: list[float], budget: float, cost: Callable[[float], float]) -
         if len(costs) % 3:
             guess = _index(grid, _power_law({grid[i]: costs[i] for i in costs}, budget))
         else:
-            guess = (low + high) // 2  # a plateau or a jump in the costs would have the power law creep
+            guess = (low + high) // 2  # on a plateau or a jump of the costs, the power law is slow
         index = min(max(guess, low + 1), high - 1)
     return [grid[i] for i in (low, high) if 0 <= i < len(grid)]
 
@@ -242,7 +242,7 @@ def _index(grid: list[float], value: float) -> int:
 
 
 def _power_law(costs: dict[float, float], budget: float) -> float:
-    """Where a power law through the two points nearest to the budget meets it."""
+    """The value at which a power law through the two points nearest to the budget meets the budget."""
     (value, cost), *others = sorted(costs.items(), key=lambda point: abs(math.log(point[1] / budget)))
     exponent = FIRST_EXPONENT
     if others and others[0][1] != cost:

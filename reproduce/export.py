@@ -29,8 +29,8 @@ from reproduce.spec import RunSpec
 from reproduce.whole_files import write_atomic
 
 FIXED_FRAMES = (FrameNet, MViT, PVNet, SlowFast, TwoStreamNet)
-TOLERANCE = 1e-4  # of a logit, over the largest where that is above 1
-TRACED, CHECKED = 2, 3  # clips per batch: what the check runs must not be what was traced
+TOLERANCE = 1e-4  # of a logit; relative to the largest logit if that is above 1
+TRACED, CHECKED = 2, 3  # clips per batch: the check runs another batch size than the trace
 
 
 class ExportError(RuntimeError):
@@ -60,11 +60,11 @@ def export_run(folder: Path, out: Path | None = None, trust: bool = False) -> Ex
     Args:
         folder: of the run.
         out: folder to write to; by default the run's.
-        trust: run the text of a user's model that lies in the folder.
+        trust: run the text of a user's model in the folder.
 
     Raises:
         ValueError: no run, not trained yet, or not trusted.
-        ExportError: what was exported disagrees with torch; nothing is left of it.
+        ExportError: the exported network disagrees with torch; its files are removed.
     """
     spec = RunSpec.load(folder, trust)
     if not (folder / "model.safetensors").exists():
@@ -84,7 +84,7 @@ def export(net: nn.Module, frames: int, crop: int, out: Path) -> Exported:
         out: folder to write to.
 
     Raises:
-        ExportError: what was exported disagrees with torch; it is not left behind.
+        ExportError: the exported network disagrees with torch; its files are removed.
         OutputError: the folder cannot be written.
     """
     free = {0: "batch"} if isinstance(net, FIXED_FRAMES) else {0: "batch", 2: "frames"}

@@ -1,9 +1,9 @@
 """At most one process at work in a folder: by a file lock on one machine, by a lease with a heartbeat between machines.
 
-A lease is a file ``.lease-<n>`` that names its holder. The holder touches it every ``BEAT`` seconds; when it has not
-been touched for ``EXPIRY`` seconds, by the clock of the file system, its holder is taken for dead and whoever creates
-``.lease-<n + 1>`` takes over. A number is created once (``O_EXCL``) and the highest counts, so of several that see the
-same dead holder one wins. A holder that was not dead after all, but cut off, finds the higher number and ends itself.
+A lease is a file ``.lease-<n>`` that names its holder. The holder touches it every ``BEAT`` seconds. If it is not
+touched for ``EXPIRY`` seconds, by the clock of the file system, its holder counts as dead, and the process that creates
+``.lease-<n + 1>`` takes over. A number is created only once (``O_EXCL``) and the highest one counts, so that one of
+several processes wins. A holder that was not dead, but cut off, finds the higher number and ends itself.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import IO
 from reproduce.whole_files import OutputError
 
 BEAT = 10.0
-EXPIRY = 90.0  # a file system that answers no sooner than in a minute is still no reason to take a run away
+EXPIRY = 90.0  # a file system may take a minute to answer: the holder keeps its run
 RELEASED = "released"
 
 
 class HeldError(OutputError):
     """Another process is at work in a folder."""
 
-    exit_code = os.EX_TEMPFAIL  # later it will not be
+    exit_code = os.EX_TEMPFAIL  # a later try may succeed
 
 
 def machine() -> str:
@@ -48,7 +48,7 @@ os.register_at_fork(after_in_child=_let_go)
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a folder against all processes that see it; a dead holder lets go at once here, after ``EXPIRY`` elsewhere.
+    """Hold a folder against all processes that see it; a dead holder loses it at once here, elsewhere after ``EXPIRY``.
 
     Raises:
         HeldError: another process holds it.
@@ -84,7 +84,7 @@ def leased(
         folder: shared with the other machines.
         here: this machine.
         beat: seconds between two signs of life.
-        expiry: seconds without one after which a holder is taken for dead.
+        expiry: seconds without one after which a holder counts as dead.
         lost: called, with the reason, when another machine has taken over; by default the process ends.
 
     Raises:

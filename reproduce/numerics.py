@@ -1,7 +1,7 @@
-"""The numerics version of an entry: it changes where the code that trains it comes to other numbers.
+"""The numerics version of an entry: it changes when the training code computes other numbers.
 
-A run hash holds the recipe and the network, but not the code. What the gate expects of the first steps stands for it:
-whoever changes the numbers has to accept other losses, and with them every run of the entry is another run.
+A run hash covers the recipe and the network, but not the code. The losses that the gate expects of the first steps take
+the place of the code: other numbers need new expected losses, and then every run of the entry is another run.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def numerics(entry_name: str, control: str | None = None) -> str:
 
     Args:
         entry_name: of a suite's entry.
-        control: of a searched entry, which the gate cannot train, the random architectures of its space; by default
-            the entry of that name: ``auto_tsnet_random``, ``assemblenet_random``, ``pvnas_random``.
+        control: for a searched entry, which the gate cannot train: the entry of random architectures of its space; by
+            default the one of that name: ``auto_tsnet_random``, ``assemblenet_random``, ``pvnas_random``.
 
     Raises:
         ValueError: the file of the expectations is damaged.

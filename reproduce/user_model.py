@@ -2,8 +2,8 @@
 
 The file is Python that registers one family (``configs/examples/my_model.py``), or an mmaction2 config
 (``configs/examples/mmaction2_r2plus1d.py``). Its text, with those of the modules in its folder that it imports, is
-part of a run's identity and of its record, so a run folder needs the files no more, and a changed file is another run.
-What it imports from elsewhere is not part of it, nor are other files that it reads.
+part of a run's identity and of its record: a run folder does not need the files, and a changed file is another run.
+Modules that it imports from elsewhere, and other files that it reads, are not part of it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from reproduce.suites import Entry, Suite
 
 MODULE = "own_model"  # the name under which a user's file is imported
 README = "'Your own model'"
-OURS = {"autotsnet", "baselines", "reproduce"}  # not copied, wherever the file lies
+OURS = {"autotsnet", "baselines", "reproduce"}  # not copied, wherever the file is
 BESIDE = "# ──── beside it: {} ────\n"  # before each module's text, in a source
 
 
@@ -46,10 +46,10 @@ class OwnModelError(ValueError):
 
 
 def own_entry(path: Path, suite: Suite) -> Entry:
-    """The user's model as an entry of a suite, found to be in order: registered, of the right outputs, at the budget.
+    """The user's model as an entry of a suite, after checks: it is registered, gives logits and meets the budget.
 
     Raises:
-        OwnModelError: it is not.
+        OwnModelError: a check fails.
         BudgetError: its knobs do not reach the budget.
     """
     name, source = read(path)
@@ -67,7 +67,7 @@ def own_entry(path: Path, suite: Suite) -> Entry:
         solution = suite.solution(entry)
     except (BudgetError, UncountedOperatorError):
         raise
-    except Exception as error:  # whatever a user's model raises at some widths
+    except Exception as error:  # a user's model may raise anything at some widths
         raise OwnModelError(f"{path}: {name} cannot be built at all values of its knobs: {_line(error)}") from error
     if not found.knobs and not solution.matched:
         raise OwnModelError(
@@ -104,7 +104,7 @@ def read(path: Path) -> tuple[str, str]:
 
 
 def define(source: str, name: str) -> Family:
-    """Make the family of a source known, as ``read`` has returned both."""
+    """Register the family of a source; ``read`` has returned source and name."""
     if _is_config(_files(source)[0]):
         config = Config.fromstring(source, ".py")
 
@@ -116,7 +116,7 @@ def define(source: str, name: str) -> Family:
     elif name not in FAMILIES or getattr(sys.modules.get(MODULE), "source", None) != source:
         try:
             _run(source, _written(source))
-        except Exception as error:  # whatever a user's file raises
+        except Exception as error:  # a user's file may raise anything
             raise OwnModelError(
                 f"{name} cannot be rebuilt from the text that its run keeps: {_line(error)}; of the files beside a "
                 "model only the modules that it imports are kept"
@@ -165,7 +165,7 @@ def _files(source: str) -> list[str]:
 
 
 def _written(source: str) -> Path:
-    """A file of this text, its modules beside it, for as long as this process lives."""
+    """A file of this text, with its modules beside it, which exists until this process ends."""
     text, *beside = _files(source)
     folder = Path(tempfile.mkdtemp(prefix="own-model-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -200,7 +200,7 @@ def _flattened(path: Path) -> str:
         if not isinstance(knobs, dict) or any(len(grid) != 3 for grid in knobs.values()):
             raise OwnModelError(f"knobs = dict(name=(low, high, step)) is meant, not {knobs}")
         return Config(dict(model=model, knobs=knobs)).pretty_text
-    except Exception as error:  # whatever mmengine or mmaction2 stumbles over in a user's file
+    except Exception as error:  # mmengine and mmaction2 may raise anything on a user's file
         raise OwnModelError(f"{path} is no mmaction2 config of use here: {_line(error)}") from error
 
 
@@ -225,12 +225,12 @@ def _run(source: str, path: Path) -> ModuleType:
     finally:
         sys.dont_write_bytecode = written
         sys.path.remove(folder)
-        sys.path.append(folder)  # for imports within functions; no module of ours is to be found there first
+        sys.path.append(folder)  # for imports within functions; last, so that our modules come first
     return module
 
 
 def _forget() -> None:
-    """Let go of the last user's file and of the modules beside it: another's may have the same names."""
+    """Forget the last user's file and the modules beside it: those of another file may have the same names."""
     last = sys.modules.pop(MODULE, None)
     if hasattr(last, "beside"):
         if last.folder in sys.path:
@@ -245,7 +245,7 @@ def _registered(path: Path, source: str) -> str:
     before = dict(FAMILIES)
     try:
         module = _run(source, path)
-    except Exception as error:  # whatever a user's file raises
+    except Exception as error:  # a user's file may raise anything
         raise OwnModelError(f"{path} cannot be imported: {_line(error)}") from error
     new = {name: found for name, found in FAMILIES.items() if before.get(name) is not found}
     names = [name for name, found in new.items() if found.build.__module__ == MODULE]  # not what it imports
@@ -263,7 +263,7 @@ def _registered(path: Path, source: str) -> str:
 
 
 def _check_outputs(path: Path, found: Family, suite: Suite) -> None:
-    """Build the model, with its knobs in the middle of their ranges, and see that clips become logits.
+    """Build the model, with its knobs in the middle of their ranges, and check that clips become logits.
 
     Raises:
         OwnModelError: it cannot be built or run, or what comes out is not ``B N``.
@@ -289,7 +289,7 @@ def _check_outputs(path: Path, found: Family, suite: Suite) -> None:
             out = net(*clips)
             if late := sorted(set(net.state_dict()) - names):
                 raise OwnModelError(f"{late[0]} is made in the first forward pass, too late for the optimiser")
-    except Exception as error:  # whatever a user's model raises
+    except Exception as error:  # a user's model may raise anything
         set_to = ", ".join(f"{k}={v}" for k, v in (arguments | setting).items())
         raise OwnModelError(f"{path}: {found.name}({set_to}) fails on clips of {shape}: {_line(error)}") from error
     came = "×".join(map(str, out.shape)) if isinstance(out, torch.Tensor) else f"a {type(out).__name__}"
@@ -300,11 +300,11 @@ def _check_outputs(path: Path, found: Family, suite: Suite) -> None:
 
 
 def _check_weights(net: nn.Module) -> None:
-    """Refuse what cannot be trained and saved. One tensor of several names can: a layer, weight or buffer used twice.
+    """Refuse weights that cannot be trained and saved. A layer, weight or buffer that is used twice is allowed.
 
     Raises:
-        OwnModelError: a weight that waits for its first input, or two tensors, one a part or a view of the other, which
-            would part on the way to a GPU.
+        OwnModelError: a weight needs a first input to get its size, or a tensor is a part or a view of another one:
+            on the way to a GPU, the two would become separate.
     """
     tensors = dict(itertools.chain(net.named_parameters(), net.named_buffers()))
     seen: dict[int, list[tuple[str, set[int]]]] = {}

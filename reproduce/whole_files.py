@@ -22,11 +22,11 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary sibling of ``path``, then put it in its place.
 
     Args:
-        path: where the file shall stand; parents are made.
+        path: path of the file; parent folders are made.
         write: called with the temporary path.
 
     Raises:
-        OutputError: the folder cannot be written or the disk is full. ``path`` is then what it was before.
+        OutputError: the folder cannot be written or the disk is full. ``path`` does not change then.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -45,14 +45,14 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def check_writable(folder: Path, way_out: str) -> None:
-    """Make a folder and see that files can be made in it.
+    """Make a folder and check that files can be made in it.
 
     Args:
-        folder: to be written to, much later.
-        way_out: what names another.
+        folder: the folder, which is written to much later.
+        way_out: the option that names another folder.
 
     Raises:
-        OutputError: it cannot be made, or not be written to.
+        OutputError: the folder cannot be made or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,13 +71,13 @@ def write_json(path: Path, data: object) -> None:
 def save_weights(path: Path, state: Mapping[str, Tensor], header: dict[str, str] | None = None) -> None:
     """Write tensors as safetensors, atomically; same errors as ``write_atomic``.
 
-    A tensor of two names is written under both, so that ``load_state_dict`` finds what it looks for. Since 0.8
-    safetensors makes its file with mode 0600; this one has the mode that the umask gives to the files beside it.
+    A tensor of two names is written under both, so that ``load_state_dict`` finds both. Since 0.8 safetensors makes
+    its file with mode 0600; this file has the mode of the umask, as the files beside it.
 
     Args:
-        path: where the file shall stand.
+        path: path of the file.
         state: of a module.
-        header: texts to go with it.
+        header: texts for the file's header.
     """
     import torch
     from safetensors.torch import save_file

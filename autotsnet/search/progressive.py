@@ -248,7 +248,7 @@ class ProgressiveSearchLoop(BaseLoop):
         """One step: the weights on a training batch, then, after the warm-up, the strategy on the judge's scores."""
         runner, strategy, options = self.runner, self.strategy, self.options
         runner.model.train()
-        runner.model.net.reseed(self.seed * 1_000_003 + self._iter)  # a function of the step, on all ranks alike
+        runner.model.net.reseed(self.seed * 1_000_003 + self._iter)  # a function of the step, equal on all ranks
         warming = self._in_stage < self.stage.warmup
         codes = strategy.ask()[:1] if warming else strategy.ask()
         clips = clips_in(train) * get_world_size()

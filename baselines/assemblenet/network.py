@@ -154,7 +154,7 @@ class AssembleNet(nn.Module):
         width: factor on all channels.
         dropout: probability of a dropout before the classifier.
         flow_iterations: of the representation flow.
-        learn_connections: True: connection weights are parameters, whatever the graph says.
+        learn_connections: True: connection weights are parameters, even if the graph has some.
         peer_attention: True: see ``PeerAttention``.
     """
 
@@ -270,7 +270,7 @@ def assemblenet(
         modules: residual units of a block by level, in place of those of ``depth``.
         dropout: probability of a dropout before the classifier.
         flow_iterations: of the representation flow.
-        learn_connections: True: learn the connection weights anew.
+        learn_connections: True: learn the connection weights again.
         peer_attention: True: AssembleNet++'s attention on every connection.
 
     Returns:

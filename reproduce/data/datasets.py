@@ -25,7 +25,7 @@ class TrainClips(Dataset):
     """An endless stream of training clips in which item n is a pure function of (seed, n).
 
     Epoch e is a permutation of the videos drawn from (seed, e); augmentation is drawn from (seed, n). So a resumed
-    run continues with exactly the clips that it would have seen, whatever the number of workers or ranks.
+    run continues with exactly the clips that it would have seen, for any number of workers or ranks.
 
     Args:
         manifest: what to read.
@@ -37,7 +37,7 @@ class TrainClips(Dataset):
         inputs: names of what a clip holds, side by side.
 
     Raises:
-        DataError: a class has no training video, and the copy is not one that is known to be partial.
+        DataError: a class has no training video, and the copy is not marked as partial.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class TrainClips(Dataset):
                 )
             except DecodeError as error:
                 self._report(video.id, error)
-                index = rng.integers(len(self))  # another one, as determined by (seed, n) as the first
+                index = rng.integers(len(self))  # another one, also determined by (seed, n)
                 continue
             partner = self.manifest.partners[video.label] if self.manifest.partners else video.label
             clip, flipped = self.protocol.crops.train(frames, rng, may_flip=partner >= 0)
@@ -111,9 +111,9 @@ def skipped_videos(path: Path) -> list[str]:
 
 @DATASETS.register_module()
 class TestVideos(Dataset):
-    """The videos of a test split, each decoded once for all its views. A video that fails comes as zeros, marked."""
+    """The videos of a test split, each decoded once for all its views. A failed video gives zeros and an ``error``."""
 
-    __test__ = False  # not a test case, whatever its name says to pytest
+    __test__ = False  # for pytest: not a test case
 
     def __init__(
         self, manifest: Manifest, protocol: Protocol, decoder: str = "", inputs: tuple[str, ...] = RGB
@@ -147,7 +147,7 @@ class TestVideos(Dataset):
 
 @DATA_SAMPLERS.register_module()
 class StreamSampler(Sampler):
-    """Positions ``start, start + 1, …`` of a stream, dealt to the ranks batch by batch.
+    """Positions ``start, start + 1, …`` of a stream, divided among the ranks batch by batch.
 
     Args:
         dataset: only for the interface.

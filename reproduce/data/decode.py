@@ -1,8 +1,8 @@
 """Frames out of video files, through PyAV, decord or torchcodec, or out of folders of extracted frames.
 
-Frames are what a straight reading shows: all of FFmpeg's best video stream, in the order in which its decoder gives
-them out. ``_straight`` reads so, once to count and once to keep what is wanted. Where the packets prove the order
-(``_order``), ``_quick`` decodes less.
+The frames of a video are those of a straight reading: all frames of FFmpeg's best video stream, in the order in which
+its decoder returns them. ``_straight`` reads like this, once to count and once to keep the wanted frames. Where the
+packets prove the order (``_order``), ``_quick`` decodes less.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 
 DEFAULT = os.environ.get("DECODER", "pyav")
-"""The decoder of a run. PyAV takes over where another fails or cannot be shown to be right.
+"""The decoder of a run. PyAV takes over where another decoder fails or cannot be checked.
 
-PyAV skips frames that nothing refers to, and is kept to one thread: the same frames as decord's, in 62 to 93 % of its
-time (``results/studies/decoding.json``).
+PyAV skips frames that no other frame refers to, and uses one thread: it gives the same frames as decord, in 62 to 93 %
+of decord's time (``results/studies/decoding.json``).
 """
 
 LARGE = 1 << 28  # bytes of a file whose packets are not kept in memory: it is no clip
@@ -38,17 +38,17 @@ class DecodeError(RuntimeError):
 
 
 class Truncated(DecodeError):
-    """A part of a video is not there."""
+    """A part of a video is missing."""
 
 
 Pick = Callable[[int], np.ndarray]
 
 
 def check(decoder: str = "") -> str:
-    """The decoder's name, or that of the default where it is ''; for a command to call before its first step.
+    """The decoder's name, or the default's if it is ''; commands call this before their first step.
 
     Raises:
-        ValueError: there is none of that name, or it is not installed.
+        ValueError: there is no decoder of that name, or it is not installed.
     """
     name = decoder or DEFAULT
     if name not in DECODERS:
@@ -83,7 +83,7 @@ def decode(path: str | Path, pick: Pick, decoder: str = "") -> tuple[np.ndarray,
 def decode_distinct(path: str | Path, pick: Pick, decoder: str = "") -> tuple[np.ndarray, np.ndarray, int]:
     """As ``decode``, with each frame once: distinct frames U × H × W × 3, indices into them, and the frame count."""
     decoder = check(decoder)
-    path, pick = Path(path), functools.cache(pick)  # asked once, though a second reading may be needed: it may draw
+    path, pick = Path(path), functools.cache(pick)  # called once, since it may draw, and a second reading may follow
     try:
         size = path.stat().st_size
         if path.is_dir():
@@ -95,22 +95,22 @@ def decode_distinct(path: str | Path, pick: Pick, decoder: str = "") -> tuple[np
     if decoder != "pyav":
         try:
             return DECODERS[decoder](path, pick)
-        except Exception:  # decoders raise what they like, and what they give is not always right: PyAV's word counts
+        except Exception:  # decoders raise any error, and may be wrong: PyAV decides
             pass
     try:
         return DECODERS["pyav"](path, pick)
-    except Exception as error:  # anything here means this file
+    except Exception as error:  # any error here is one of this file
         raise DecodeError(f"{path}: pyav cannot decode it: {reason(error)}") from error
 
 
 def reason(error: Exception) -> str:
-    """What a decoder said, in one line without time stamps or places in its source: equal runs, equal records."""
+    """A decoder's message in one line, without time stamps and source places: equal runs give equal records."""
     lines = [*str(error).strip().splitlines(), type(error).__name__]
     return re.sub(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ", "", next(line for line in lines if "tack trace" not in line))
 
 
 def _picked(pick: Pick, total: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct indices in order, and the wanted ones as places among them."""
+    """Distinct indices in order, and the wanted indices as positions among them."""
     if total == 0:
         raise DecodeError("no video frames")
     index = np.asarray(pick(total))
@@ -119,10 +119,10 @@ def _picked(pick: Pick, total: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _import_decord():
-    """Decord, its libraries kept to itself.
+    """Import decord with its libraries hidden from other modules.
 
-    It loads them for the whole process (``RTLD_GLOBAL`` in ``decord/_ffi/base.py``), among them an old libvpx that then
-    stands before PyAV's: no VP9 could be encoded any more.
+    decord loads them for the whole process (``RTLD_GLOBAL`` in ``decord/_ffi/base.py``): its old libvpx would take the
+    place of PyAV's, which could then encode no VP9.
     """
     mode, ctypes.RTLD_GLOBAL = ctypes.RTLD_GLOBAL, ctypes.RTLD_LOCAL
     try:
@@ -155,11 +155,11 @@ def _torchcodec(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _checked(path: Path) -> np.ndarray:
-    """Times of a video's frames in seconds, for another decoder to be held to.
+    """Times of a video's frames in seconds, to check another decoder with.
 
     Raises:
-        DecodeError: it is none of the plain videos that other decoders are known to read right: H.264 or VP9 in MP4 or
-            Matroska, every key frame a fresh start, 4:2:0 of eight bits, even sizes, upright, nothing hidden.
+        DecodeError: it is not a plain video, which other decoders read correctly: H.264 or VP9 in MP4 or Matroska,
+            every key frame a fresh start, 4:2:0 of eight bits, even sizes, upright, nothing hidden.
     """
     with opened(path) as (container, stream):
         context = stream.codec_context
@@ -179,14 +179,14 @@ def _checked(path: Path) -> np.ndarray:
 
 
 def _agree(times: np.ndarray, unique: np.ndarray, total: int, theirs: np.ndarray) -> None:
-    """Hold another decoder's frames to PyAV's, by count and time."""
+    """Check another decoder's frames against PyAV's, by count and time."""
     if total != len(times) or not np.allclose(theirs, times[unique], rtol=0, atol=1e-3):
         raise DecodeError(f"{total} frames for {len(times)}, or other ones")
 
 
 @contextlib.contextmanager
 def opened(path: Path):
-    """A container and its video stream: FFmpeg's best one, which no cover picture is.
+    """A container and its video stream: FFmpeg's best one, which must not be a cover picture.
 
     Raises:
         DecodeError: there is none.
@@ -206,7 +206,7 @@ def _packets(path: Path, container, stream) -> list:
 
     Raises:
         Truncated: the header announces more.
-        DecodeError: the file is no clip.
+        DecodeError: the file is too large for a clip.
     """
     if path.stat().st_size > LARGE:
         raise DecodeError("too large to be held")
@@ -216,7 +216,7 @@ def _packets(path: Path, container, stream) -> list:
 
 
 def check_whole(path: Path, container, stream, packets: int) -> None:
-    """Tell a file without its end from one whose header counts frames that an edit list hides or that were dropped.
+    """Refuse a file without its end; a header may also count frames that an edit list hides or that were dropped.
 
     Args:
         path: of the file.
@@ -228,7 +228,7 @@ def check_whole(path: Path, container, stream, packets: int) -> None:
         Truncated: its end is missing.
     """
     size, name, header = path.stat().st_size, container.format.name, stream.frames
-    if name.startswith("mov"):  # the index says where each frame lies
+    if name.startswith("mov"):  # the index says where each frame is
         ends = [e.pos + e.size for e in stream.index_entries]
         there = sum(end <= size for end in ends)
         cut, packets, header = there < len(ends), there, len(ends)
@@ -245,11 +245,11 @@ def _order(container, stream, packets: list) -> tuple[list[int], list[int]]:
     """When a video's frames are shown, and where a decoder can start.
 
     Returns:
-        Time stamps of the frames shown, in order, one for each packet that is not hidden; places of the packets before
-        which nothing has to be decoded, the first packet's first.
+        Time stamps of the frames shown, in order, one for each packet that is not hidden; indices of the packets at
+        which decoding can start, beginning with the first packet.
 
     Raises:
-        DecodeError: the packets do not prove it. Then only decoding tells.
+        DecodeError: the packets do not prove the order; only decoding shows it.
     """
     context, name = stream.codec_context, stream.codec_context.name
     times = [p.pts for p in packets]
@@ -266,11 +266,11 @@ def _order(container, stream, packets: list) -> tuple[list[int], list[int]]:
         and (name != "vp9" or all(_vp9(p) != "hidden" for p in packets))
     )
     if not sure:
-        raise DecodeError("no telling which packet is which frame")
+        raise DecodeError("it is not known which packet is which frame")
     groups = [times[a:b] for a, b in zip(starts, [*starts[1:], len(times)], strict=True)]
     ascending = all(max(a) < min(b) for a, b in itertools.pairwise(groups))
     if ascending and context.has_b_frames:
-        # Files remuxed from AVI have the times of decoding. The pictures' own numbers say how they are shown.
+        # Files remuxed from AVI have the times of decoding. The pictures' own numbers give the order of display.
         ascending = all(map(_ranks_alike, groups, _shown(stream, packets, starts)))
     else:
         ascending = ascending and times == sorted(times)
@@ -280,7 +280,7 @@ def _order(container, stream, packets: list) -> tuple[list[int], list[int]]:
 
 
 def _shown(stream, packets: list, starts: list[int]) -> Iterator[list[float]]:
-    """Of the packets from each start to the next, what FFmpeg's reading of the pictures' own order numbers them."""
+    """For the packets from each start to the next, their display numbers, which FFmpeg reads from the pictures."""
     import av
     from av.bitstream import BitStreamFilterContext
 
@@ -298,17 +298,17 @@ def _ranks_alike(a: list[int], b: list[float]) -> bool:
 
 
 def _avc(packet, extradata: bytes) -> bool:
-    """Is it an instantaneous refresh of H.264?"""
+    """Whether a packet is an instantaneous refresh of H.264."""
     return extradata[:1] == b"\1" and next((t & 31 for t in _units(packet, extradata[4]) if 1 <= t & 31 <= 5), 0) == 5
 
 
 def _hevc(packet, extradata: bytes) -> bool:
-    """Is it an instantaneous refresh of HEVC?"""
+    """Whether a packet is an instantaneous refresh of HEVC."""
     return extradata[:1] == b"\1" and next((t >> 1 for t in _units(packet, extradata[21]) if t < 64), 0) in (19, 20)
 
 
 def _units(packet, length: int) -> Iterator[int]:
-    """First bytes of the units in a packet, whose lengths stand before them."""
+    """First bytes of the units in a packet; a length precedes each unit."""
     data, at, n = memoryview(packet), 0, (length & 3) + 1
     while at + n < len(data):
         yield data[at + n]
@@ -329,12 +329,12 @@ def _pyav(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
         return _quick(path, pick)
     except Truncated:
         raise
-    except Exception:  # whatever is in the way of it, a straight reading says what
+    except Exception:  # whatever the error is, a straight reading reports it
         return _straight(path, pick)
 
 
 def _quick(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
-    """From the last start before the first frame wanted; frames that no other refers to are decoded only if wanted."""
+    """Decode from the last start before the first wanted frame, without unwanted frames that no other refers to."""
     from av.video.reformatter import VideoReformatter
 
     with opened(path) as (container, stream):
@@ -346,7 +346,7 @@ def _quick(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
         frames: list[np.ndarray | None] = [None] * len(unique)
         reformatter = VideoReformatter()
         missing = len(unique)
-        # What is made up for damaged parts depends on what was decoded before: such a file is read straight.
+        # The decoder fills damaged parts from the frames before: such a file is read straight.
         stream.codec_context.options = {"err_detect": "explode"}
         for packet in (*packets[start:], None):
             if packet is not None:
@@ -364,7 +364,7 @@ def _quick(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _straight(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
-    """Whatever comes out, in the order in which it comes; first only counted."""
+    """All frames in the order in which the decoder returns them; a first reading only counts."""
     from av.video.reformatter import VideoReformatter
 
     with opened(path) as (container, stream):
@@ -382,7 +382,7 @@ def _straight(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _upright(frame, reformatter) -> np.ndarray:
-    # By default threads are started for every frame: three quarters of the time with embedded clips.
+    # By default, threads are started for every frame, which takes three quarters of the time with embedded clips.
     rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
@@ -401,7 +401,7 @@ def _stack(frames: list[np.ndarray]) -> np.ndarray:
 
 
 def _images(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
-    """Frames that somebody has extracted."""
+    """Frames from a folder of extracted images."""
     import cv2
 
     try:
@@ -419,7 +419,7 @@ def _images(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
 def frame_files(path: Path) -> list[str]:
     """The image files of a folder that are its frames, by their numbers.
 
-    Files without a number (``thumb.jpg``), hidden ones and optical flow (``flow_x_00001.jpg``) are none.
+    Files without a number (``thumb.jpg``), hidden ones and optical flow (``flow_x_00001.jpg``) are not frames.
 
     Raises:
         Truncated: numbers are missing.
@@ -457,7 +457,7 @@ def _never(packet, extradata: bytes) -> bool:
 
 
 STARTS = {"h264": _avc, "hevc": _hevc, "vp9": lambda packet, _: _vp9(packet) == "key"}
-"""Codec -> is a packet a fresh start? Only for those that give out one frame for each packet."""
+"""Codec -> whether a packet is a fresh start; only for codecs with one frame per packet."""
 
 DECODERS = {"decord": _decord, "pyav": _pyav}
 if importlib.util.find_spec("torchcodec"):

@@ -1,4 +1,4 @@
-"""Kinetics-400 as it lies on people's disks: official CSVs, CVDF's archives, mmaction2's lists, PySlowFast's CSVs."""
+"""Kinetics-400 in the layouts in use: official CSVs, CVDF's archives, mmaction2's lists, PySlowFast's CSVs."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ README = "see README, 'Kinetics-400'"
 
 @LAYOUTS.register_module(name="kinetics")
 def load(root: str | Path, split: str, dataset: str = NAME) -> Manifest:
-    """Read a copy of Kinetics in any of its layouts; which one it is follows from what lies there.
+    """Read a copy of Kinetics in any of its layouts; the files themselves show which one it is.
 
     Args:
         root: its folder. The annotation is looked for in it and in ``annotations/``: ``*<split>_list_videos.txt`` or
             ``*<split>.csv``, official (with a header) or PySlowFast's (``path label``). The videos are below
             ``<split>/``, ``videos_<split>/`` or ``videos/<split>/``, in class folders or not; files below
-            ``replacement/`` stand in for those of the same name.
+            ``replacement/`` replace those of the same name.
         split: ``train`` or ``val``.
-        dataset: name for records and tables. Under any but the default the classes are not the official 400 but those
-            of the training annotation.
+        dataset: name for records and tables. With any name but the default, the classes are those of the training
+            annotation, not the official 400.
 
     Returns:
         One video per row, whether its file is there or not (a missing one counts as wrong at test time). Ids are
-        ``<youtube_id>_<start>_<end>`` with six digits whatever the files are called, so that copies can be compared.
+        ``<youtube_id>_<start>_<end>`` with six digits for any file names, so that copies can be compared.
 
     Raises:
         DataError: the root or an annotation is missing, of another form or of another data set; the message says which
@@ -134,7 +134,7 @@ def _folders(root: Path, split: str) -> list[Path]:
 def _listed(root: Path, annotation: Path, rows: list[tuple[str, int]], folders: list[Path]) -> tuple[Video, ...]:
     """Videos of a list of paths, which are absolute, or relative to a folder of videos or to the root.
 
-    Where a path leads nowhere, the video with that YouTube id and times is taken, whatever its suffix and folder.
+    If a path does not exist, the video with that YouTube id and times is taken, with any suffix, from any folder.
     """
     index = {_plain(c): i for i, c in enumerate(CLASSES)}
     files = {name: root / path for name, path in _files(root, folders).items() if YOUTUBE.fullmatch(name)}
@@ -178,19 +178,19 @@ def _files(root: Path, folders: list[Path]) -> dict[str, str]:
 
 
 def _identity(path: Path) -> str:
-    """``<youtube_id>_<start>_<end>`` with six digits, whatever the file has; other names as they are."""
+    """``<youtube_id>_<start>_<end>`` with six digits for any file name; other names do not change."""
     name = bare(path.name)
     match = YOUTUBE.fullmatch(name)
     return f"{match[1]}_{int(match[2]):06d}_{int(match[3]):06d}" if match else name
 
 
 def _plain(name: str) -> str:
-    """A class name without what copies change: case, underscores, quotes, brackets."""
+    """A class name without the parts that differ between copies: case, underscores, quotes, brackets."""
     return " ".join(re.findall(r"[a-z0-9]+", name.lower().replace("'", "")))
 
 
 def _check_label_maps(root: Path) -> None:
-    """A label map beside the annotations (mmaction2's, PySlowFast's) must say what we say."""
+    """Refuse a label map beside the annotations (mmaction2's, PySlowFast's) that differs from the official one."""
     for folder in (root, root / "annotations"):
         for path in (folder / "label_map_k400.txt", folder / "kinetics_classnames.json"):
             if not path.exists():

@@ -1,4 +1,4 @@
-"""What a data set holds here: one immutable list of videos, and a hash that records carry."""
+"""The content of a data set: an immutable list of videos, and a hash that records keep."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Video:
         id: as in the annotation.
         path: relative to the data set's root.
         label: index of the class.
-        content: hash of its decoded frames where the data set tells, else None.
+        content: hash of its decoded frames if the data set states it, else None.
     """
 
     id: str
@@ -53,7 +53,7 @@ class Manifest:
             have their rows in another order train in the same order.
         partners: label -> label of the class that a horizontal flip turns it into; -1: do not flip.
         absent: videos of the annotation that were left out since they have no file.
-        partial: known to be less than the data set, and used nevertheless.
+        partial: the copy is known to be incomplete and is used nevertheless.
     """
 
     dataset: str
@@ -106,7 +106,7 @@ class Manifest:
         return replace(self, videos=videos)
 
     def usable(self, allow_partial: bool) -> Manifest:
-        """What a run is made with: training videos without a file are left out, test videos stay and count as wrong.
+        """The videos of a run: training videos without a file are left out, test videos stay and count as wrong.
 
         Args:
             allow_partial: go on with a copy that lacks much of its data set; the manifest then says so.
@@ -141,7 +141,7 @@ class Manifest:
 
 
 def bare(name: str) -> str:
-    """A file's name without the suffixes of a video, of which downloaders that merge streams leave two."""
+    """A file's name without the suffixes of a video; downloaders that merge streams leave two."""
     while Path(name).suffix.lower() in SUFFIXES:
         name = Path(name).stem
     return name

@@ -1,7 +1,7 @@
-"""One pass over a copy of a data set: what is there, what is whole, what is odd; and two copies compared.
+"""One pass over a copy of a data set: which videos are there, which are whole, and which are unusual.
 
 Written to the folder of the scan, never to the copy:
-    journal.jsonl     one line per file looked at; a scan that is issued again goes on from it
+    journal.jsonl     one line per file examined; a repeated scan continues from it
     manifest.parquet  one row per annotated video
     summary.json      counts, per split and per class
 """
@@ -28,19 +28,19 @@ from reproduce.progress import Progress
 from reproduce.whole_files import write_atomic, write_json
 
 EDGE = 1 << 16  # bytes at each end of a file that a quick scan hashes
-SLACK = 0.05  # of the announced length that may be missing: headers of real files round
+SLACK = 0.05  # share of the announced length that may be missing: headers of real files round
 LOW_FPS = 10  # below Something-Something's 12
 FAMILIES = {  # suffix -> start of the demuxer's name
     ".mp4": "mov", ".m4v": "mov", ".mov": "mov", ".3gp": "mov",
     ".webm": "matroska", ".mkv": "matroska", ".avi": "avi", ".flv": "flv", ".ts": "mpegts", ".mts": "mpegts",
     ".mpg": "mpeg",
 }  # fmt: skip
-TIMED = ("flv", "asf", "ogg")  # demuxers whose files say how long they last, but nothing else of their end
+TIMED = ("flv", "asf", "ogg")  # demuxers whose files state their duration, but nothing else about their end
 SHORT = 0.2  # of a class's videos that may be missing before the summary names it
 FEW = 20  # names per line of the summary
 PUBLISHED = {kinetics.NAME: kinetics.PUBLISHED, ssv2.NAME: ssv2.PUBLISHED}
 FAULTS = ("missing", "empty", "undecodable", "truncated", "duplicate")
-"""What makes a video unfit, worst first. All else that is odd stands in the column ``notes``."""
+"""What makes a video unusable, worst first. Other remarks are in the column ``notes``."""
 
 
 def scan(manifests: Iterable[Manifest], out: Path, full: bool, workers: int | None = None) -> pd.DataFrame:
@@ -59,7 +59,7 @@ def scan(manifests: Iterable[Manifest], out: Path, full: bool, workers: int | No
 
     Raises:
         OutputError: the folder cannot be written, or another scan is at work on it.
-        DataError: the folder lies in the copy.
+        DataError: the folder is inside the copy.
     """
     manifests = list(manifests)
     for m in manifests:
@@ -120,7 +120,7 @@ def _look(manifests: list[Manifest], journal: Path, full: bool, workers: int | N
 
 
 def _key(file: str, full: bool) -> list | None:
-    """Changes when the file does, or the kind of scan; None: it is not there."""
+    """A key that changes with the file and with the kind of scan; None: the file is missing."""
     try:
         status = os.stat(file)
     except OSError:
@@ -129,7 +129,7 @@ def _key(file: str, full: bool) -> list | None:
 
 
 def _examine(job: tuple[str, list, bool]) -> dict:
-    """One file, in a worker."""
+    """Examine one file, in a worker."""
     file, key, full = job
     path = Path(file)
     row = dict(file=file, key=key, fault="", detail="", notes="")
@@ -163,7 +163,7 @@ def _content(path: Path, full: bool) -> str:
 def _video(path: Path, full: bool) -> dict:
     import av
 
-    av.logging.set_level(av.logging.PANIC)  # what is wrong is reported by us, by file
+    av.logging.set_level(av.logging.PANIC)  # the scan itself reports faults, by file
     try:
         seen = _every_frame(path) if full else _both_ends(path)
         with opened(path) as (container, stream):
@@ -183,7 +183,7 @@ def _every_frame(path: Path, end: bool = False) -> dict:
 
     frames, last, rotation, error = 0, None, 0, ""
     with opened(path) as (container, stream):
-        if container.format.name == "mpegts":  # says no length; a frame of which a part is missing tells
+        if container.format.name == "mpegts":  # states no length; an incomplete frame shows a cut
             stream.codec_context.options = {"err_detect": "explode"}
         try:
             if end:
@@ -201,18 +201,18 @@ def _every_frame(path: Path, end: bool = False) -> dict:
 
 
 def _both_ends(path: Path) -> dict:
-    """As ``_every_frame`` from the first frame and those after the last key frame; ``frames`` is at most that many."""
+    """As ``_every_frame``, but of the first frame and of those after the last key frame only."""
     with opened(path) as (container, stream):
         first = next(iter(container.decode(stream)), None)
         rotation = first.rotation if first else 0
-        # Others cannot be entered at their end, or do not say where it is.
+        # Other containers cannot be read from near their end, or do not state where it is.
         indexed = container.format.name.startswith("matroska") or (
             container.format.name.startswith("mov") and stream.frames > 0
         )
     if first is None:
         return dict(frames=0, end=None, rotation=0, error="")
     tail = _every_frame(path, end=True) if indexed else _every_frame(path)
-    if indexed and (tail["error"] or not tail["frames"]):  # no key frame is where the index says: from the start, then
+    if indexed and (tail["error"] or not tail["frames"]):  # the index points to no key frame: read from the start
         tail = _every_frame(path)
     return tail | dict(rotation=rotation)
 
@@ -224,7 +224,7 @@ def _length(container) -> Fraction:
 
 
 def _cut_off(path: Path, name: str) -> str:
-    """What says that the file goes on, in containers that say their length: Matroska, RIFF, transport streams."""
+    """What shows that the file was longer, in containers that state a length: Matroska, RIFF, transport streams."""
     size = path.stat().st_size
     if name.startswith("matroska"):
         announced = _segment_end(path) or 0
@@ -235,7 +235,7 @@ def _cut_off(path: Path, name: str) -> str:
 
 
 def _segment_end(path: Path) -> int | None:
-    """Where a Matroska file ends by its own account; None where it was written without knowing."""
+    """Where a Matroska file ends, as its header states; None if the header states no length."""
     with open(path, "rb") as file:
         head = file.read(1 << 12)
 
@@ -257,9 +257,9 @@ def _verdict(path: Path, container, stream, seen: dict, full: bool) -> dict:
     fps = stream.average_rate or stream.guessed_rate or Fraction(0)
     start = float((stream.start_time or 0) * stream.time_base)
     length = float(stream.duration * stream.time_base if stream.duration else _length(container))
-    if name.startswith("matroska"):  # whose length counts from 0, wherever its first frame is
+    if name.startswith("matroska"):  # its length counts from 0, not from its first frame
         length -= start
-    expected = stream.frames or round(length * fps)  # the container may not say, as webm
+    expected = stream.frames or round(length * fps)  # the container may not state it, as webm
     row = dict(
         frames_header=expected,
         frames_decoded=seen["frames"] if full else None,
@@ -293,7 +293,7 @@ def _verdict(path: Path, container, stream, seen: dict, full: bool) -> dict:
 
 
 def _frames_folder(path: Path, full: bool) -> dict:
-    """Extracted frames: are they images, and is their numbering whole?"""
+    """Examine extracted frames: whether they are images, and whether a number is missing."""
     import cv2
 
     try:
@@ -323,7 +323,7 @@ def _frames_folder(path: Path, full: bool) -> dict:
 
 
 def _with_duplicates(table: pd.DataFrame) -> pd.DataFrame:
-    """Videos of the same bytes as one above them are faults too: in train twice, or in train and val."""
+    """Mark a video with the same bytes as an earlier one as a fault: in train twice, or in train and val."""
     if "content" not in table:
         return table
     whole = table[(table.fault == "") & table.content.notna()]
@@ -335,7 +335,7 @@ def _with_duplicates(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(manifests: Iterable[Manifest], table: pd.DataFrame, out: Path) -> str:
-    """Counts per split and class against what is annotated and what is published; also as ``summary.json``."""
+    """Counts per split and class beside those of the annotation and the published ones; also as ``summary.json``."""
     lines, data = [], {}
     for i, m in enumerate(manifests):
         rows = table[table.split == m.split]

@@ -32,7 +32,7 @@ def load(root: str | Path, split: str, dataset: str = NAME) -> Manifest:
         root: folder with the JSON files (here, in ``labels/`` or in ``annotations/``) and one of ``FOLDERS`` with
             ``<id>.webm``, ``<id>.mp4`` or folders ``<id>/`` of extracted frames.
         split: ``train`` or ``val``.
-        dataset: name for records and tables. Under any but the default the labels need not be the official 174.
+        dataset: name for records and tables. With any name but the default, the labels need not be the official 174.
 
     Returns:
         One video per annotation, labels as in the labels file, flip partners derived from the templates.
@@ -68,9 +68,9 @@ def load(root: str | Path, split: str, dataset: str = NAME) -> Manifest:
 def flip_partners(classes: tuple[str, ...]) -> tuple[int, ...]:
     """For each class, the class that a horizontal flip turns it into: left and right exchanged in its template.
 
-    A class that names no side maps to itself; one whose mirror image is no class to -1: it must not be flipped. Of the
-    official 174 these are exchanged: 86 and 87 (pulling from one side to the other), 93 and 94 (pushing), 166 and 167
-    (turning the camera). "Pulling it right out" (50) names no side.
+    A class that names no side maps to itself. A class whose mirror image is no class maps to -1: it must not be
+    flipped. Of the official 174 these are exchanged: 86 and 87 (pulling from one side to the other), 93 and 94
+    (pushing), 166 and 167 (turning the camera). "Pulling it right out" (50) names no side.
     """
     index = {c: i for i, c in enumerate(classes)}
     swap = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
@@ -79,7 +79,7 @@ def flip_partners(classes: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _classes(root: Path, dataset: str) -> tuple[str, ...]:
-    """Templates by number, as the labels file has them."""
+    """Templates by number, from the labels file."""
     path, labels = _json(root, "labels")
     try:
         index = {_bare(name): int(i) for name, i in labels.items()}

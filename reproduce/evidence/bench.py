@@ -1,7 +1,7 @@
 """Throughput of every native variant, of S/M/L and of the peers' own networks on this machine, in every mode.
 
 Three levels: the forward pass, row by row; decoding and transforming of a suite's test views; and both together.
-``results/throughput/<device>.json`` grows by a row at a time, so that a bench that was stopped goes on where it was.
+``results/throughput/<device>.json`` gets one row at a time, so that a stopped bench continues where it was.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from reproduce.suites import Suite
 from reproduce.whole_files import write_atomic, write_json
 
 PROBED = ("x3d_s", "slow_4x16_r50", "tsm_mobilenetv2_8f", "auto_tsnet_uniform_s")
-"""In every mode on a CPU too, where that takes minutes each; the others there in fp32, channels-last."""
+"""A CPU runs these in every mode, minutes each, and all others in fp32, channels-last only."""
 LARGEST = {"cpu": 16, "cuda": 256}  # batch of the sweeps
-LIMIT = {"cpu": 1.0, "cuda": 5.0}  # seconds per pass, beyond which a sweep does not go
+LIMIT = {"cpu": 1.0, "cuda": 5.0}  # seconds per pass at which a sweep ends
 SCHEMA = 1
 NOTES = """\
 - On a CPU, some variants are timed in every mode, the others in fp32, channels-last.
@@ -75,13 +75,13 @@ class Subject:
         return self.arguments["frames"], self.arguments["crop"]
 
     def cost(self) -> MacCount:
-        """Its count; a peer's is really built for it, as not all can be on the meta device."""
+        """Its count; a peer's network is built in memory, since some cannot be built on the meta device."""
         build = partial(self.build, **self.arguments)
         return count(build if self.source == "ours" else build(), *self.size)
 
 
 def subjects(names: Sequence[str] = ()) -> list[Subject]:
-    """All, or those of some variants; the peers' right behind ours.
+    """All subjects, or those of some variants; the peers' follow ours.
 
     Raises:
         ValueError: an unknown variant; the known ones are listed.
@@ -151,7 +151,7 @@ def levels(suite: Suite, cache: Path, device: torch.device, videos: int = 100) -
         suite: its videos, protocol and recipes.
         cache: folder of the embedded videos.
         device: of the networks.
-        videos: of the test split, the first so many, beginning anew where there are fewer.
+        videos: number of videos, the first ones of the test split, repeated if it has fewer.
     """
     manifest = suite.manifest("val", suite.data_root(cache))
     chosen = [i % len(manifest.videos) for i in range(videos)]
@@ -190,7 +190,7 @@ def levels(suite: Suite, cache: Path, device: torch.device, videos: int = 100) -
 
 
 def _seconds_per_video(loader: DataLoader, work: Callable[[torch.Tensor], object]) -> float:
-    for data in loader:  # the workers stay up, the file cache warm; what they fetch ahead is timed, as it begins anew
+    for data in loader:  # starts the workers, warms the file cache
         work(data["clips"])
     start = time.perf_counter()
     for data in loader:
@@ -201,16 +201,16 @@ def _seconds_per_video(loader: DataLoader, work: Callable[[torch.Tensor], object
 def bench(
     results: Path, names: Sequence[str] = (), every_mode: bool = False, suite: Suite | None = None, cache: Path = Path()
 ) -> str:
-    """Time what is not yet in this device's file, write file and table, and return the table.
+    """Time the rows that are not yet in this device's file, write file and table, and return the table.
 
-    Rows of a network that has other costs now, and those that failed, are timed again; with another number of threads
-    or another torch it begins anew. Each session measures the matrix product that its rows are held against.
+    Failed rows, and rows of a network whose costs have changed, are timed again; with another number of threads or
+    another torch, all are. Each session measures the matrix product that its rows are compared with.
 
     Args:
         results: the file is ``throughput/<device>.json`` in it.
         names: variants; none: all.
-        every_mode: on a CPU too, of all variants.
-        suite: whose videos are decoded for the other two levels; None: leave these out.
+        every_mode: run all variants in every mode on a CPU too.
+        suite: its videos are decoded for the other two levels; None: leave these out.
         cache: folder of the embedded videos.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -224,7 +224,7 @@ def bench(
         or mode == Mode()
         or (subject.name in PROBED and subject.source == "ours")
     ]
-    todo.sort(key=lambda pair: pair[1] != Mode())  # what all have comes first
+    todo.sort(key=lambda pair: pair[1] != Mode())  # the mode of all variants comes first
     data = json.loads(path.read_text()) if path.exists() else None
     made = session().model_dump()
     same = dict(schema_version=SCHEMA, device=device_name(), threads=torch.get_num_threads(), torch=torch.__version__)

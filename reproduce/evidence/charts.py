@@ -1,4 +1,4 @@
-"""Charts of results: accuracy against cost and speed, confusion of classes, what the order of frames is worth.
+"""Charts of results: accuracy against cost and speed, confusion of classes, the effect of the order of frames.
 
 Each family has a colour and a mark; searched, random and uniform architectures have marks of their own in every family.
 Bars are 95 % intervals. A label covers no mark and no other label, and stands near its own mark.
@@ -48,7 +48,7 @@ ORDERS = {
 }
 NAMED_CLASSES = 12  # more do not fit beside a panel
 CONFUSION_COLUMNS = 3
-RANKED_CLASSES = 24  # of more classes, as many of both ends of the ranking
+RANKED_CLASSES = 24  # of more classes, half from each end of the ranking
 LOG_SPAN = 5.0  # axes over a wider range are logarithmic
 LABEL_POINTS = 9.5
 NEAR = 18  # points; a label that is farther from its mark has a line that leads to it
@@ -109,7 +109,7 @@ def draw_accuracy(
 
 
 def draw_confusion(tables: Mapping[str, pd.DataFrame], classes: Sequence[str], path: Path, title: str = "") -> None:
-    """Draw what each model takes the classes for, a panel per model.
+    """Draw which classes each model confuses, a panel per model.
 
     Args:
         tables: per-video predictions (``label``, ``error``, ``scores``) by the model's name; those of several runs
@@ -133,7 +133,7 @@ def draw_orders(found: Mapping[str, dict], path: Path, title: str = "") -> None:
 
 
 def draw_temporal_classes(found: Mapping[str, dict], path: Path, title: str = "") -> None:
-    """Draw the classes by what the order of frames is worth: mean accuracy over models, natural and shuffled.
+    """Draw, for each class, the mean accuracy over models on natural and on shuffled clips.
 
     Arguments as those of ``draw_orders``.
     """
@@ -181,7 +181,7 @@ def accuracy_figure(panels: Mapping[str, Sequence[Point]], x: str, *, low_is_bet
 
 
 def pareto(points: Sequence[Point], low_is_better: bool) -> list[Point]:
-    """Those that no other beats in both x and accuracy, from the least accurate to the most."""
+    """The points that no other point beats in both x and accuracy, from the least accurate to the most."""
     front: list[Point] = []
     for p in sorted(points, key=lambda p: ((p.x if low_is_better else -p.x), -p.top1)):
         if not front or p.top1 > front[-1].top1:
@@ -190,7 +190,7 @@ def pareto(points: Sequence[Point], low_is_better: bool) -> list[Point]:
 
 
 def _corners(points: Sequence[Point], low_is_better: bool) -> np.ndarray:
-    """The stairs along the front of what was measured, corner by corner."""
+    """The corners of the step line along the front of the measured points."""
     front = pareto([p for p in points if p.interval], low_is_better)
     corners = [(p.x, p.top1) for p in front[:1]]
     for a, b in pairwise(front):
@@ -216,7 +216,7 @@ def _legend(points: Sequence[Point]) -> list[Line2D]:
     handles = []
     for family, (colour, mark, name) in FAMILIES.items():
         mine = [p for p in points if p.family == family]
-        if mine:  # a square of its colour, where only searched, random or uniform ones are there
+        if mine:  # a square of its colour, if it has only searched, random or uniform ones
             shown = mark if any(not p.kind for p in mine) else "s"
             handles.append(Line2D([], [], color=colour, marker=shown, ms=7, lw=0, label=name))
     for kind, mark in KINDS.items():
@@ -264,7 +264,7 @@ def _label(axes: Axes, points: Sequence[Point], front: np.ndarray) -> None:
         )
         box = Text.get_window_extent(text, renderer)
         wide, high = box.width + 4 * dots, box.height + 2 * dots
-        # The nearest corner or edge of the name stands at the offset, so that names on the left end at their mark.
+        # The nearest corner or edge of the name is at the offset, so that names on the left end at their mark.
         places = [
             (x + r * np.cos(a) - wide * (np.cos(a) < 0), y + r * np.sin(a) - high / 2) for r in radii for a in angles
         ]
@@ -282,7 +282,7 @@ def _label(axes: Axes, points: Sequence[Point], front: np.ndarray) -> None:
 
 
 def _meets(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """With how many of the others each box overlaps; boxes are rows of x0, y0, x1, y1."""
+    """The number of other boxes that each box overlaps; boxes are rows of x0, y0, x1, y1."""
     return (
         (boxes[:, None, :2] < others[None, :, 2:]).all(-1) & (boxes[:, None, 2:] > others[None, :, :2]).all(-1)
     ).sum(1)
@@ -326,7 +326,7 @@ def confusion_figure(tables: Mapping[str, pd.DataFrame], classes: Sequence[str],
 def confusion(table: pd.DataFrame, classes: int) -> np.ndarray:
     """Percent of each class's videos (rows) that are taken for each class (columns).
 
-    A video that failed is taken for none, so that its row sums to less than 100.
+    A failed video counts for no class, so that its row sums to less than 100.
     """
     counts = np.zeros((classes, classes))
     read = table[table.error == ""]

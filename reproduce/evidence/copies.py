@@ -1,4 +1,4 @@
-"""Two copies of a data set: which videos they share, and results scored on those alone."""
+"""Two copies of a data set: the videos that they share, and results on these videos only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def diff(a: Path, b: Path, split: str, out: Path | None = None) -> str:
         a: folder of a scan, or its ``manifest.parquet``.
         b: the other.
         split: ``train`` or ``val``.
-        out: file for the ids that both can use with the same label, one a line.
+        out: file for the ids that both can use with the same label, one per line.
 
     Raises:
         DataError: a folder holds no finished scan.
@@ -61,12 +61,12 @@ def _manifest(path: Path, split: str) -> pd.DataFrame:
 
 
 def score(suite: Suite, results: Path, ids: Path) -> str:
-    """The suite's table as it is on some of the test videos; nothing is written.
+    """The suite's table on some of the test videos; nothing is written.
 
     Args:
-        suite: whose records.
+        suite: the suite of the records.
         results: folder of records.
-        ids: file with an id a line, as ``diff`` writes it.
+        ids: file with one id per line, as ``diff`` writes it.
 
     Raises:
         DataError: no record, or no video of the list among the predictions.
@@ -83,7 +83,7 @@ def score(suite: Suite, results: Path, ids: Path) -> str:
 
 
 def restricted(record: RunRecord, source: Path, folder: Path, wanted: set[str]) -> RunRecord:
-    """The record as it would be had only these videos been tested; its predictions go to ``folder``.
+    """The record as if only these videos had been tested; its predictions go to ``folder``.
 
     Args:
         record: the record.
@@ -92,7 +92,7 @@ def restricted(record: RunRecord, source: Path, folder: Path, wanted: set[str]) 
         wanted: ids of videos.
 
     Raises:
-        DataError: it was tested on none of them.
+        DataError: the record was tested on none of them.
         RecordError: its predictions are missing or edited.
     """
     name = record.result.predictions

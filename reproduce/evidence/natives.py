@@ -1,8 +1,8 @@
 """Size and cost of the native variants beside the digits that papers and model zoos print.
 
-The proof that a family is built right and counted as its authors do: what they print must come out. Where a source's
-counter books norms too (fvcore's: 5 operations per element in its older form, 2 in its newer one and in mmengine's),
-adding just these must give its digits.
+Equal digits prove that a family is built correctly and counted as its authors do. Where a source's counter counts norms
+too (fvcore's: 5 operations per element in its older form, 2 in its newer one and in mmengine's), our value plus just
+these must give its digits.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Native:
         arguments: of the build function, with ``num_classes``, ``frames`` and ``crop``.
         crop: at which the source counts.
         source: model and variant in ``published.csv``; None: nothing is printed.
-        norm: operations that the source's counter books per element of a norm.
-        note: what explains the rest.
+        norm: operations that the source's counter counts per element of a norm.
+        note: explains other differences.
     """
 
     name: str
@@ -214,7 +214,7 @@ def row(native: Native) -> dict[str, str]:
 
 
 def overview(results: Path, classes: int) -> str:
-    """What is known of a data set's native variants without its videos: cost, speed, literature accuracy.
+    """What is known about a data set's native variants without its videos: cost, speed, literature accuracy.
 
     Args:
         results: with ``tables/natives.csv``, made first if it is not there, and the files of ``make bench``.

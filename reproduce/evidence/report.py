@@ -1,8 +1,8 @@
 """The report: what the results say, on one page that needs no network.
 
-Above the fold stands a verdict per suite and the plot that shows it; then tables, pictures and what was held equal. The
-page is ``report.html`` of this package with what is written from records, tables and pictures put in. Nothing in it
-depends on when or where it is made.
+The page begins with a verdict per suite and the plot that shows it; then come tables, pictures and what was held equal.
+It is the template ``report.html`` of this package, filled from records, tables and pictures. Nothing in it depends on
+when or where it is made.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ DARK = {
     "#8a3b73": "#cf8dba",
     "#0a4a86": "#2f74b8",
 }
-"""What stands for a colour of the pictures on a dark page."""
+"""The colours on a dark page, by the colours of the pictures."""
 MARKS = {
     "searched": "M0-7.5 1.8-2.3 7.2-2.3 2.8 1 4.4 6.2 0 3 -4.4 6.2 -2.8 1 -7.2-2.3 -1.8-2.3Z",
     "random": "M-1.9-5.6H1.9V-1.9H5.6V1.9H1.9V5.6H-1.9V1.9H-5.6V-1.9H-1.9Z",
@@ -105,12 +105,12 @@ NOT_RUN = "–"
 def report(results: Path, runs: Path) -> Path:
     """Draw the pictures of all suites and write the page.
 
-    Tables of suites with records are rendered anew. Those of real data sets without records hold costs and literature
+    Tables of suites with records are rendered again. Those of real data sets without records hold costs and literature
     only; they are rendered where they are missing.
 
     Args:
         results: folder of records and tables; ``pictures/`` and ``report.html`` are written there.
-        runs: folder of run folders; pictures of searches are taken from there, where it has any.
+        runs: folder of run folders; pictures of searches are copied from there, if it has any.
 
     Returns:
         The page.
@@ -127,7 +127,7 @@ def report(results: Path, runs: Path) -> Path:
 
 
 def disagreement(results: Path) -> str | None:
-    """What is wrong with a page that is not the one of these results; None if it is, or there is no page."""
+    """An error message if the page is not the one of these results; None if it is, or if there is no page."""
     path = results / PAGE
     if not path.exists() or page(results) == path.read_text():
         return None
@@ -166,7 +166,7 @@ def _join(parts: Iterable[str], between: str = "") -> Html:
 
 
 def page(results: Path, known: Mapping[Suite, list[Row]] | None = None) -> str:
-    """The page of the results as they are; of suites in ``known`` with these rows."""
+    """The page of the results; ``known`` has the rows of suites that are computed already."""
     names = {path.name for path in results.glob("records/*")} | {path.stem for path in results.glob("tables/*.csv")}
     suites = [suite_named(name) for name in sorted(names - {"natives"}, key=_place)]
     found = {s: known[s] if known and s in known else _rows(s, results) for s in suites}
@@ -195,7 +195,7 @@ def _place(name: str) -> tuple:
 
 
 def _rows(suite: Suite, results: Path) -> list[Row]:
-    """Of a suite with records."""
+    """The rows of a suite with records."""
     return tables.rows(suite, results) if any((results / "records" / suite.name).glob("*.json")) else []
 
 
@@ -289,7 +289,7 @@ def _verdict(row: Row) -> Html:
 
 
 def _numbers(suite: Suite, rows: Sequence[Row], results: Path) -> Iterator[Html]:
-    """The table of a suite, its pictures, and behind them what was held equal and all the rest."""
+    """The table of a suite, its pictures, then what was held equal and all the rest."""
     ranked = sorted(rows, key=lambda r: r.rank or len(rows) + 1)
     first = _first_control(ranked)
     heads = ["rank", "model", "top-1 % [95 %]", "difference, points [95 %]", "how sure", "clips/s", "search cost"]
@@ -315,13 +315,13 @@ def _numbers(suite: Suite, rows: Sequence[Row], results: Path) -> Iterator[Html]
 
 
 def _first_control(rows: Sequence[Row]) -> Row | None:
-    """The random architectures that most models are set against."""
+    """The random architectures that most models are compared with."""
     counted = Counter(r.control for r in rows if r.control).most_common(1)
     return next((r for r in rows if counted and r.name == counted[0][0] and r.records), None)
 
 
 def _line(row: Row, first: Row | None) -> list[Html]:
-    """The cells of a model; what they are sorted by stands in them, where it is not the number that they begin with."""
+    """The cells of a model; a cell holds its sort value, unless it begins with that number."""
     speed = row.speed
     other = row.difference and not (first and row.control == first.name)
     against = f" to {tables.title_of(row.control)}" if other else ""
@@ -345,7 +345,7 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[Html]]) -> Html:
 
 
 def _frame(frame: pd.DataFrame) -> Html:
-    """A table as it is."""
+    """A table without changes."""
     lines = [
         [
             tag("td", text, class_="long" if len(text) > 40 else None)
@@ -397,7 +397,7 @@ def _equal(suite: Suite, rows: Sequence[Row]) -> Iterator[Html]:
 
 
 def _rest(suite: Suite, results: Path) -> Iterator[Html]:
-    """All columns of the suite's table; what the literature says of its models stands apart."""
+    """All columns of the suite's table; what the literature says about its models is apart."""
     path = results / "tables" / f"{suite.name}.csv"
     if path.exists():
         frame = _csv(path)
@@ -512,7 +512,7 @@ def _draw(suite: Suite, rows: Sequence[Row], results: Path, runs: Path) -> None:
     """All pictures of a suite, as PNG and SVG; those that are no longer drawn are removed."""
     folder, name = results / "records" / suite.name, human(suite)
     ran = {_label(r, rows): r for r in rows if r.records}
-    # Models of one budget differ in cost by what the solver left over: nothing to be seen.
+    # Models of one budget differ in cost by the solver's residual only: there is nothing to see.
     cost = [] if suite.gmacs else [*(_point(n, r, r.gmacs) for n, r in ran.items()), *_literature(suite)]
     speeds = _measured_speeds(ran) | ({} if suite.gmacs else _native_speeds(suite, results))
     names = {Path(r.result.predictions).stem: _run(r, row) for row in rows for r in row.records}
@@ -582,7 +582,7 @@ def temporal_files(results: Path, suite: str) -> list[Path]:
 
 
 def class_names(suite: Suite) -> list[str]:
-    """By label; those of the data set's official list."""
+    """Class names by label; those of the data set's official list."""
     if suite.size:
         names = synthetic.classes(f"synthetic-{suite.layout}", suite.size)
         return sorted(names) if suite.layout == "kinetics" else names
@@ -650,7 +650,7 @@ def _pictures(suite: Suite, results: Path) -> Iterator[Html]:
 
 
 def _figure(path: Path, title: str, caption: str, kind: str) -> Html:
-    """A picture in the page: its ids are its own, since all share one page, and its colours those of the page."""
+    """A picture in the page, with ids of its own, since all pictures share one page, and with the page's colours."""
     svg = path.read_text()
     svg = re.sub(r"(?s)<metadata>.*?</metadata>", "", svg[svg.index("<svg") :])
     svg = re.sub(r'^<svg[^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img" aria-label="">', svg)

@@ -1,18 +1,18 @@
-"""Does a run of one's own agree with the reference? Set beside it row by row, each with a verdict.
+"""Does a user's run agree with the reference? They are compared row by row, and each row gets a verdict.
 
 The rule. A row is one architecture of an entry, with all its seeds.
 
-- *identical*: every run has the reference's run of the same seed, and all answers are the same: per video the class
-  that scores highest, and the rank of the right one.
-- *reproduced*: the difference of top-1, own minus reference, is inside the interval within which two draws of the same
-  runs differ. It is paired by video, and of the same seeds where the reference has them; the spread of runs is the
-  reference's, pooled (``statistics.spreads``). Runs of one seed are taken for independent, which they are at most:
+- *identical*: every run has a reference run of the same seed, and all answers are the same: for each video the class
+  with the highest score, and the rank of the right class.
+- *reproduced*: the difference of top-1, own minus reference, is inside the interval in which two draws of the same runs
+  differ. It is paired by video, and of the same seeds where the reference has them; the spread of runs is the
+  reference's, pooled (``statistics.spreads``). Two runs of the same seed count as independent, which is the worst case:
   where kernels or threads differ, a seed fixes little. The intervals hold for all rows of a suite together (Bonferroni,
-  over those that are not identical), and are of 97.5 % each before that: the spread is an estimate, and at 95 % 7 to
-  8 % of simulated rows were outside where nothing was wrong. With it, a row is outside in at most 5 % of cases.
-- *not reproduced*: outside.
-- *no reference*: none of the same entry, data, protocol, budget, recipe and network; or runs of one seed where nothing
-  is known of their spread.
+  over the rows that are not identical). Each is of 97.5 % before that, since the spread is an estimate: at 95 %, 7 to
+  8 % of simulated rows without a fault were outside; at 97.5 %, at most 5 % are.
+- *not reproduced*: the difference is outside.
+- *no reference*: there is no run of the same entry, data, protocol, budget, recipe and network; or there is
+  one run only and the spread of runs is not known.
 
 Device, threads and code may differ, and the summary says so. How often the rule raises a false alarm, and how often it
 finds a loss of 5 points: ``python -m reproduce.studies.verdicts``.
@@ -41,8 +41,8 @@ class Row:
 
     Attributes:
         name: entry, with the number of the architecture where there are several.
-        own: records of one's own.
-        reference: those that they are set against; of the same seeds where there are such.
+        own: the user's records.
+        reference: the records that they are compared with; of the same seeds, if there are any.
         verdict: see the module.
         reason: why there is no reference.
         difference: top-1, own minus reference; None where identical or without reference.
@@ -79,7 +79,7 @@ class Reproduction:
 
     @property
     def summary(self) -> str:
-        """One line: how many of which verdict, and on what."""
+        """One line: the number of rows of each verdict, and the machines."""
         counts = Counter(row.verdict for row in self.rows)
         order = [v for v in (IDENTICAL, REPRODUCED, NOT_REPRODUCED, NO_REFERENCE) if counts[v]]
         first, *others = (f"{counts[v]}{f' of {len(self.rows)}' * (i == 0)} {v}" for i, v in enumerate(order))
@@ -109,7 +109,7 @@ class Reproduction:
 
 
 def reproduction(suite: Suite, own: Path, reference: Path) -> Reproduction:
-    """Set the records of one's own beside the reference's.
+    """Compare a user's records with the reference's.
 
     Args:
         suite: whose records.
@@ -117,7 +117,7 @@ def reproduction(suite: Suite, own: Path, reference: Path) -> Reproduction:
         reference: the other.
 
     Raises:
-        ValueError: the folders are one, or there is no record of one's own.
+        ValueError: the two folders are the same, or there is no record of the user.
         RecordError: a record or its predictions cannot be read, or were edited.
     """
     here, there = (folder / "records" / suite.name for folder in (own, reference))

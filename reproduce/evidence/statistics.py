@@ -1,7 +1,7 @@
 """Is a difference real? Intervals and tests over videos and runs, from per-video predictions.
 
-Runs that differ in the seed only are few, and say little of their own spread. It is pooled over all runs of a suite,
-see ``spreads``, and taken for a model of one run too.
+A model has few runs that differ in the seed only; they say little about its spread. The spread is therefore pooled over
+all runs of a suite, see ``spreads``, and also used for a model of one run.
 
 Symbols: R runs (seeds or architectures) of a model, n videos.
 """
@@ -23,23 +23,23 @@ from reproduce.records import RecordError, RunRecord, kind, predictions, ranks
 RESAMPLES = 10_000
 LEVEL = 0.05  # of tests; intervals are 1 - LEVEL
 _READ: dict[tuple[Path, str, int], pd.DataFrame] = {}
-FAMILIES = 3  # fewer do not say how families differ
+FAMILIES = 3  # fewer do not show how families differ
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How much accuracies of a family's runs differ where only the seed does.
+    """How much the accuracies of a family's runs differ if only the seed differs.
 
-    Variances are over (m (1 - m))², m the accuracy: of the logit, nearly. A model that is right in 85 % has less room
-    to differ than one in 50 %, and on this scale the families of a suite are more alike.
+    Variances are divided by (m (1 - m))², where m is the accuracy: they are nearly those of the logit. A model of 85 %
+    has less room to differ than a model of 50 %; on this scale, the families of a suite are more alike.
     """
 
     variance: float  # of runs
-    chance: float  # the part of it that finitely many videos make
+    chance: float  # the part that comes from the finite number of videos
     freedom: float  # degrees of freedom of the variance
 
     def beyond(self, accuracy: float) -> float:
-        """Variance of the accuracies of runs beyond the chance of videos."""
+        """Variance of the accuracies of runs, without the part from the videos."""
         return max(0.0, self.variance - self.chance) * (accuracy * (1 - accuracy)) ** 2
 
 
@@ -52,7 +52,7 @@ class Difference:
     high: float
     p: float  # two-sided, of no difference; McNemar's exact where each model has one run and no spread is known
     n: int  # videos
-    known: bool = True  # how runs spread; else it is of the one run that was made, and says nothing of another
+    known: bool = True  # the spread of runs is known; else the difference says nothing about other runs
 
     def __neg__(self) -> Difference:
         return replace(self, points=-self.points, low=-self.high, high=-self.low)
@@ -70,16 +70,16 @@ def wilson(correct: float, n: float) -> tuple[float, float]:
 
 
 def spreads(groups: Iterable[tuple[str, np.ndarray]]) -> dict[str, Spread]:
-    """The spread of runs by family, from all runs of a suite; nothing is said of a family that was not run twice.
+    """The spread of runs by family, from all runs of a suite; a family that was not run twice is left out.
 
     Families differ (on synthetic-ssv2 quick by a factor of ten), and most have few runs: the variance of each is
-    moderated by all, as of genes in limma (Smyth 2004). Variances of families are taken to be scattered like
-    v₀ d₀ / χ²(d₀); v₀ and d₀ are those that make the variances seen likeliest, which follow v₀ F(d, d₀) then. A
-    family's is the mean of its own and v₀, weighted by the degrees of freedom d and d₀, and has d + d₀: where families
-    agree d₀ is large, and all are pooled; where they do not, each stands for itself. Two cautions, without which 8 to
-    12 % of simulated suites had an error: d₀ is at most half the number of families, since so few do not say it better;
-    and a variance is never taken for less than the family's own, or those that spread widely by nature would be called
-    sure too often. With fewer than ``FAMILIES`` families there is no telling how they differ: each has its own.
+    moderated by all, as for genes in limma (Smyth 2004). Variances of families are assumed to follow v₀ d₀ / χ²(d₀);
+    v₀ and d₀ maximise the likelihood of the observed variances, which then follow v₀ F(d, d₀). A family gets the mean
+    of its own variance and v₀, weighted by the degrees of freedom d and d₀, with d + d₀ degrees of freedom. If families
+    agree, d₀ is large and all are pooled; if not, each keeps its own. Two rules, without which 8 to 12 % of simulated
+    suites had an error: d₀ is at most half the number of families, since so few do not determine more; and a variance
+    is never below the family's own, since verdicts on families of wide spread would be too sure. With fewer than
+    ``FAMILIES`` families, it is not known how families differ: each keeps its own variance.
 
     Args:
         groups: per group the family and the outcomes, runs × videos. Runs of a group differ in the seed only.
@@ -97,7 +97,7 @@ def spreads(groups: Iterable[tuple[str, np.ndarray]]) -> dict[str, Spread]:
     if len(own) < FAMILIES:
         return own
     total, chance, freedom = np.array([(s.variance, s.chance, s.freedom) for s in own.values()]).T
-    total = np.maximum(total, chance / 10)  # two runs may agree by luck: no evidence for a variance of nothing
+    total = np.maximum(total, chance / 10)  # two runs may agree by chance: no evidence for a variance of zero
     most = max(1.0, len(own) / 2)
     d0 = np.geomspace(1, most, 16)[:, None, None]
     v0 = np.geomspace(total.min(), total.max(), 80)[:, None]
@@ -111,7 +111,7 @@ def spreads(groups: Iterable[tuple[str, np.ndarray]]) -> dict[str, Spread]:
 
 
 def spreads_of(runs: Iterable[tuple[RunRecord, Path]], k: int = 1) -> dict[str, Spread]:
-    """See ``spreads``; of records, each with the folder of its predictions, grouped by all but the seed."""
+    """The ``spreads`` of records, each with the folder of its predictions, grouped by all but the seed."""
     groups: dict[tuple, list[tuple[RunRecord, Path]]] = {}
     for record, folder in runs:
         key = record.suite, record.data.test_manifest, record.entry, record.variant, kind(record)
@@ -120,7 +120,7 @@ def spreads_of(runs: Iterable[tuple[RunRecord, Path]], k: int = 1) -> dict[str, 
 
 
 def of_family(known: Mapping[str, Spread], records: Sequence[RunRecord]) -> Spread | None:
-    """The spread to take for records of one model; None: its own, where it has several architectures or runs."""
+    """The spread to use for records of one model; None: its own, if it has several architectures or runs."""
     if len({r.variant for r in records}) > 1:
         return None
     return known.get(records[0].model.family)
@@ -129,8 +129,8 @@ def of_family(known: Mapping[str, Spread], records: Sequence[RunRecord]) -> Spre
 def accuracy_interval(right: np.ndarray, spread: Spread | None = None) -> tuple[float, float]:
     """95 % interval of a mean accuracy over videos and over runs, in percent.
 
-    Of one run of unknown spread it is Wilson's. Of several, Wilson's for as many videos as would give the mean over
-    runs its variance over videos; the variance of runs comes in by Student's t, at right angles to it (as in
+    For one run of unknown spread it is Wilson's. For several runs, it is Wilson's for the number of videos that gives
+    the mean its variance over videos; the variance of runs is added in quadrature, by Student's t (as in
     ``paired_difference``).
 
     Args:
@@ -151,11 +151,11 @@ def accuracy_interval(right: np.ndarray, spread: Spread | None = None) -> tuple[
 
 
 def learned(accuracy: float, n: int, chance: float) -> bool:
-    """Whether an accuracy is shown to be above chance: its one-sided Wilson bound at 5 % is.
+    """Whether an accuracy is shown to be above chance: its one-sided Wilson bound at 5 % is above.
 
     Args:
-        accuracy: mean over runs, 0 to 1. Runs that know nothing may all say the same, so however many there are, the
-            bound is that of one run.
+        accuracy: mean over runs, 0 to 1. Runs that know nothing may all give the same answers: for any number of runs,
+            the bound is that of one run.
         n: videos.
         chance: see ``chance_level``.
     """
@@ -164,7 +164,7 @@ def learned(accuracy: float, n: int, chance: float) -> bool:
 
 
 def chance_level(labels: np.ndarray, classes: int) -> float:
-    """What can be had without looking at the videos, 0 to 1: one class of all, or the most frequent one."""
+    """Accuracy without looking at the videos, 0 to 1: one of all classes, or the most frequent class."""
     return float(max(1 / classes, np.bincount(labels).max() / len(labels)))
 
 
@@ -173,8 +173,8 @@ def outcomes(runs: Sequence[tuple[RunRecord, Path]], common: bool = False, k: in
 
     Args:
         runs: records, each with the folder of its predictions.
-        common: of runs tested on different videos of one data set, take those that all have.
-        k: right is what has the label among its first k.
+        common: if runs were tested on different videos of one data set, use the videos in common.
+        k: a run is right if the label is among its first k.
 
     Raises:
         RecordError: predictions are not the record's, or the runs' videos differ and ``common`` is not set.
@@ -203,7 +203,7 @@ def outcomes(runs: Sequence[tuple[RunRecord, Path]], common: bool = False, k: in
 
 
 def labels(record: RunRecord, folder: Path) -> np.ndarray:
-    """Of the test videos, in the order of ids."""
+    """Labels of the test videos, in the order of ids."""
     return answers(record, folder).label.to_numpy()
 
 
@@ -225,7 +225,7 @@ def answers(record: RunRecord, folder: Path) -> pd.DataFrame:
 def per_architecture(right: np.ndarray, records: Sequence[RunRecord]) -> np.ndarray:
     """Runs × videos -> architectures × videos, of runs of several architectures; else as it is.
 
-    Seeds of one architecture are no independent draws of architectures: their mean is one.
+    Seeds of one architecture are no independent draws of architectures: their mean counts as one draw.
     """
     variants = np.array([record.variant for record in records])
     if len(set(variants)) == 1:
@@ -243,10 +243,10 @@ def paired_difference(
 ) -> Difference:
     """Difference of mean accuracies, over videos in common and over runs: a bootstrap in two levels.
 
-    The videos are resampled, all runs of both models keeping theirs. Runs are too few to be resampled: of three, the
-    bootstrap misses a third of the variance and all of Student's tails. So the runs' part of each draw comes from
-    Student's t: the runs' variance, less what the videos make of it (the interaction of runs and videos, which the
-    resampled videos already carry), with Welch's degrees of freedom.
+    The videos are resampled, the same ones for all runs of both models. Runs are too few to be resampled: with three,
+    the bootstrap misses a third of the variance and all of Student's tails. So the runs' part of each draw comes from
+    Student's t: the variance of runs, without the part from the videos (the interaction of runs and videos, which the
+    resampled videos already contain), with Welch's degrees of freedom.
 
     Coverage, errors and power in simulated suites: ``python -m reproduce.studies.verdicts`` and
     ``tests/reproduce/evidence/test_statistics.py``. A model of one run and of no known spread is taken as it is:
@@ -258,11 +258,11 @@ def paired_difference(
         spread: of the runs of each, see ``of_family``; None: their own.
         seed: of the bootstrap.
         resamples: of the bootstrap.
-        level: the interval holds the truth in all but this share of cases.
+        level: the interval misses the truth in this share of cases.
     """
     rng = np.random.default_rng(seed)
     per_video = a.mean(0) - b.mean(0)
-    values, counts = np.unique(per_video, return_counts=True)  # resampling videos is drawing these counts anew
+    values, counts = np.unique(per_video, return_counts=True)  # resampling videos means drawing these counts again
     n = len(per_video)
     draws = rng.multinomial(n, counts / n, resamples) @ values / n
     parts = [_part_of_runs(x, s) for x, s in zip((a, b), spread, strict=True)]
@@ -305,7 +305,7 @@ def between(
 
 
 def _part_of_runs(x: np.ndarray, spread: Spread | None) -> tuple[float, float] | None:
-    """Variance of a mean over runs beyond the chance of videos, and its degrees of freedom; None: not known."""
+    """Variance of a mean over runs, without the part from videos, and its degrees of freedom; None: not known."""
     if spread:
         return spread.beyond(x.mean()) / len(x), spread.freedom
     if len(x) == 1:
@@ -315,7 +315,7 @@ def _part_of_runs(x: np.ndarray, spread: Spread | None) -> tuple[float, float] |
 
 
 def _variances(x: np.ndarray) -> tuple[float, float]:
-    """Of accuracies between runs: all of it, and what finitely many videos make (two-way analysis of variance)."""
+    """Variance of accuracies between runs, and its part from the videos (two-way analysis of variance)."""
     runs, videos = x.shape
     residual = x - x.mean(1, keepdims=True) - x.mean(0) + x.mean()
     interaction = (residual**2).sum() / ((runs - 1) * (videos - 1))
@@ -323,13 +323,13 @@ def _variances(x: np.ndarray) -> tuple[float, float]:
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
-    """P-value of McNemar's exact test: of the videos that only one model has right, are both models' equally many?"""
+    """P-value of McNemar's exact test: do both models have equally many videos that only one model has right?"""
     only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """P-values adjusted for being so many (Holm 1979): below ``LEVEL``, the difference holds."""
+    """P-values adjusted for their number (Holm 1979): below ``LEVEL``, the difference holds."""
     order = np.argsort(p)
     factors = np.arange(len(order), 0, -1)
     adjusted = np.empty(len(order))

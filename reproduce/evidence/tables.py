@@ -91,7 +91,7 @@ def published_row(suite: Suite, entry: Entry) -> pd.Series | None:
 
 
 def literature(suite: Suite, entry: Entry) -> tuple[str, str]:
-    """Accuracy that a paper or model zoo states for the nearest native variant, and where; two dashes if none does."""
+    """Accuracy of the nearest native variant in a paper or model zoo, and its source; two dashes if there is none."""
     row = published_row(suite, entry)
     if row is None:
         return "–", "–"
@@ -136,11 +136,11 @@ class Row:
     Attributes:
         name: of the entry.
         title: of the entry, for a reader.
-        kind: what sets these runs apart from the suite as it is now, or from the entry's other lines; mostly empty.
+        kind: how these runs differ from the suite as it is now, or from the entry's other lines; mostly empty.
         note: of the entry.
         records: its runs; empty: not run.
         dots: top-1 of each run, percent.
-        top1: mean over runs, of several architectures over their means, percent.
+        top1: mean over runs, or over the means of several architectures, percent.
         low: end of its 95 % interval over videos and runs.
         high: the other end.
         top5: like ``top1``.
@@ -149,17 +149,17 @@ class Row:
         n: test videos.
         chance: top-1 of a model that knows nothing, percent.
         learned: the accuracy is shown to be above chance, see ``statistics.learned``.
-        control: name of the entry that it is set against; empty: none.
+        control: name of the entry that it is compared with; empty: none.
         difference: top-1 minus the control's; None where one of them was not run.
-        p: of the difference, after Holm's correction over all differences of the table that a claim could be made of.
-        verdict: ``better`` or ``worse`` than the control; ``not shown``; ``one run``: how runs spread is not known;
-            ``did not learn``, ``budget missed``, ``another recipe``: it or its control, nothing is claimed then;
+        p: of the difference, after Holm's correction over all differences of the table that allow a claim.
+        verdict: ``better`` or ``worse`` than the control; ``not shown``; ``one run``: the spread of runs is not known;
+            ``did not learn``, ``budget missed``, ``another recipe``: of it or its control, without a claim;
             ``control``; ``not run``; ``out of reach``: no member of the family meets the budget.
         rank: by top-1, those that did not learn last; None without records.
         gmacs: per view; None: not known before a search.
         params: number of parameters.
         residual: of GMACs against the budget, the largest of its runs.
-        matched: it is within the tolerance.
+        matched: the residual is within the tolerance.
         speed: of the median run on the device that most were timed on.
         cost: of the search, as text.
     """
@@ -193,7 +193,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The entry with what the reader must know of it."""
+        """The entry with its note and kind, for a reader."""
         known = "; ".join(text for text in (self.note, self.kind) if text)
         return self.name + (f" ({known})" if known else "")
 
@@ -221,7 +221,7 @@ def rows(suite: Suite, results: Path, against: str = "") -> list[Row]:
     Args:
         suite: whose entries are the lines.
         results: folder of records.
-        against: the entry that all others are set against; empty: random architectures, see ``Suite.control``.
+        against: the entry that all others are compared with; empty: random architectures, see ``Suite.control``.
 
     Raises:
         ValueError: see ``table``.
@@ -271,7 +271,7 @@ def _check(suite: Suite, records: list[RunRecord]) -> None:
 
 
 def kinds(suite: Suite, entry: Entry, records: list[RunRecord]) -> list[tuple[str, list[RunRecord]]]:
-    """An entry's records by kind, see ``records.kind``, each kind with what sets it apart; the suite's own first."""
+    """An entry's records by kind, see ``records.kind``, each kind with its differences; the suite's own first."""
     groups: dict[Kind, list[RunRecord]] = {}
     for r in records:
         groups.setdefault(kind(r), []).append(r)
@@ -360,7 +360,7 @@ def _row(
 def _set_against(
     suite: Suite, found: list[Row], folder: Path, known: dict[str, Spread], against: str | None
 ) -> list[Row]:
-    """The rows with what they are set against, the difference and the verdict."""
+    """The rows with the control, the difference and the verdict."""
     controls = dict.fromkeys((r.name for r in found), "")
     if against:
         controls = {name: "" if name == against else against for name in controls}
@@ -372,7 +372,7 @@ def _set_against(
 
 
 def _rival(row: Row, candidates: list[Row]) -> Row | None:
-    """Of the control's rows, that which has most of its kind in common with this one."""
+    """The control's row whose kind has most in common with this row's."""
     if not row.records or not candidates:
         return None
     mine = kind(row.records[0])
@@ -380,7 +380,7 @@ def _rival(row: Row, candidates: list[Row]) -> Row | None:
 
 
 def _judged(row: Row, control: str, rival: Row | None, folder: Path, known: dict[str, Spread]) -> Row:
-    """The row with its difference, before the correction for being one of many; ``shown`` is left open."""
+    """The row with its difference, before Holm's correction; whether it is shown stays open."""
     row = replace(row, control=control)
     if not row.records:
         return row
@@ -524,7 +524,7 @@ def _search_cost(entry: Entry, records: list[RunRecord]) -> str:
 
 
 def with_own(suite: Suite, records: list[RunRecord]) -> Suite:
-    """The suite with an entry for each user's model that its records are of."""
+    """The suite with an entry for each user's model in its records."""
     known = {e.name for e in suite.entries}
     own = {r.entry: Entry(r.entry, None, r.note) for r in records if r.suite == suite.name and r.entry not in known}
     return replace(suite, entries=(*suite.entries, *own.values()))
@@ -544,7 +544,7 @@ def table(suite: Suite, records: list[RunRecord], folder: Path, against: str | N
         suite: whose entries are the rows.
         records: what was run of them.
         folder: of the records' predictions.
-        against: the entry that all others are set against; empty: random architectures; None: nothing.
+        against: the entry that all others are compared with; empty: random architectures; None: nothing.
 
     Raises:
         ValueError: records disagree on videos, or were made under another budget or protocol than the suite's; or
@@ -572,7 +572,7 @@ def frame_of(suite: Suite, found: list[Row], against: str | None) -> pd.DataFram
 
 
 def title(suite: Suite, records: list[RunRecord]) -> str:
-    """Name of the data, the budget, and on what it was measured."""
+    """Name of the data, the budget, and the devices of the measurement."""
     mine = [r for r in records if r.suite == suite.name]
     text = f"{suite.dataset} " + (f"at {suite.gmacs:g} GMACs/view" if suite.gmacs else "by the authors' own recipes")
     if mine:
@@ -612,11 +612,11 @@ def render(suite: Suite, results: Path) -> str:
 
 
 def verdict_sentence(suite: Suite, found: list[Row]) -> str:
-    """What a suite's rows say, in a sentence: Auto-TSNet's space against the best of the others, its search against it.
+    """A suite's rows in a sentence: Auto-TSNet's space against the best other model, its search against its space.
 
     Args:
-        suite: whose rows.
-        found: from ``rows``; set against another entry than the random architectures, they are counted by verdict.
+        suite: the suite of the rows.
+        found: from ``rows``; compared with another entry than the random architectures, they are counted by verdict.
     """
     ran = list({r.name: r for r in reversed(found) if r.records}.values())[::-1]  # of several kinds the first
     if not ran:
@@ -665,7 +665,7 @@ def _claim(a: str, b: str, d: Difference, verdict: str) -> str:
 
 
 def terminal(suite: Suite, results: Path, against: str = "") -> str:
-    """The verdicts of a suite in at most 100 columns, best first; then what they mean, where the files are."""
+    """The verdicts of a suite in at most 100 columns, best first; then what they mean, and where the files are."""
     found = rows(suite, results, against)
     suite = with_own(suite, [r for row in found for r in row.records])
     first = against or _first_control(suite)
@@ -714,7 +714,7 @@ def narrow(suite: Suite, found: list[Row], column: str, first: str, notes: list[
 
 
 def _first_control(suite: Suite) -> str:
-    """Name of the random architectures that all but the searched baselines are set against; empty: there are none."""
+    """Name of the random architectures that all but the searched baselines are compared with; empty: none."""
     return next((e.name for e in suite.entries if e.variants > 1), "")
 
 

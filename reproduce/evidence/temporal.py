@@ -1,7 +1,7 @@
 """Does a model use time? Its accuracy when the frames of every clip are shuffled, reversed, or frozen to one.
 
 After "Only Time Can Tell: Discovering Temporal Data for Temporal Modeling" (Sevilla-Lara et al., arXiv 1907.08340),
-which tells temporal classes by what shuffling costs. Nothing is trained anew: the tested model sees other clips.
+which finds temporal classes by the loss from shuffling. Nothing is trained again: the tested model sees other clips.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ORDERS: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
     "reversed": lambda frames, rng: np.arange(frames)[::-1].copy(),
     "frozen": lambda frames, rng: np.full(frames, frames // 2),  # the middle frame, over and over
 }
-"""Name -> which frame stands at each of T places."""
+"""Name -> index of the frame at each of T places."""
 
 
 def reordered(
@@ -45,7 +45,7 @@ def reordered(
 ) -> dict[str, pd.DataFrame]:
     """Predictions of a model under every order: ``id``, ``label``, ``error``, ``scores``.
 
-    All views of a video are shuffled alike, by a permutation drawn from the video's place in the manifest.
+    All views of a video are shuffled by the same permutation, drawn from the video's place in the manifest.
 
     Args:
         model: in evaluation mode.
@@ -70,9 +70,9 @@ def reordered(
 
 
 def predicted(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """A row per video, in the order of ids: ``id``, ``label`` and, by order, the class it is taken for.
+    """A row per video, in the order of ids: ``id``, ``label`` and, for each order, the predicted class.
 
-    -1: for none, as it could not be read or no class scores above all others.
+    -1 is no class: the video could not be read, or no class scores above all others.
 
     Args:
         tables: see ``reordered``.
@@ -85,12 +85,12 @@ def predicted(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def diagnose(table: pd.DataFrame, classes: Sequence[str], partners: tuple[int, ...] | None) -> dict:
-    """What the orders do to the accuracy, as plain data.
+    """The accuracy under each order, as plain data.
 
     Args:
         table: see ``predicted``.
         classes: names, by label.
-        partners: label -> label of the class that is this one played backwards, where the data set has such.
+        partners: label -> label of the class that is this one played backwards, if the data set has such pairs.
 
     Returns:
         ``n``; ``top1`` by order, correct videos; ``order_matters``, top-1 minus that of shuffled frames;
@@ -128,10 +128,10 @@ def partners(s: Suite) -> tuple[int, ...] | None:
 
 
 def is_run(folder: Path) -> bool:
-    """A folder is of a trained run, not of a search.
+    """Whether a folder is of a trained run; False: of a search.
 
     Raises:
-        DataError: it is of neither.
+        DataError: the folder is of neither.
     """
     if folder.name.startswith("search-") and folder.is_dir():
         return False
@@ -148,7 +148,7 @@ def temporal(folder: Path, cache: Path, results: Path, trust: bool = False) -> d
         folder: see ``is_run``.
         cache: folder of the embedded videos.
         results: folder of records and tables.
-        trust: run the text of a user's model that lies in the folder.
+        trust: run the text of a user's model in the folder.
 
     Raises:
         SpecError: see ``RunSpec.load``.
@@ -163,7 +163,7 @@ def temporal(folder: Path, cache: Path, results: Path, trust: bool = False) -> d
             "name the copy of the run"
         )
     protocol = s.protocol or s.of(s.entry(spec.entry)).protocol
-    batch = videos_at_once(spec.config, protocol)  # as in its test: sums are rounded alike
+    batch = videos_at_once(spec.config, protocol)  # as in its test, for equal rounding
     with threads_of(spec.recipe):
         tables = reordered(for_test(spec, folder, protocol), manifest, protocol, f"{spec.id} temporal", batch)
     found = dict(suite=s.name, dataset=s.dataset, run=spec.hash, id=spec.id, test_manifest=manifest.hash)

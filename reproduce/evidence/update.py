@@ -28,12 +28,12 @@ from reproduce.whole_files import write_atomic
 FOLDERS = ("temporal", "throughput", "studies", "benchmarks")  # that go over beside the records
 LISTING = "MANIFEST.json"
 NAMES = re.compile(r"(records/\w[\w@.-]*/\w[\w@.-]*\.(json|parquet)|logs/\w[\w@.-]*/\w[\w@.-]*\.log|machine\.json)")
-# Of an archive: its files, bytes of its list, of a file (predictions of 25,000 videos × 174 classes are 17 MB), of all.
+# Limits of an archive: files, bytes of its list, of a file (predictions of 25,000 videos × 174 classes: 17 MB), of all.
 MOST_FILES, LONGEST_LIST, LARGEST, LARGEST_SUM = 10_000, 2**22, 2**30, 2**33
 
 
 def submit(results: Path, runs: Path, out: Path) -> str:
-    """Pack all records of one's own with predictions, machine and training logs.
+    """Pack all records of a user with predictions, machine and training logs.
 
     Args:
         results: folder of records.
@@ -41,7 +41,7 @@ def submit(results: Path, runs: Path, out: Path) -> str:
         out: the archive.
 
     Returns:
-        What was packed, in a line.
+        What was packed, in one line.
 
     Raises:
         VerifyError: the records disagree with themselves.
@@ -72,12 +72,12 @@ def submit(results: Path, runs: Path, out: Path) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Path]:
-    """A folder of results; of an archive, its content in a folder that goes away, found to be what its list says.
+    """A folder of results, or the content of an archive in a temporary folder, checked against the archive's list.
 
-    An error of what is done with the content names the archive.
+    Errors inside the context name the archive.
 
     Raises:
-        ReferenceError: no archive of ``submit``, or changed since.
+        ReferenceError: the file is not an archive of ``submit``, or was changed.
     """
     if path.is_dir():
         yield path
@@ -89,7 +89,7 @@ def opened(path: Path) -> Iterator[Path]:
                 _unpack(archive, folder, path)
         except ReferenceError:
             raise
-        except Exception as error:  # of damaged bytes zipfile and its decoders raise a dozen types
+        except Exception as error:  # on damaged bytes, zipfile and its decoders raise many types
             raise ReferenceError(
                 f"{path} is no archive that `submit` made, or damaged ({type(error).__name__}: {error}); ask anew"
             ) from error
@@ -128,9 +128,9 @@ def _unpack(archive: zipfile.ZipFile, folder: Path, path: Path) -> None:
 
 
 def update(source: Path, reason: str, runs: Path, reference: Path = REFERENCE) -> str:
-    """Take records, diagnoses, throughput, studies and benchmarks over into the reference, render it anew, note why.
+    """Copy records, diagnoses, throughput, studies and benchmarks to the reference, render it again, note the reason.
 
-    Where anything fails, the reference is what it was before.
+    If anything fails, the reference does not change.
 
     Args:
         source: folder of results, or an archive of ``submit``.
@@ -139,11 +139,11 @@ def update(source: Path, reason: str, runs: Path, reference: Path = REFERENCE) -
         reference: the folder that changes.
 
     Returns:
-        What was taken over, and what ``verify`` says of the whole.
+        What was taken over, and the report of ``verify`` on the new reference.
 
     Raises:
         ReferenceError: no reason, or nothing to take over.
-        VerifyError: the source, or with it the reference, disagrees with itself.
+        VerifyError: the source, or the new reference, disagrees with itself.
     """
     if not reason.strip():
         raise ReferenceError("the reference moves for a reason; give one: make update-reference REASON='why'")
@@ -169,7 +169,7 @@ def update(source: Path, reason: str, runs: Path, reference: Path = REFERENCE) -
 
 @contextmanager
 def _restored_on_error(folder: Path) -> Iterator[None]:
-    """Let a folder change, or put it back as it was. A copy is kept meanwhile: tables of it read it where it stands."""
+    """Restore a folder from a copy if the context fails; changes happen in place, since tables are read from there."""
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         before = Path(temporary) / "before"
         if folder.exists():

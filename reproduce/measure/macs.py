@@ -2,12 +2,12 @@
 
 Convention, the one of the video literature (whose "GFLOPs" are these): one MAC per product of a convolution,
 of a linear layer and of the two products of an attention; norms, activations, biases, pooling, softmax,
-element-wise gates and data movement are free. The count is torch's ``FlopCounterMode``, which books 2 flops
+element-wise gates and data movement are free. The count is torch's ``FlopCounterMode``, which counts 2 flops
 per MAC, halved, on the meta device and in eval mode, at the frames and crop of the test view.
 
-What the counter does not know it books as zero. Here that is an error: an operator that touches a parameter
+The counter counts an unknown operator as zero. Here that is an error: an operator that touches a parameter
 or looks like a matrix product must have a formula, or a stated reason to be free. One gap remains: a product
-spelled out as ``(x * w).sum()`` is element-wise, hence free.
+written as ``(x * w).sum()`` is element-wise, hence free.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class MacCount:
 class _Audit(TorchDispatchMode):
     """Lists operators that should have been counted.
 
-    It stands outside the counter, so it sees what is left after the counter took composite operators apart.
+    It is outside the counter, so it sees the operators into which the counter has split composite ones.
     """
 
     def __init__(self, counter: FlopCounterMode, parameters: list[Tensor]) -> None:

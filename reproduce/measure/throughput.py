@@ -1,9 +1,9 @@
-"""How fast: forward passes of a network in every mode, and the machine's own rate to hold them against.
+"""Speed: forward passes of a network in every mode, and the machine's own rate to compare them with.
 
-Low GMACs is not speed. A pass is timed after a warm-up that lasts until times are stable, with the device synchronised,
-at least 20 times; the median and the interquartile range over it are reported. Its multiply-accumulates per second
-over those of the device's matrix product, measured in the same run and precision, are the share that a network gets of
-the machine.
+Few GMACs do not mean high speed. A pass is timed after a warm-up that lasts until times are stable, with the device
+synchronised, at least 20 times; the median and the interquartile range over it are reported. A network's share of the
+machine is its multiply-accumulates per second, divided by those of the device's matrix product in the same run and
+precision.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ REPEATS = 20  # passes timed, at least
 STABLE = 0.05  # the medians of two windows of warm-up passes in a row differ by less
 WINDOW = 3
 MOST_WINDOWS = 10
-GAIN = 1.03  # a doubled batch must bring so much more clips/s for the sweep to go on
+GAIN = 1.03  # a sweep goes on while a doubled batch brings this factor in clips/s
 
 
 @dataclass(frozen=True)
 class Mode:
-    """In which way a network is run.
+    """How a network is run.
 
     Attributes:
         precision: ``fp32`` or ``bf16`` (autocast).
@@ -86,7 +86,7 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: list[float], stable: bool = True) -> Timing:
-        """Of single times."""
+        """The timing of single passes."""
         low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75))
         return cls(float(median), float((high - low) / median), len(seconds), stable)
 
@@ -138,7 +138,7 @@ def forward_throughput(net: nn.Module, frames: int, crop: int, *, batch: int = 1
 
 
 def tf32(device: torch.device) -> bool:
-    """Whether convolutions in fp32 are made in TensorFloat-32 there: where it is allowed, on GPUs that have it."""
+    """Whether a device runs fp32 convolutions in TensorFloat-32: on GPUs that have it, if torch allows it."""
     allowed = device.type == "cuda" and torch.backends.cudnn.allow_tf32
     return allowed and torch.cuda.get_device_capability(device) >= (8, 0)
 
@@ -148,8 +148,8 @@ def sweep(
 ) -> Iterator[tuple[int, Timing]]:
     """Batches of 1, 2, 4, … and their times, until more clips at once bring less than 3 % more of them per second.
 
-    It ends too at ``largest``, where a pass would take longer than ``limit`` seconds, and where memory ends; if that is
-    at batch 1 already, with an error.
+    It also ends at ``largest``, where a pass would take longer than ``limit`` seconds, and where memory is full, which
+    is an error at batch 1.
 
     Args:
         net: as ``Mode.prepared`` returned it.
@@ -200,9 +200,9 @@ def matmul_rate(device: torch.device, precision: str, side: int = 0) -> float:
 
 
 def peak_memory(step: Callable[[], object], device: torch.device) -> float:
-    """MiB that one pass takes at most beyond what is there before it: weights and clips.
+    """Peak MiB of one pass, without weights and clips.
 
-    Of a GPU as torch has allocated it. Of a CPU by the process's peak, which Linux sets back on demand; elsewhere nan.
+    On a GPU from torch's allocator; on a CPU from the process's peak, which Linux resets on demand; elsewhere nan.
     """
     with torch.inference_mode():
         if device.type == "cuda":
@@ -227,7 +227,7 @@ def _resident(field: str) -> float:
 
 
 def state_under(step: Callable[[], object], device: torch.device) -> str:
-    """Clocks and throttling while passes run, as the driver tells them; empty where it tells nothing.
+    """Clocks and throttling while passes run, from the driver; empty if the driver gives none.
 
     An idle device has other clocks: passes go on until the driver has answered.
     """

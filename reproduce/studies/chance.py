@@ -1,4 +1,4 @@
-"""Does the search beat chance, and does its supernet rank architectures as training them alone does?
+"""Does the search beat random architectures, and does its supernet rank architectures as stand-alone training does?
 
     python -m reproduce.studies.chance
 

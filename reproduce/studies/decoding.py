@@ -3,10 +3,10 @@
     python -m reproduce.studies.decoding
 
 The files are generated: embedded scenes as H.264 with B frames in two sizes (Kinetics' common ones) and as VP9
-(Something-Something's). Every round times each side once on every file; a ratio is that of the two sides of one round,
-over 1 where we are faster, and its median and quartiles over the rounds are given, of wall time and of processor time.
+(Something-Something's). Every round times each side once on every file. A ratio compares the two sides of one round and
+is over 1 where ours is faster; the record has its median and quartiles over the rounds, of wall and of processor time.
 
-What mmaction2 does otherwise, and how the views are made equal here. It repeats short videos from their beginning
+How mmaction2 differs, and how the views are made equal here: it repeats short videos from their beginning
 (``out_of_bound_opt='loop'``; set to ``repeat_last``). It rounds the starts of clips where we cut them: equal when
 frames - 76 is a multiple of 9, as for 301 frames. Its three crops are of the whole short side (256), in the order left,
 right, centre, and views are ordered by crop, then clip. In training it takes a random area and aspect ratio; we jitter
@@ -101,7 +101,7 @@ def ratios(sides: dict[str, Callable[[], object]], rounds: int) -> dict:
     """Median time of each side, and of the ratio of the last one to each of the others; one round more to warm up."""
     wall, busy = {s: [] for s in sides}, {s: [] for s in sides}
     for i in range(rounds + 1):
-        for side, work in list(sides.items())[:: 1 - 2 * (i % 2)]:  # there and back: nobody is always first
+        for side, work in list(sides.items())[:: 1 - 2 * (i % 2)]:  # in both orders: no side is always first
             clocks = time.perf_counter(), time.process_time()
             work()
             wall[side].append(time.perf_counter() - clocks[0])
@@ -139,7 +139,7 @@ def thirty_views(path: Path, rounds: int, depth: float, decoder: str) -> dict:
     """One video from its file to the logits of its 30 views: mmaction2's pipeline and X3D, ours with equal weights.
 
     Ours as in a test of ours: an x3d in a ``VideoClassifier``, accelerated, few views at a time. mmaction2's network
-    gets its views together, their memory in channels-last order, as its pipeline happens to leave them.
+    gets its views together, their memory in channels-last order, as its pipeline returns them.
     """
     recognizer = dict(
         type="Recognizer3D",

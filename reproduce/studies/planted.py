@@ -1,4 +1,4 @@
-"""Does the search find what is there to be found, and at what price?
+"""Does the search find the known optimum, and at what price?
 
     python -m reproduce.studies.planted
 
@@ -8,12 +8,12 @@ within 1 % of the optimum's is a quality of about 0.978.
 
 What is compared:
     Every search ends with its 32 finalists judged once more, which is charged; its answer is the likeliest of them.
-    PARSEC has no cost term, so that without one it answers another question. It therefore appears twice: ``parsec``
-    with all that FP-NAS has (cost term, centred weights, annealed entropy) except adaptive samples and the coarse
-    phase, which are what is compared; and ``parsec_as_published``, whose answer is the likeliest in-budget
-    architecture it came across. Schedule length, learning rate and entropy weight of ``fpnas`` and ``parsec`` come
+    PARSEC has no cost term; without one it answers another question. It therefore appears twice: ``parsec`` with all
+    that FP-NAS has (cost term, centred weights, annealed entropy) except adaptive samples and the coarse phase, whose
+    effect is compared; and ``parsec_as_published``, whose answer is the likeliest in-budget architecture that it
+    sampled. Schedule length, learning rate and entropy weight of ``fpnas`` and ``parsec`` come
     from the same grid on oracles that the study does not use (``--tune``): the shortest schedule of a mean quality of
-    TUNING_BAR. What other levels take is in the tuning record. Random search and evolution get the samples that
+    TUNING_BAR. The tuning record has the samples for other levels. Random search and evolution get the samples that
     ``fpnas`` used, seed by seed.
 
 How the rule came about: 19 of 20 tuning oracles solved, the first rule, chose 3,000 steps for FP-NAS, which then solved

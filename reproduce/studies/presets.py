@@ -4,8 +4,8 @@
 
 A step is what ``ProgressiveSearchLoop`` does: K = 2 architectures drawn from the whole space, forward and backward on
 one training clip each, forward on one held-out clip each, an update of the weights and one of alpha. Each preset runs
-in a process of its own, so that the peak is its own. Beside it: what the graph of one pass of the 8 clips keeps
-for its backward, which a batch of any size needs at a time (``sub_batch``), and that of 64 clips at once.
+in a process of its own, so that the peak is its own. The record also has the memory that the graph of one pass of 8
+clips keeps for its backward, which a batch of any size needs (``sub_batch``), and that of 64 clips at once.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def saved_gib(space: SearchSpace, clips: int, alone: str | None = None) -> float
     """GiB that the graph of one forward pass saves for its backward, fp32; counted on the meta device.
 
     Args:
-        space: its architecture of the middle candidates and the dearest types is run.
+        space: its architecture of the middle candidates and the most expensive types is run.
         clips: in the pass.
         alone: the only stream that is run, or None for both.
     """

@@ -1,10 +1,10 @@
-"""Does the gate catch what it is there for, and nothing else?
+"""Does the gate notice regressions, and nothing else?
 
     python -m reproduce.studies.regressions
 
-Each regression is planted in every family of the gate in turn; then all is checked again and again as it is. With
-``--speed``, the same of speed, on a machine that does nothing else: a network that busily waits after each pass is
-15 % slower, in real time.
+Each regression is planted in every family of the gate in turn; then all families are checked repeatedly without one.
+``--speed`` does the same for speed, on a machine that does nothing else: the planted network waits after each pass and
+is 15 % slower.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def wrong_stride() -> Iterator[None]:
 
     _solution.cache_clear()
     try:
-        # What is remembered of solved budgets is of the code as it stands.
+        # Stored solutions of budgets are of the unchanged code.
         with patch.object(conv, "__init__", planted), patch.object(budget, "remembered", lambda _, key, make: make()):
             yield
     finally:
@@ -79,7 +79,7 @@ def shuffled_labels(kind: type = datasets.TestVideos) -> Iterator[None]:
 
 @contextmanager
 def dropped_video() -> Iterator[None]:
-    """One test video is not there."""
+    """One test video is missing."""
     original = Suite.manifest
 
     def planted(self, split, root):
@@ -92,7 +92,7 @@ def dropped_video() -> Iterator[None]:
 
 @contextmanager
 def slower(share: float = SLOWER) -> Iterator[None]:
-    """Every pass of the network takes longer by so much of its time."""
+    """Every pass of the network takes longer by this share of its time."""
     original = quantities._built
 
     def planted(config):
@@ -134,7 +134,7 @@ def noticed(entry: str, cache: Path) -> list[str]:
 
 
 def has_batch_norm(entry: str) -> bool:
-    """Whether there is any to be in a wrong mode."""
+    """Whether an entry has batch norm, which can be in a wrong mode."""
     model = quantities._model(quantities.GATE, quantities.ready(quantities.GATE, [entry])[0])
     return any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules())
 
@@ -159,7 +159,7 @@ def regressions(cache: Path, repeats: int, only: list[str]) -> dict:
 
 
 def speed(repeats: int, only: list[str]) -> dict:
-    """The verdicts on networks that are slower by 15 %, and on the same networks again and again as they are."""
+    """The verdicts on networks that are slower by 15 %, and repeatedly on the same networks without a change."""
     entries, here = quantities.ready(quantities.GATE, only), quantities.platform()
     with Progress("checks of speed", 2 + repeats) as progress:
 

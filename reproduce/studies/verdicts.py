@@ -1,10 +1,10 @@
-"""Do verdicts keep their promises? Simulated suites with run-to-run noise, and simulated reproductions.
+"""How often are verdicts wrong? Simulated suites with run-to-run noise, and simulated reproductions.
 
 Usage: python -m reproduce.studies.verdicts [--repeats 400] [--out FILE]; a minute or two.
 
 A suite has a control and six other models on the same 400 videos, each of a family of its own, whose accuracies differ
 between runs by a standard deviation of 1.5, 4 or 7 points, two of each. Three are as good as the control, one of each
-spread; the others are better by 5, 10 and 15 points, dealt anew in each repeat. Each is run with 1, 3 or 5 seeds; with
+spread; the others are better by 5, 10 and 15 points, assigned again in each repeat. Each has 1, 3 or 5 seeds; with
 one, the spread is known from three other runs of each (the reference's). Counted are suites in which a model as good as
 the control is called better or worse (after Holm's correction), intervals that hold the truth, and differences found.
 
@@ -110,7 +110,7 @@ def reproductions(seeds: int, repeats: int, rows: int = ROWS) -> dict:
     """False alarms and power of ``reproduction``'s rule where no row is identical.
 
     Args:
-        seeds: of one's own runs; the reference has three.
+        seeds: of the user's runs; the reference has three.
         repeats: reproductions to draw.
         rows: that are judged together.
     """

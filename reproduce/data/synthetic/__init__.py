@@ -1,10 +1,10 @@
 """Procedural stand-ins for Kinetics-400 and Something-Something-V2, written as real video files.
 
 - `synthetic-kinetics`: the class is what the object is *and* what it does; neither alone suffices.
-- `synthetic-ssv2`: the classes come in pairs that are each other played backwards; only the order
-  of time tells.
+- `synthetic-ssv2`: the classes come in pairs; each is the other one played backwards. Only the order
+  of frames separates them.
 
-Numbers measured on them are not numbers on the data sets whose layout they borrow.
+Results on them say nothing about the data sets whose layout they use.
 """
 
 from .presets import SIZES, Difficulty, Preset

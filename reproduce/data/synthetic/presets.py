@@ -1,4 +1,4 @@
-"""Sizes and difficulty of the synthetic data sets: every number that a person may want to turn."""
+"""Sizes and difficulty of the synthetic data sets: every number that one may want to change."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ class Difficulty:
     clutter: int
     """Static shapes painted on the background."""
     distractors: int
-    """Most objects, of the same shapes and colours as the actors, that stand still in the scene."""
+    """Largest number of objects that stand still in the scene, of the same shapes and colours as the actors."""
     shake: float
     """Largest excursion of the hand-held camera along each axis."""
     noise: float
@@ -33,8 +33,8 @@ class Preset:
     train: int
     val: int
     short_side: tuple[int, int]
-    """Range of the frame's short side, pixels. Over 72: decord 0.6 takes narrow frames, 65 to 72 pixels wide among
-    them, for RGBA and fails."""
+    """Range of the frame's short side, pixels. Over 72: decord 0.6 fails on narrow frames, such as 65 to 72 pixels
+    wide, which it takes for RGBA."""
     aspects: tuple[float, ...]
     """Width ÷ height, drawn uniformly."""
     frames: tuple[int, int]

@@ -1,9 +1,9 @@
 """From (data set, size, seed, split, index) to frames.
 
-Nothing depends on the order of rendering: every video has its own generators. A video of synthetic-ssv2 is drawn
-as the forward class of its pair, whichever of the two it is, camera shake, light and noise included; for the
-backward class the finished frames are reversed. The classes of a pair are therefore exactly each other played
-backwards, and a frame, or a set of frames without order, tells nothing about which of the two it is.
+Nothing depends on the order of rendering: every video has its own generators. A video of synthetic-ssv2 is always
+drawn as the forward class of its pair, with camera shake, light and noise; for the backward class, the finished
+frames are reversed. So each class of a pair is exactly the other one played backwards. A frame, or a set of frames
+without order, does not tell which of the two classes it is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SSV2 = "synthetic-ssv2"
 NAMES = (KINETICS, SSV2)
 SPLITS = ("train", "val")
 
-# Stages of a video that draw from generators of their own, so that a change of one leaves the others alone.
+# Stages of a video that draw from generators of their own, so that a change of one does not change the others.
 _FORMAT, _SCENE, _NUISANCE = range(3)
 _SUBPIXEL = 4  # bits of the fixed-point coordinates that OpenCV draws with
 _MARGIN = 1.5  # of the background canvas, in frames; beyond it the background is mirrored
@@ -52,7 +52,7 @@ class VideoSpec:
     """Where in the (imaginary) source video it begins, seconds; Kinetics only."""
 
     def rng(self, stage: int) -> np.random.Generator:
-        """The generator of one stage. It does not know the label."""
+        """The generator of one stage. It does not depend on the label."""
         return np.random.default_rng([self.seed, NAMES.index(self.name), SPLITS.index(self.split), self.index, stage])
 
 
@@ -209,7 +209,7 @@ def render_spec(spec: VideoSpec) -> np.ndarray:
     centre = np.array([width, height]) / 2
     layers = [(layer.colour, _to_pixels(layer, camera, look, centre)) for layer in scene.layers]
 
-    # The canvas lies in the scene, one of its pixels being one of the frame's at zoom 1.
+    # The canvas is part of the scene; at zoom 1, one of its pixels is one pixel of the frame.
     middle = np.array([canvas.shape[1], canvas.shape[0]]) / 2
     offset = centre - np.einsum("tij,tj->ti", camera, look + middle / side)
     backdrop = np.concatenate([camera / side, offset[:, :, None]], axis=2)  # T 2 3

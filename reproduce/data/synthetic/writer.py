@@ -58,7 +58,7 @@ _CODECS = {
 
 @dataclass(frozen=True)
 class _Job:
-    """What a folder is to hold."""
+    """The intended content of a folder."""
 
     name: str
     size: str
@@ -98,7 +98,7 @@ def generate(name: str, root: str | Path, *, size: str = "quick", seed: int = 0,
     try:
         root.mkdir(parents=True, exist_ok=True)
         with open(root / _LOCK, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be at it: then wait, and find it done
+            fcntl.flock(lock, fcntl.LOCK_EX)  # waits until another process has finished it
             return _complete(job, root) or _write(job, root, names, workers)
     except OSError as error:
         raise OSError(
@@ -221,8 +221,8 @@ def _journalled(root: Path) -> dict[tuple[str, int], dict]:
 def _render_all(specs: list[VideoSpec], root: Path, workers: int | None) -> Iterator[dict]:
     """Writes videos under `root` and yields their records as they are finished.
 
-    The work is done in fresh interpreters and never here: decord puts the libvpx that it brings along in front of
-    everybody's (it is loaded with RTLD_GLOBAL), and where it was imported first PyAV can no longer encode VP9.
+    Fresh interpreters do the work, not this one: decord loads its own libvpx for the whole process (RTLD_GLOBAL),
+    and if decord was imported before PyAV, PyAV cannot encode VP9.
     """
     workers = min(workers or _cores(), len(specs))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
