@@ -4,11 +4,14 @@ import ast
 import re
 import subprocess
 import sys
+from collections import defaultdict
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("autotsnet", "baselines", "reproduce")
 FORBIDDEN = [("autotsnet", {"baselines", "reproduce"}), ("baselines", {"reproduce"})]
 
 
@@ -39,6 +42,45 @@ def test_packages_import_downwards_only(package, forbidden):
 def test_every_kind_of_import_is_seen(code):
     assert "baselines" in imported(code.format("baselines"))
     assert "baselines" not in imported('"""Compared with baselines."""\nnote = "baselines are others"')
+
+
+def graph() -> dict[str, set[str]]:
+    """Modules of ours, and which others each imports, also in a function or by a string; not for types only."""
+    files = {f: f.relative_to(ROOT).with_suffix("").parts for p in PACKAGES for f in (ROOT / p).rglob("*.py")}
+    modules = {".".join(parts).removesuffix(".__init__"): file for file, parts in files.items()}
+    found = {}
+    for module, file in modules.items():
+        tree, names = ast.parse(file.read_text()), set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names |= {a.name for a in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names |= {
+                    f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in modules else node.module
+                    for a in node.names
+                }
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
+                names.add(node.value)
+        found[module] = names & modules.keys() - {module}
+    return found
+
+
+def test_no_imports_run_in_a_circle():
+    TopologicalSorter(graph()).prepare()  # or a CycleError that names them
+
+
+def test_rooms_are_on_floors():
+    """A room is a package inside of one, or a module beside it; imports run from room to room, never back."""
+    rooms, known = defaultdict(set), graph()
+    for module, others in known.items():
+        for other in others:
+            a, b = (".".join(m.split(".")[:2]) for m in (module, other))
+            if a != b:
+                rooms[a].add(b)
+    TopologicalSorter(rooms).prepare()
 
 
 def test_the_first_look_up_takes_nothing_in_from_above_and_replaces_nothing():
