@@ -81,7 +81,7 @@ def test_edited_predictions(results):
     with pytest.raises(VerifyError, match=rf"^{path}: sha256 \w+ is not the record's {recorded}"):
         verify(results)
     edit(path.with_suffix(".json"), result__predictions_sha256=sha256(path))
-    with pytest.raises(VerifyError, match=r"tsm-s0\.json: its videos or labels are not those of \w+-s0\.json"):
+    with pytest.raises(VerifyError, match=r"tsm-s0\.json: its videos or labels are not those of \S+-s0\.json"):
         verify(results)
 
 
