@@ -14,9 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, norm
-from scipy.stats import f as fisher
-from scipy.stats import t as student
+from scipy.special import bdtr, betaln, ndtri, stdtrit, xlogy  # scipy.stats takes a second to import
 
 from reproduce.records import RecordError, RunRecord, kind, predictions, ranks
 
@@ -63,7 +61,7 @@ class Difference:
 
 def wilson(correct: float, n: float) -> tuple[float, float]:
     """95 % Wilson score interval of an accuracy, in percent; of several runs' mean, neither need be whole."""
-    p, z2 = correct / n, norm.ppf(1 - LEVEL / 2) ** 2
+    p, z2 = correct / n, ndtri(1 - LEVEL / 2) ** 2
     half = np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n**2)))
     low, high = ((p + z2 / (2 * n) + side * half) / (1 + z2 / n) for side in (-1, 1))
     return float(100 * max(0.0, low)), float(100 * min(1.0, high))
@@ -101,7 +99,7 @@ def spreads(groups: Iterable[tuple[str, np.ndarray]]) -> dict[str, Spread]:
     most = max(1.0, len(own) / 2)
     d0 = np.geomspace(1, most, 16)[:, None, None]
     v0 = np.geomspace(total.min(), total.max(), 80)[:, None]
-    likelihood = (fisher.logpdf(total / v0, freedom, d0) - np.log(v0)).sum(-1)
+    likelihood = (_log_f(total / v0, freedom, d0) - np.log(v0)).sum(-1)
     i, j = np.unravel_index(likelihood.argmax(), likelihood.shape)
     d0, v0 = float(d0[i, 0, 0]), float(v0[j, 0])
     return {
@@ -145,7 +143,7 @@ def accuracy_interval(right: np.ndarray, spread: Spread | None = None) -> tuple[
     low, high = wilson(mean * n, n)
     part = _part_of_runs(right, spread)
     if part:
-        mean, spread = 100 * mean, 100 * student.ppf(1 - LEVEL / 2, part[1]) * np.sqrt(part[0])
+        mean, spread = 100 * mean, 100 * stdtrit(part[1], 1 - LEVEL / 2) * np.sqrt(part[0])
         low, high = mean - np.hypot(mean - low, spread), mean + np.hypot(high - mean, spread)
     return float(max(0.0, low)), float(min(100.0, high))
 
@@ -159,7 +157,7 @@ def learned(accuracy: float, n: int, chance: float) -> bool:
         n: videos.
         chance: see ``chance_level``.
     """
-    z = norm.ppf(1 - LEVEL)
+    z = ndtri(1 - LEVEL)
     return bool(accuracy - chance > z * np.sqrt(chance * (1 - chance) / n))
 
 
@@ -322,10 +320,16 @@ def _variances(x: np.ndarray) -> tuple[float, float]:
     return float(x.mean(1).var(ddof=1)), float(interaction / videos)
 
 
+def _log_f(x: np.ndarray, d1: np.ndarray, d2: np.ndarray) -> np.ndarray:
+    """Log density of the F distribution."""
+    constant = xlogy(d1 / 2, d1) + xlogy(d2 / 2, d2) - betaln(d1 / 2, d2 / 2)
+    return constant + xlogy(d1 / 2 - 1, x) - (d1 + d2) / 2 * np.log(d2 + d1 * x)
+
+
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
     """P-value of McNemar's exact test: do both models have equally many videos that only one model has right?"""
     only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
-    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return float(min(1.0, 2 * bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
