@@ -37,7 +37,7 @@ from reproduce.evidence.quantities import GateError, Measured, platform
 from reproduce.evidence.reference import REFERENCE, note
 from reproduce.progress import Progress
 from reproduce.records import git_commit
-from reproduce.suites import CONFIGS, SUITES, Entry
+from reproduce.suites import CONFIGS, SUITES
 from reproduce.whole_files import write_json
 
 CHANGES = REFERENCE / "CHANGES.md"
@@ -120,7 +120,7 @@ def measure(
     for path in sorted(configs.glob("*/*.json")):
         if only and path.stem not in only:
             continue
-        known = any(path.stem == e.name and Path(e.config).parent.name == path.parent.name for e in _all_entries())
+        known = (path.parent.name, path.stem) in _gated()
         for case, expected in _expectations(path).items():
             asked = (name for name in expected if not known or tier(case, name) in tiers)
             gone = {name: GONE for name in asked if (path, case, name) not in seen}
@@ -135,8 +135,10 @@ def tier(case: str, quantity: str) -> str:
     return "inference" if quantity in quantities.INFERENCE else "speed" if quantity == quantities.SPEED else "instant"
 
 
-def _all_entries() -> list[Entry]:
-    return [e for suite in (quantities.GATE, *(SUITES[name] for name in QUICK)) for e in suite.entries]
+def _gated() -> set[tuple[str, str]]:
+    """Folder and name of the files of expectations that there may be."""
+    suites = quantities.GATE, *(SUITES[name] for name in QUICK)
+    return {(suite.size, entry.name) for suite in suites for entry in suite.entries}
 
 
 def _expectations(path: Path) -> dict[str, dict[str, dict]]:

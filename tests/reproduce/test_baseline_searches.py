@@ -179,7 +179,7 @@ def test_pvnas_architectures_are_names_of_candidates(tiny, tmp_path):
     assert journal.step.tolist() == list(range(config.options.warmup + config.options.steps))
     assert journal.held_out_loss.isna().sum() == config.options.warmup
     file = json.loads((found.folder / "architecture.json").read_text())
-    assert file["ops"] == list(found.architecture)
+    assert file["ops"] == list(found.architecture.ops)
     for op, p in zip(file["ops"], file["probabilities"], strict=True):
         assert set(p) == set(CANDIDATES)
         assert op == max(p, key=p.get)

@@ -226,7 +226,7 @@ def test_the_commands(kinetics_copy, clips, tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["data", "scan", "ssv2"])
     assert "SSV2_ROOT is not set and no --root is given" in str(done.exception)
     done = CliRunner().invoke(app, ["data", "scan", "imagenet"])
-    assert "unknown layout 'imagenet'; known: kinetics, ssv2" in str(done.exception)
+    assert "unknown data layout 'imagenet'; known: kinetics, ssv2" in str(done.exception)
 
 
 def test_a_wrong_root_is_one_line(tmp_path):
