@@ -42,7 +42,7 @@ def choose(name: str) -> str:
     from reproduce.suites import SUITES, at_budget, suite
 
     s = suite(name)
-    base = suite(name.partition("@")[0])
+    base = SUITES[s.name.partition("@")[0]]
     embedded = f"{base.name}-{os.environ.get('EMBEDDED', 'quick')}"
     if s.root and not os.environ.get(s.root) and embedded in SUITES:
         twin = suite(embedded)

@@ -322,7 +322,7 @@ def suite(name: str) -> Suite:
         ValueError: no such suite, the message lists them; or no such budget.
         SuiteError: see ``load``.
     """
-    base, at, budget = name.partition("@")
+    base, at, budget = _parted(name)
     if base.endswith(".py"):
         found = _of_user(Path(base).resolve())
     elif base in SUITES:
@@ -330,6 +330,12 @@ def suite(name: str) -> Suite:
     else:
         raise ValueError(f"unknown suite {name!r}; known: {', '.join(SUITES)}; yours is named by its file, my_suite.py")
     return at_budget(found, budget) if at else found
+
+
+def _parted(name: str) -> tuple[str, str, str]:
+    """A name, ``@`` and a budget; a folder's name may have an ``@``, too."""
+    base, at, budget = name.rpartition("@")
+    return (base, at, budget) if at and not name.endswith(".py") else (name, "", "")
 
 
 def _of_user(path: Path) -> Suite:
