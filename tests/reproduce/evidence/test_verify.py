@@ -314,8 +314,8 @@ def test_records_of_one_manifest_were_trained_on_as_many_videos(tmp_path, other)
 
 def test_what_the_reference_has_lost(results, tmp_path, monkeypatch):
     """The page, and expectations that `accept` left; one that it took away is not missed."""
-    monkeypatch.setattr("reproduce.verify.REFERENCE", results)
-    monkeypatch.setattr("reproduce.verify.CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr("reproduce.evidence.verify.REFERENCE", results)
+    monkeypatch.setattr("reproduce.evidence.verify.CONFIGS", tmp_path / "configs")
     page, kept = results / "report.html", tmp_path / "configs" / "quick" / "tsm.json"
     kept.parent.mkdir(parents=True)
     kept.write_text("{}\n")
