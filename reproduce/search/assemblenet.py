@@ -31,7 +31,6 @@ from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.recipe import optimiser, passes, schedule
 from reproduce.engine.runner import DivergedError, RunHook, StreamLoop, build_runner, resume_from
-from reproduce.pictures.search import draw_connections, draw_curves
 from reproduce.records import Search
 from reproduce.search.method import METHODS, Method, halves, stream
 from reproduce.whole_files import write_atomic, write_json
@@ -89,6 +88,8 @@ class AssembleNetSearch(Method):
 
     def picture(self, folder: Path, path: Path) -> None:
         """See ``Method``: what became of the connections, or of the population."""
+        from reproduce.pictures.search import draw_connections, draw_curves  # matplotlib takes long to import
+
         journal = pd.read_parquet(folder / "journal.parquet")
         if self.config.strategy == "connections":
             draw_connections(journal, path)

@@ -20,7 +20,6 @@ from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.recipe import optimiser, passes
 from reproduce.engine.runner import LAST, RunHook, build_runner, resume_from
-from reproduce.pictures.search import draw_trajectory
 from reproduce.records import Search
 from reproduce.search.method import METHODS, Method, halves, stream
 from reproduce.whole_files import write_atomic, write_json
@@ -117,6 +116,8 @@ class PVNASSearch(Method):
 
     def picture(self, folder: Path, path: Path) -> None:
         """See ``Method``; without the warm-up."""
+        from reproduce.pictures.search import draw_trajectory  # matplotlib takes long to import
+
         journal = pd.read_parquet(folder / "journal.parquet")
         judged = journal[journal.held_out_loss.notna()]
         judged = judged.assign(stage="blocks", log_likelihood=-judged.held_out_loss, samples=1)

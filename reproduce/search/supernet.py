@@ -24,8 +24,6 @@ from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.recipe import optimiser, passes
 from reproduce.engine.runner import LAST, RunHook, build_runner, resume_from
-from reproduce.pictures.architecture import draw_architecture
-from reproduce.pictures.search import draw_trajectory
 from reproduce.records import Search
 from reproduce.search.method import METHODS, Method, halves, stream
 from reproduce.whole_files import save_weights, write_atomic, write_json
@@ -154,6 +152,8 @@ class SupernetSearch(Method):
 
     def picture(self, folder: Path, path: Path) -> None:
         """See ``Method``."""
+        from reproduce.pictures.search import draw_trajectory  # matplotlib takes long to import
+
         suite = self.suite
         aims = self.space.stages(self.options, suite.classes)
         journal = pd.read_parquet(folder / "journal.parquet")
@@ -185,6 +185,8 @@ class AutoTSNetSearch(SupernetSearch):
 
     def show(self, architecture: TwoStreamArchitecture, seed: int, folder: Path) -> None:
         """See ``SupernetSearch``."""
+        from reproduce.pictures.architecture import draw_architecture  # matplotlib takes long to import
+
         suite = self.suite
         trained = suite.solution(replace(suite.entry(self.config.entry), architecture=architecture))
         scales = {name: trained.kwargs.get(name, scale) for name, scale in architecture.scales.items()}  # as trained

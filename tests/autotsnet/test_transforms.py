@@ -61,12 +61,9 @@ def test_any_family_takes_one_and_the_solver_sees_it(name):
     more = count(lambda: build(**SIZE, **fixed, transforms=transforms), 8, 32)
     assert more.params > plain.params
     assert more.macs > plain.macs
-    for solution in (
-        solve(build, family(name).knobs, 0.01, **SIZE, fixed=fixed),
-        solve(build, family(name).knobs, 0.01, **SIZE, fixed=fixed | dict(transforms=transforms)),
-    ):
-        assert count(lambda kwargs=solution.kwargs: build(**SIZE, **kwargs), 8, 32).gmacs == solution.gmacs
-        assert solution.matched
+    solution = solve(build, family(name).knobs, 0.01, **SIZE, fixed=fixed | dict(transforms=transforms))
+    assert count(lambda: build(**SIZE, **solution.kwargs), 8, 32).gmacs == solution.gmacs
+    assert solution.matched
 
 
 def test_the_hash_sees_it_and_the_network_is_built_with_it(tiny, monkeypatch):

@@ -104,8 +104,8 @@ def test_drawn_networks_differ_and_are_matched(tiny):
     s, _ = tiny
     for name in ("pvnas_random", "assemblenet_random"):
         config = stage.search_config(s.entry(name))
-        drawn = [stage.method(s, config).draw(seed) for seed in range(3)]
-        assert len(set(drawn)) == 3
+        drawn = [stage.method(s, config).draw(seed) for seed in range(2)]
+        assert len(set(drawn)) == 2
         assert drawn[0] == stage.method(s, config).draw(0)
 
 
