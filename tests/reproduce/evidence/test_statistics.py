@@ -192,8 +192,8 @@ def test_spreads_are_pooled_where_families_agree_and_not_lowered_where_one_does_
     assert own.freedom == 2, "one family says nothing of others"
     far = spreads([*alike, *(("wild", x) for x in runs_that_differ(rng, 20.0, groups=2, number=6))])["wild"]
     alone = spreads([("wild", x) for x in runs_that_differ(np.random.default_rng(0), 20.0, groups=2, number=6)])["wild"]
-    assert 100 * far.beyond(0.5) ** 0.5 > 10
-    assert 100 * alone.beyond(0.5) ** 0.5 > 10
+    assert 100 * far.at(0.5) ** 0.5 > 10
+    assert 100 * alone.at(0.5) ** 0.5 > 10
     assert "other" not in known
 
 
@@ -236,7 +236,7 @@ def test_committed_runs_have_a_spread_for_each_family():
     known = spreads_of([(r, RECORDS) for r in load_all(RECORDS)])
     assert {"auto_tsnet", "slowfast", "tsm", "x3d"} <= known.keys()
     assert known["slowfast"].freedom > 2
-    assert known["tsm"].beyond(0.5) > 0
+    assert known["tsm"].at(0.5) > 0
 
 
 def record(name: str) -> RunRecord:
