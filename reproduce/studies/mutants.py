@@ -414,7 +414,7 @@ MUTANTS: tuple[Mutant, ...] = tuple(
             _X3D,
             "SE_RATIO if i % 2 == 0 else None",
             "SE_RATIO if i % 2 == 1 else None",
-            COUNTS,
+            "tests/baselines/test_checkpoints.py::test_same_weights_same_logits_and_the_same_bits_there_and_back",
         ),
         (
             "no activation before X3D's classifier",

@@ -46,6 +46,8 @@ def test_attention_keeps_shapes_and_starts_near_the_identity(kind):
 
 def test_nonlocal_is_the_dot_product_non_local():
     block = Attention(("nonlocal",), Channels("c", 8), "a").ops["nonlocal"].eval()
+    for parameter in block.parameters():  # the last norm begins at zero
+        torch.nn.init.normal_(parameter)
     x = torch.randn(2, 8, 3, 6, 6)
     pooled = torch.nn.functional.max_pool3d(x, (1, 2, 2))
     q, k, v = block.query(x).flatten(2), block.key(pooled).flatten(2), block.value(pooled).flatten(2)
