@@ -101,7 +101,7 @@ class TemporalAttention(nn.Module):
         frames = x.mean((3, 4), keepdim=True)
         query = self.query(frames).flatten(2).transpose(1, 2)  # B T D
         key = self.key(frames).flatten(2)  # B D T
-        weights = (query @ key / key.shape[2] ** 0.5).softmax(-1)  # B T T
+        weights = (query @ key / key.shape[1] ** 0.5).softmax(-1)  # B T T
         value = self.value(x)  # B D T H W
         y = weights @ value.transpose(1, 2).flatten(2)  # B T DHW
         y = y.unflatten(2, (value.shape[1], *value.shape[3:])).transpose(1, 2)
