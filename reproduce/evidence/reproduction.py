@@ -8,8 +8,8 @@ The rule. A row is one architecture of an entry, with all its seeds.
   differ. It is paired by video, and of the same seeds where the reference has them; the spread of runs is the
   reference's, pooled (``statistics.spreads``). Two runs of the same seed count as independent, which is the worst case:
   where kernels or threads differ, a seed fixes little. The intervals hold for all rows of a suite together (Bonferroni,
-  over the rows that are not identical). Each is of 97.5 % before that, since the spread is an estimate: at 95 %, 7 to
-  8 % of simulated rows without a fault were outside; at 97.5 %, at most 5 % are.
+  over the rows that are not identical). Each is of 97.5 % before that, since the spread is an estimate: so 2 % of
+  simulated rows without a fault are outside, and one or more of eight in 2 to 5 % of simulated reproductions.
 - *not reproduced*: the difference is outside.
 - *no reference*: there is no run of the same entry, data, protocol, budget, recipe and network; or there is
   one run only and the spread of runs is not known.
