@@ -718,7 +718,6 @@ def main() -> None:
     """Run the command line; errors that we know are one line and exit code 1."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``")
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # by which mmengine finds a package
     try:
         app()
     except SystemExit as end:

@@ -2,8 +2,8 @@
 
 spec.json → train/last.pth → model.safetensors + training.json → predictions.parquet → throughput.json → record.json
 
-A recipe may list others in ``stages``, names in ``STAGES``. ``sessions.json`` says by which code, where and when each
-stage was done.
+A recipe may list others in ``stages``, names in ``STAGES``; the last one is ``record``. ``sessions.json`` says by which
+code, where and when each stage was done.
 """
 
 from __future__ import annotations
@@ -137,12 +137,12 @@ def execute(
         CheckpointError: a checkpoint is damaged or unsafe.
         DivergedError: the loss is not finite.
     """
-    folder, alone = spec.folder(runs), get_rank() == 0
+    folder, alone, stages = spec.folder(runs), get_rank() == 0, _stages(spec)
     whole = agreed((folder / "record.json").exists())  # then it is only read
     with held(folder) if alone and not whole else nullcontext():
         if alone:
             _begin(spec, folder)
-        for stage in [STAGES[name] for name in spec.recipe.get("stages", STAGES)]:
+        for stage in stages:
             if stage.alone and not timed:
                 return None
             stage(Run(suite, entry, spec, train, test, folder, search))
@@ -170,6 +170,20 @@ def run(
     suite = suite.of(entry)
     spec = RunSpec.of(suite, entry, seed, train, test, variant)
     return execute(suite, entry, spec, train, test, runs, results, search, timed)
+
+
+def _stages(spec: RunSpec) -> list[Stage]:
+    """The stages that a recipe lists.
+
+    Raises:
+        ValueError: an unknown one, or the last one is not ``record``.
+    """
+    names = list(spec.recipe.get("stages", STAGES))
+    if unknown := [name for name in names if name not in STAGES]:
+        raise ValueError(f"{spec.entry}: unknown stage {unknown[0]!r} in `stages`; known: {', '.join(STAGES)}")
+    if names[-1:] != ["record"]:
+        raise ValueError(f"{spec.entry}: `stages` are {names}, but the last one must be 'record'")
+    return [STAGES[name] for name in names]
 
 
 def _begin(spec: RunSpec, folder: Path) -> None:
@@ -247,7 +261,7 @@ def _record(of: Run) -> None:
         training=Training(**json.loads((of.folder / "training.json").read_text())),
         search=of.search,
         throughput=Throughput(**json.loads((of.folder / "throughput.json").read_text())),
-        provenance=Provenance(**sessions | dict(measure=sessions["measure"][-1])),
+        provenance=Provenance(train=sessions["train"], test=sessions["test"], measure=sessions["measure"][-1]),
     ).save(of.folder / "record.json")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -31,6 +32,13 @@ FILE = ("suite", "entries", "literature", "nets", "searches")  # of a suite's fi
 
 class SuiteError(ValueError):
     """A suite's file cannot be read; the message names the file, what is wrong, and the way out."""
+
+
+def _read(path: Path) -> Config:
+    """A config, without the warning of the package by which mmengine finds what it inherits from."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+        return Config.fromfile(str(path))
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class Entry:
 
     def recipe(self, search: bool = False) -> Config:
         """The config of a training, or of the search, as it stands; the network in ``net`` not yet solved."""
-        config = Config.fromfile(str(self.config))
+        config = _read(self.config)
         parts = {key: config.pop(key, {}) for key in FILE}
         if search:
             config.update(parts["searches"][self.search])
@@ -132,7 +140,7 @@ class Suite:
         """The suite as this entry is run in it: with the protocol of its recipe, where there is no common one."""
         if self.protocol:
             return self
-        config = Config.fromfile(str(entry.config))
+        config = _read(entry.config)
         return replace(self, protocol=_protocol(config, TwoSizeCrops))
 
     def data_root(self, cache_folder: Path) -> Path:
@@ -258,7 +266,7 @@ def load(path: Path) -> Suite:
         SuiteError: the file is not there or is not Python, or something in it is unknown, missing or twice there.
     """
     try:
-        config = Config.fromfile(str(path))
+        config = _read(path)
         found, entries = config.suite.to_dict(), [dict(e) for e in config.entries]
         published = config.get("literature", {})
         if found.get("protocol"):

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from reproduce.cli import app
+from reproduce.run import STAGES, Stage
 from reproduce.search import stage
 from reproduce.suites import CONFIGS, SUITES, SuiteError, suite
 
@@ -78,6 +79,26 @@ def test_the_example_runs_from_videos_to_a_table(kinetics_root, tmp_path, monkey
     assert records == {"x3d-s0.json", "x3d_narrow-s0.json", "auto_tsnet_random-s0.json", "auto_tsnet_random-a1-s0.json"}
     command = ["--suite", str(EXAMPLE), "verify", str(tmp_path / "results")]
     assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+
+
+def test_a_recipe_lists_its_stages(own, kinetics_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_VIDEOS", str(kinetics_root))
+    monkeypatch.setenv("ALLOW_PARTIAL", "1")
+    look = Stage("look", "look.txt", lambda of: (of.folder / "look.txt").write_text(of.entry.name), ranks=False)
+    monkeypatch.setitem(STAGES, "look", look)
+    arguments = ["--entries=x3d", *(f"--{name}={tmp_path / name}" for name in ("runs", "results", "cache"))]
+    for number, (stages, said) in enumerate(
+        (
+            ('["train", "test", "look", "measure", "record"]', ""),
+            ('["train", "fly", "record"]', "x3d: unknown stage 'fly' in `stages`; known: train, test, measure, record"),
+            ('["train", "test"]', "x3d: `stages` are ['train', 'test'], but the last one must be 'record'"),
+        )
+    ):
+        file = own(("epochs = 1", f"epochs = 0.3\nstages = {stages}"), name=f"stages{number}.py")
+        done = CliRunner().invoke(app, ["run", str(file), *arguments])
+        assert said in str(done.exception or "")
+        assert bool(said) == bool(done.exception), done.output
+    assert next((tmp_path / "runs").rglob("look.txt")).read_text() == "x3d"
 
 
 def test_a_suite_of_ones_own_is_known_by_file_then_by_name_and_at_other_budgets(own):
