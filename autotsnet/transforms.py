@@ -42,14 +42,19 @@ def transformed(net: nn.Module, transforms: Sequence[Mapping[str, Any]]) -> nn.M
             known = ", ".join(sorted(MODEL_TRANSFORMS.module_dict)) or "none"
             raise TransformError(f"unknown transform {name!r}; known: {known}")
         before, network = _structure(net), type(net).__name__
-        net = MODEL_TRANSFORMS.build({**config, "net": net})
+        try:
+            net = MODEL_TRANSFORMS.build({**config, "net": net})
+        except TypeError as error:
+            raise TransformError(f"transform {name!r} of {network}: {error}") from error
+        if not isinstance(net, nn.Module):
+            raise TransformError(f"transform {name!r} returned {type(net).__name__}, not a network")
         if _structure(net) == before:
             raise TransformError(f"transform {name!r} changes nothing in {network}; take it out, or see its options")
     return net
 
 
 def _structure(net: nn.Module) -> tuple[str, list]:
-    return repr(net), [(name, tuple(p.shape)) for name, p in net.named_parameters()]
+    return repr(net), [(name, tuple(p.shape)) for name, p in (*net.named_parameters(), *net.named_buffers())]
 
 
 def transformable(build: Callable[..., nn.Module], inputs: tuple[str, ...]) -> Callable[..., nn.Module]:
@@ -78,7 +83,7 @@ def _check(net: nn.Module, clips: tuple[Tensor, ...], classes: int, transforms: 
     try:
         with torch.no_grad():
             shape = tuple(net.eval()(*clips).shape)
-    except RuntimeError as error:
+    except Exception as error:  # whatever a network of somebody's own raises
         raise TransformError(
             f"with transform {names}, {type(net).__name__} does not run on clips of shape "
             f"{' and '.join(str(tuple(clip.shape)) for clip in clips)}: {error}"

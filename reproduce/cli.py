@@ -592,14 +592,15 @@ def scan(
     from reproduce.data.manifest import DataError
     from reproduce.data.scan import scan as look
     from reproduce.data.scan import summary
-    from reproduce.suites import suite
+    from reproduce.suites import SUITES, named
 
     load = LAYOUTS.named(layout)
-    s = suite(layout)
-    if not root and not os.environ.get(s.root):
-        raise DataError(f"{s.root} is not set and no --root is given: which copy of {s.dataset}? See README")
-    out = out or cache / f"scan-{layout}"
-    manifests = [load(root or os.environ[s.root], split, s.dataset) for split in ("train", "val")]
+    s = named(layout) if layout in SUITES else None
+    if not root and not (s and os.environ.get(s.root)):
+        unset = f"{s.root} is not set and no --root is given: which copy of {s.dataset}" if s else "--root: which copy"
+        raise DataError(f"{unset}? See README")
+    out, dataset = out or cache / f"scan-{layout}", s.dataset if s else layout
+    manifests = [load(root or os.environ[s.root], split, dataset) for split in ("train", "val")]
     table = look(manifests, out, full, workers or None)
     typer.echo(summary(manifests, table, out))
     typer.echo(f"{out / 'manifest.parquet'}: {len(table)} rows")

@@ -2,8 +2,8 @@
 
 spec.json → train/last.pth → model.safetensors + training.json → predictions.parquet → throughput.json → record.json
 
-A recipe may list others in ``stages``, names in ``STAGES``; the last one is ``record``. ``sessions.json`` says by which
-code, where and when each stage was done.
+A recipe may list others between them in ``stages``, names in ``STAGES``. ``sessions.json`` says by which code, where
+and when each stage was done.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -137,12 +138,12 @@ def execute(
         CheckpointError: a checkpoint is damaged or unsafe.
         DivergedError: the loss is not finite.
     """
-    folder, alone, stages = spec.folder(runs), get_rank() == 0, _stages(spec)
+    folder, alone, listed = spec.folder(runs), get_rank() == 0, stages(spec.entry, spec.recipe)
     whole = agreed((folder / "record.json").exists())  # then it is only read
     with held(folder) if alone and not whole else nullcontext():
         if alone:
-            _begin(spec, folder)
-        for stage in stages:
+            _begin(spec, folder, listed)
+        for stage in listed:
             if stage.alone and not timed:
                 return None
             stage(Run(suite, entry, spec, train, test, folder, search))
@@ -172,21 +173,21 @@ def run(
     return execute(suite, entry, spec, train, test, runs, results, search, timed)
 
 
-def _stages(spec: RunSpec) -> list[Stage]:
-    """The stages that a recipe lists.
+def stages(entry: str, recipe: Mapping[str, Any]) -> list[Stage]:
+    """The stages that an entry's recipe lists.
 
     Raises:
-        ValueError: an unknown one, or the last one is not ``record``.
+        ValueError: an unknown one, one that is there twice, or one of ours is not there or not in its place.
     """
-    names = list(spec.recipe.get("stages", STAGES))
+    names = list(recipe.get("stages", OURS))
     if unknown := [name for name in names if name not in STAGES]:
-        raise ValueError(f"{spec.entry}: unknown stage {unknown[0]!r} in `stages`; known: {', '.join(STAGES)}")
-    if names[-1:] != ["record"]:
-        raise ValueError(f"{spec.entry}: `stages` are {names}, but the last one must be 'record'")
+        raise ValueError(f"{entry}: unknown stage {unknown[0]!r} in `stages`; known: {', '.join(STAGES)}")
+    if [name for name in names if name in OURS] != list(OURS) or names[-1] != OURS[-1] or len(set(names)) < len(names):
+        raise ValueError(f"{entry}: `stages` are {', '.join(names)}; others may stand between {', '.join(OURS)}")
     return [STAGES[name] for name in names]
 
 
-def _begin(spec: RunSpec, folder: Path) -> None:
+def _begin(spec: RunSpec, folder: Path, listed: list[Stage]) -> None:
     """Write the specification, and delete what was made from other weights."""
     if not (folder / "spec.json").exists():
         write_json(folder / "spec.json", spec.model_dump())
@@ -194,8 +195,8 @@ def _begin(spec: RunSpec, folder: Path) -> None:
     weights = json.loads(tested.read_text())["weights"] if tested.exists() else None
     if (folder / "predictions.parquet").exists() and weights != weights_of(folder):
         print(f"  {folder}: predictions.parquet is of other weights; tested anew", file=sys.stderr)
-        for name in ("predictions.parquet", "throughput.json", "record.json"):
-            (folder / name).unlink(missing_ok=True)
+        for stage in listed[1:]:
+            (folder / stage.artefact).unlink(missing_ok=True)
 
 
 def _note(folder: Path, stage: str) -> None:
@@ -265,6 +266,7 @@ def _record(of: Run) -> None:
     ).save(of.folder / "record.json")
 
 
+OURS = ("train", "test", "measure", "record")  # in this order in every run
 STAGES = {
     stage.name: stage
     for stage in (

@@ -123,6 +123,8 @@ class RunSpec(BaseModel):
         """The specification of one run of a suite; the entry's architecture must be known where it needs one."""
         recipe = plain(suite.config(entry))
         net, solution, control = recipe.pop("net"), suite.solution(entry), suite.control(entry)
+        if net["type"].partition(".")[0] not in PACKAGES:  # of another package: as it is registered
+            net["type"] = f"{PACKAGES[0]}.{net['type'].rpartition('.')[2]}"
         return cls(
             suite=suite.name,
             entry=entry.name,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -179,10 +180,14 @@ class Suite:
 
         Raises:
             BudgetError: one cannot.
+            SuiteError: the network of one cannot be built.
         """
         for entry in map(self.entry, names):
             if entry.search is None:
-                self.of(entry).solution(entry)
+                try:
+                    self.of(entry).solution(entry)
+                except (AttributeError, KeyError, TypeError) as error:  # of a network that cannot be built
+                    raise SuiteError(f"{self.file}: entry {entry.name!r} cannot be built: {error}") from error
 
     def solution(self, entry: Entry) -> Solution:
         """The member of the entry's family that meets the budget; without a budget, the recipe's own."""
@@ -204,7 +209,7 @@ def _solution(suite: Suite, entry: Entry) -> Solution:
     kind = net.pop("type")
     if entry.architecture:
         net |= entry.architecture.arguments()
-        if entry.variants > 1:  # drawn near the budget
+        if entry.variants > 1 and not net.get("transforms"):  # drawn near the budget
             net |= entry.architecture.scales
     model = family(kind)
     sampling, crops = suite.protocol.sampling, suite.protocol.crops
@@ -279,20 +284,49 @@ def load(path: Path) -> Suite:
             if entry["name"] in published:
                 entry["published"] = tuple(published[entry["name"]])
         made = [Entry(**entry) for entry in entries]
+        names = [entry.name for entry in made]
         loaded = Suite(**dict(gmacs=None, protocol=None) | found, name=_name(path), file=path, entries=tuple(made))
         LAYOUTS.named(loaded.layout)
+        wrong = [*_faults(loaded), *(f"literature of {n!r}, which is no entry" for n in published if n not in names)]
     except Exception as error:  # whatever a file of Python may raise
         said = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else error
         raise SuiteError(f"{path} is no suite: {said}; see configs/examples/my_suite.py") from error
-    names = [entry.name for entry in made]
-    nets, searches = config.get("nets", {}), config.get("searches", {})
-    wrong = [f"entry {n!r} is there twice" for n in dict.fromkeys(names) if names.count(n) > 1]
-    wrong += [f"entry {e.name!r} has no network in `nets`" for e in made if e.net and e.net not in nets]
-    wrong += [f"entry {e.name!r} has no search in `searches`" for e in made if e.search and e.search not in searches]
-    wrong += [f"literature of {name!r}, which is no entry" for name in published if name not in names]
     if wrong:
         raise SuiteError(f"{path}: {'; '.join(wrong)}")
     return loaded
+
+
+def _faults(suite: Suite) -> Iterator[str]:
+    """What is wrong with a suite, as far as it is seen without building a network."""
+    names = [entry.name for entry in suite.entries]
+    for name in (suite.name, *names):
+        if not re.fullmatch(r"\w[\w-]*", name):
+            yield f"{name!r} is no name of letters, digits, - and _"
+    yield from (f"entry {n!r} is there twice" for n in dict.fromkeys(names) if names.count(n) > 1)
+    gmacs = suite.gmacs
+    if gmacs is not None and not (isinstance(gmacs, int | float) and 0 < gmacs < math.inf):
+        yield f"gmacs={gmacs!r} is no positive number of GMACs per view"
+    if not isinstance(suite.classes, int) or suite.classes < 2:
+        yield f"classes={suite.classes!r} is no number of classes"
+    if not suite.root and not suite.size:
+        yield "neither `root`, the variable that names the copy, nor the `size` of embedded videos is given"
+    if not suite.entries:
+        yield "`entries` is empty"
+    configs = {path: _read(path) for path in {entry.config for entry in suite.entries}}
+    for entry in suite.entries:
+        config = configs[entry.config]
+        nets, searches = config.get("nets", {}), config.get("searches", {})
+        net = nets.get(entry.net) if entry.net else config.get("net")
+        if net is None:
+            yield f"entry {entry.name!r} has no network in `nets`"
+        elif "type" not in net:
+            yield f"the network of entry {entry.name!r} has no type"
+        if entry.search and entry.search not in searches:
+            yield f"entry {entry.name!r} has no search in `searches`"
+        if not isinstance(entry.variants, int) or entry.variants < 1:
+            yield f"entry {entry.name!r} has variants={entry.variants!r}"
+        if suite.protocol is None and not {"sampling", "crops"} <= config.keys():
+            yield f"neither the suite has a `protocol`, nor the recipe of {entry.name!r} `sampling` and `crops`"
 
 
 def _name(path: Path) -> str:
@@ -323,37 +357,41 @@ class _Suites(dict):
 SUITES = _Suites()
 
 
-def suite(name: str) -> Suite:
-    """The suite of that name, or of a user's file; ``kinetics-quick@0.03`` is at another budget, with its own records.
+def named(name: str) -> Suite:
+    """The suite of that name; ``kinetics-quick@0.03`` is at another budget, with records of its own.
+
+    The name may come from data: no file is executed.
 
     Raises:
         ValueError: no such suite, the message lists them; or no such budget.
-        SuiteError: see ``load``.
     """
-    base, at, budget = _parted(name)
-    if base.endswith(".py"):
-        found = _of_user(Path(base).resolve())
-    elif base in SUITES:
-        found = SUITES[base]
-    else:
-        raise ValueError(f"unknown suite {name!r}; known: {', '.join(SUITES)}; yours is named by its file, my_suite.py")
-    return at_budget(found, budget) if at else found
+    base, at, budget = name.partition("@")
+    if base not in SUITES:
+        raise ValueError(
+            f"unknown suite {name!r}; known: {', '.join(SUITES)}; name the file of yours: --suite my_suite.py"
+        )
+    return at_budget(SUITES[base], budget) if at else SUITES[base]
 
 
-def _parted(name: str) -> tuple[str, str, str]:
-    """A name, ``@`` and a budget; a folder's name may have an ``@``, too."""
-    base, at, budget = name.rpartition("@")
-    return (base, at, budget) if at and not name.endswith(".py") else (name, "", "")
+def suite(name: str) -> Suite:
+    """The suite that a user names: see ``named``, or the file of one's own, from then on known by its name.
 
-
-def _of_user(path: Path) -> Suite:
-    """The suite of a file, from then on known by its name."""
-    name = _name(path)
-    if name not in SUITES:
-        SUITES[name] = load(path)
-    if SUITES[name].file != path:
-        raise SuiteError(f"{path}: {SUITES[name].file} is suite {name!r} already, records would mix; rename the file")
-    return SUITES[name]
+    Raises:
+        ValueError: see ``named``.
+        SuiteError: see ``load``, or another suite has the name.
+    """
+    base, at, budget = name.rpartition("@")  # a folder's name may have an @, too
+    if not at or name.endswith(".py"):
+        base, at, budget = name, "", ""
+    if not base.endswith(".py"):
+        return named(name)
+    path = Path(base).resolve()
+    known = _name(path)
+    if known not in SUITES:
+        SUITES[known] = load(path)
+    if SUITES[known].file != path:
+        raise SuiteError(f"{path}: {SUITES[known].file} is suite {known!r} already, records would mix; rename the file")
+    return at_budget(SUITES[known], budget) if at else SUITES[known]
 
 
 def at_budget(suite: Suite, budget: str | float) -> Suite:

@@ -57,7 +57,10 @@ def graph() -> dict[str, set[str]]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 names |= {a.name for a in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
+            elif isinstance(node, ast.ImportFrom):
+                parts = module.split(".")
+                parent = parts[: len(parts) - node.level + (file.stem == "__init__")] if node.level else []
+                node.module = ".".join([*parent, *([node.module] if node.module else [])])
                 names |= {
                     f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in modules else node.module
                     for a in node.names

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 import torch
 from mmengine.dist import all_reduce
-from mmengine.registry import Registry
 from torch import Tensor, nn
 
-from autotsnet.registry import MODELS, SCOPE
+from autotsnet.plugins import OpenRegistry
+from autotsnet.registry import MODELS
 from autotsnet.space import Space
 
-CONSTRAINTS = Registry("constraint", scope=SCOPE)
+CONSTRAINTS = OpenRegistry("constraint", "constraints")
 
 
 class Constraint(Protocol):

@@ -27,8 +27,7 @@ from reproduce.evidence.tables import Row
 from reproduce.measure.throughput import Mode
 from reproduce.pictures.architecture import draw_architecture
 from reproduce.records import RunRecord, predictions
-from reproduce.suites import SUITES, Suite
-from reproduce.suites import suite as suite_named
+from reproduce.suites import SUITES, Suite, named
 from reproduce.whole_files import write_atomic
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -116,7 +115,7 @@ def report(results: Path, runs: Path) -> Path:
         The page.
     """
     named = [*SUITES, *sorted(path.name for path in results.glob("records/*"))]  # those of other budgets too
-    found = {suite: _rows(suite, results) for suite in map(suite_named, dict.fromkeys(named))}
+    found = {suite: _rows(suite, results) for suite in map(named, dict.fromkeys(named))}
     for suite, rows in found.items():
         if rows or (suite.root and not (results / "tables" / f"{suite.name}.csv").exists()):
             tables.render(suite, results)
@@ -168,7 +167,7 @@ def _join(parts: Iterable[str], between: str = "") -> Html:
 def page(results: Path, known: Mapping[Suite, list[Row]] | None = None) -> str:
     """The page of the results; ``known`` has the rows of suites that are computed already."""
     names = {path.name for path in results.glob("records/*")} | {path.stem for path in results.glob("tables/*.csv")}
-    suites = [suite_named(name) for name in sorted(names - {"natives"}, key=_place)]
+    suites = [named(name) for name in sorted(names - {"natives"}, key=_place)]
     found = {s: known[s] if known and s in known else _rows(s, results) for s in suites}
     shown = [s for s in suites if found[s] and s.size != "tiny"]
     verdicts = [

@@ -28,7 +28,7 @@ from reproduce.progress import Progress
 from reproduce.protocol import Protocol
 from reproduce.records import ranks
 from reproduce.spec import RunSpec
-from reproduce.suites import Suite, suite
+from reproduce.suites import Suite, named
 from reproduce.whole_files import write_atomic, write_json
 
 ORDERS: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
@@ -155,7 +155,7 @@ def temporal(folder: Path, cache: Path, results: Path, trust: bool = False) -> d
         DataError: the videos are not those that it was tested on.
     """
     spec = RunSpec.load(folder, trust)
-    s = suite(spec.suite)
+    s = named(spec.suite)
     manifest = s.manifest("val", s.data_root(cache))
     if manifest.hash != spec.test_manifest:
         raise DataError(

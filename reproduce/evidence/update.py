@@ -22,7 +22,7 @@ from reproduce.evidence import natives, report, tables
 from reproduce.evidence.reference import REFERENCE, ReferenceError, has_records, note
 from reproduce.evidence.verify import check_records, verify
 from reproduce.records import RunRecord, git_commit, session
-from reproduce.suites import suite
+from reproduce.suites import named
 from reproduce.whole_files import write_atomic
 
 FOLDERS = ("temporal", "throughput", "studies", "benchmarks")  # that go over beside the records
@@ -189,7 +189,7 @@ def _render(reference: Path, runs: Path) -> None:
         natives.render(reference)
     for path in (reference / "tables").glob("*.md"):
         if path.stem != "natives" and not has_records(reference, path.stem):
-            tables.render(suite(path.stem), reference)
+            tables.render(named(path.stem), reference)
     report.report(reference, runs)  # and the tables of suites with records
 
 

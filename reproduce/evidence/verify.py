@@ -19,7 +19,7 @@ from reproduce.evidence.temporal import diagnose, partners
 from reproduce.measure.macs import MacCount, count
 from reproduce.records import UNPROVEN, RecordError, RunRecord, Search, predictions, ranks, score, sha256
 from reproduce.spec import RunSpec, run_id
-from reproduce.suites import CONFIGS, SUITES, Entry, Suite, suite
+from reproduce.suites import CONFIGS, SUITES, Entry, Suite, named
 
 FROZEN = Path(__file__).with_name("old_records.json")  # suite/name.json -> sha256 of the committed old records
 
@@ -144,7 +144,7 @@ def _disagreements(record: RunRecord, path: Path, table: pd.DataFrame) -> Iterat
         except KeyError as error:
             yield f"spec: {error} is missing; restore the file, or run again"
         try:
-            mine = suite(spec.suite)
+            mine = named(spec.suite)
             claims += _searched(search, mine, mine.entry(spec.entry), record.data.train_videos) if search else ()
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             yield f"search.recipe: the cost of the search cannot be recomputed ({error}); restore the file"
@@ -181,7 +181,7 @@ def _specified(record: RunRecord, spec: RunSpec, table: pd.DataFrame) -> Iterato
     yield "model.params", model.params, spec.params
     given = ("type", "num_classes", "frames", "crop")
     yield "model.net", model.net, {key: value for key, value in spec.net.items() if key not in given}
-    mine = suite(spec.suite)
+    mine = named(spec.suite)
     entry = next((e for e in mine.entries if e.name == spec.entry), None)
     yield "model.budget", model.budget, mine.gmacs or model.gmacs
     yield "data.dataset", data.dataset, mine.dataset
@@ -212,7 +212,7 @@ def _specified(record: RunRecord, spec: RunSpec, table: pd.DataFrame) -> Iterato
 def _bounds(record: RunRecord) -> Iterator[tuple[str, object, str, bool]]:
     """What cannot be recomputed, and has bounds: (name, said, what it must be, whether it is)."""
     training, speed, made, search = record.training, record.throughput, record.provenance, record.search
-    entry = next((e for e in suite(record.spec.suite).entries if e.name == record.spec.entry), None)
+    entry = next((e for e in named(record.spec.suite).entries if e.name == record.spec.entry), None)
     searched = bool(entry and entry.search and entry.variants == 1)
 
     def over_0(name: str, value: float) -> tuple[str, object, str, bool]:
@@ -330,7 +330,7 @@ def _temporal(path: Path) -> Iterator[str]:
     if not same or not table.label.equals(tested.label):
         yield f"{path.with_suffix('.parquet')}: labels, or what is right in natural order, are not the record's"
         return
-    mine = suite(record.suite)
+    mine = named(record.suite)
     again = _flat(diagnose(table, report.class_names(mine), partners(mine)))
     known = _flat({key: found[key] for key in ("n", "top1", "order_matters", "to_partner", "classes")})
     for what in sorted(known.keys() | again.keys()):
@@ -350,7 +350,7 @@ def _flat(data: object, name: str = "") -> dict[str, object]:
 
 def _table(name: str, results: Path) -> Iterator[str]:
     try:
-        mine = suite(name)
+        mine = named(name)
     except ValueError:
         yield f"{results}: {name} has records or a table, and is no suite; known: {', '.join(SUITES)}"
         return

@@ -59,7 +59,8 @@ def run_jobs(todo: list[Job], cache: Path, runs: Path, results: Path, gpus: int 
     check_searches(todo, cache, runs, gpus)
     variables = {k: os.environ[k] for k in (*PASSED, mine.root or "") if k in os.environ}
     here = Path(__file__).resolve().parent.parent.parent  # this code, not one that a machine has installed
-    ray.init(logging_level="ERROR", runtime_env=dict(env_vars=variables | dict(PYTHONPATH=str(here))))
+    path = os.pathsep.join(filter(None, (str(here), os.environ.get("PYTHONPATH"))))
+    ray.init(logging_level="ERROR", runtime_env=dict(env_vars=variables | dict(PYTHONPATH=path)))
     try:
         most = int(max(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]))
         if gpus > most:

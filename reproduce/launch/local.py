@@ -10,8 +10,8 @@ from mmengine.dist import get_rank, get_world_size
 
 from reproduce.engine.runner import preemptible
 from reproduce.records import RunRecord
-from reproduce.run import run
-from reproduce.search.stage import check_searchable, search_config
+from reproduce.run import run, stages
+from reproduce.search.stage import check_searchable, method, search_config
 from reproduce.suites import Suite
 from reproduce.suites import suite as suite_named
 
@@ -60,6 +60,10 @@ class Job:
 
 def jobs(suite: Suite, entries: list[str], seeds: list[int], variant: int | None = None) -> list[Job]:
     """Every run of a suite, or those of one variant; seeds outermost, so that a stopped job has whole tables first."""
+    for entry in map(suite.entry, entries):
+        stages(entry.name, entry.recipe())
+        if entry.search:
+            method(suite.of(entry), search_config(entry)).check()
     return [
         Job(suite.ref, name, seed, v)
         for seed in seeds

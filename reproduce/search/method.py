@@ -55,6 +55,10 @@ class Method(ABC):
             name: for the progress line.
         """
 
+    def check(self) -> None:
+        """Find out before hours of work what can be found out: a ValueError says what is wrong."""
+        return  # most methods solve the width of what they find
+
     @abstractmethod
     def cost(self, said: Search, videos: int) -> dict[str, Any]:
         """What follows from the recipe for the fields of a record's ``Search``.

@@ -81,7 +81,7 @@ def check_searchable(suite: Suite, config: Config, seed: int, train: Manifest, r
     if not (folder_of(suite, config, seed, train, runs) / "search.json").exists():
         raise ValueError(
             f"GPUs: {ranks}, but the search of {config.method} runs on one; first, without --gpus or GPUS: "
-            f"python -m reproduce search {suite.name} --entry {config.entry} --seeds {seed}"
+            f"python -m reproduce search {suite.ref} --entry {config.entry} --seeds {seed}"
         )
 
 

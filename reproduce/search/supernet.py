@@ -50,7 +50,8 @@ class SupernetSearch(Method):
     def space(self) -> Space:
         """The space that the recipe names, on the suite's clips."""
         protocol = self.suite.protocol
-        return space_of(dict(type=self.config.space, frames=protocol.sampling.frames, crop=protocol.crops.size))
+        given = self.config.space if isinstance(self.config.space, dict) else dict(type=self.config.space)
+        return space_of(dict(given, frames=protocol.sampling.frames, crop=protocol.crops.size))
 
     @cached_property
     def options(self) -> SearchOptions:
@@ -58,6 +59,15 @@ class SupernetSearch(Method):
         config = self.config
         recipe = {key: config.get(key) for key in ("strategy", "progressive", "sub_batch")}
         return SearchOptions.of(dict(recipe, fpnas=config.get("fpnas", {}), **config.options))
+
+    def check(self) -> None:
+        """See ``Method``: the budget is inside of what the space can cost."""
+        low, high = self.space.cost(self.suite.classes).range()
+        if not low <= self.suite.gmacs <= high:
+            raise ValueError(
+                f"{self.config.entry}: a budget of {self.suite.gmacs:g} GMACs is outside of space {self.space.name!r}, "
+                f"whose architectures cost {low:.3g} to {high:.3g}; choose another budget or space"
+            )
 
     def loop(self, manifest: Manifest, seed: int) -> dict:
         """The loop's config: space, options and the data of both halves."""

@@ -8,9 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from reproduce.cli import app
+from reproduce.evidence import report, temporal, update, verify
 from reproduce.run import STAGES, Stage
 from reproduce.search import stage
-from reproduce.suites import CONFIGS, SUITES, SuiteError, suite
+from reproduce.suites import CONFIGS, SUITES, SuiteError, named, suite
 
 SIZES = ("tiny", "quick", "full")
 OURS = ("kinetics", "ssv2", *(f"{layout}-{size}" for layout in ("kinetics", "ssv2") for size in SIZES))
@@ -91,7 +92,11 @@ def test_a_recipe_lists_its_stages(own, kinetics_root, tmp_path, monkeypatch):
         (
             ('["train", "test", "look", "measure", "record"]', ""),
             ('["train", "fly", "record"]', "x3d: unknown stage 'fly' in `stages`; known: train, test, measure, record"),
-            ('["train", "test"]', "x3d: `stages` are ['train', 'test'], but the last one must be 'record'"),
+            (
+                '["train", "test"]',
+                "x3d: `stages` are train, test; others may stand between train, test, measure, record",
+            ),
+            ('["test", "train", "measure", "record"]', "x3d: `stages` are test, train, measure, record; others may"),
         )
     ):
         file = own(("epochs = 1", f"epochs = 0.3\nstages = {stages}"), name=f"stages{number}.py")
@@ -118,6 +123,13 @@ def test_a_suite_of_ones_own_is_known_by_file_then_by_name_and_at_other_budgets(
         ([("classes=4", "clases=4")], "clases"),
         ([('kind="segment"', 'kind="random"')], "sampling kind 'random' is neither 'dense' nor 'segment'"),
         ([("suite = dict(", "suite = dic(")], "NameError: name 'dic' is not defined"),
+        ([("gmacs=0.006", 'gmacs="0.006"')], "gmacs='0.006' is no positive number of GMACs per view"),
+        ([("classes=4", 'classes="4"')], "classes='4' is no number of classes"),
+        ([('root="MY_VIDEOS",', "")], "neither `root`, the variable that names the copy, nor the `size`"),
+        ([("variants=2", "variants=0")], "entry 'auto_tsnet_random' has variants=0"),
+        ([("dict(type=x3d, blocks", "dict(blocks")], "the network of entry 'x3d_narrow' has no type"),
+        ([('name="x3d_narrow"', 'name="x3d/narrow"')], "'x3d/narrow' is no name of letters, digits, - and _"),
+        ([('dict(name="x3d")', 'dict(name="x3d", config="gone.py")')], "gone.py"),
     ],
 )
 def test_a_wrong_file_is_one_clear_line(own, parts, said):
@@ -130,6 +142,31 @@ def test_a_wrong_file_is_one_clear_line(own, parts, said):
 def test_a_name_of_ours_is_refused(own):
     with pytest.raises(SuiteError, match="is suite 'ssv2-quick' already, records would mix; rename the file"):
         suite(str(own(name="ssv2_quick.py")))
+
+
+def test_no_file_that_data_names_is_executed(own, tmp_path):
+    file = own(("epochs = 1", f"open({str(tmp_path / 'hacked')!r}, 'w').close()"))
+    for name in (str(file), f"{file}@0.01", str(file.with_suffix(""))):
+        with pytest.raises(ValueError, match=r"unknown suite .*--suite my_suite\.py"):
+            named(name)
+    for module in (report, temporal, update, verify):
+        assert not hasattr(module, "suite"), "what reads data knows suites by name only"
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_a_network_that_cannot_be_built_and_a_space_out_of_reach_are_said_first(own, tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_VIDEOS", str(tmp_path))
+    folders = [f"--{name}={tmp_path / name}" for name in ("runs", "results", "cache")]
+    budget = [("gmacs=0.006", "gmacs=0.1")]
+    for number, (parts, entry, said) in enumerate(
+        (
+            ([("head_width=64", "hed_width=64")], "x3d_narrow", "entry 'x3d_narrow' cannot be built"),
+            (budget, "auto_tsnet_random", "auto_tsnet_random: a budget of 0.1 GMACs is outside of space 'tiny'"),
+        )
+    ):
+        file = own(*parts, name=f"built{number}.py")
+        done = CliRunner().invoke(app, ["run", str(file), "--entries", entry, *folders])
+        assert said in str(done.exception)
 
 
 def test_a_budget_out_of_reach_and_absent_videos_are_said_before_the_first_step(own, tmp_path, monkeypatch):

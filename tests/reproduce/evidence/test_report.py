@@ -117,7 +117,7 @@ def test_titles_are_for_people():
     titles = {name: report.human(s) for name, s in SUITES.items()}
     assert titles["kinetics-quick"] == "Synthetic Kinetics (quick)"
     assert titles["ssv2"] == "Something-Something-V2"
-    assert report.human(report.suite_named("ssv2-quick@0.03")) == "Synthetic Something-Something (quick) at 0.03 GMACs"
+    assert report.human(report.named("ssv2-quick@0.03")) == "Synthetic Something-Something (quick) at 0.03 GMACs"
     assert len(set(titles.values())) == len(titles)
 
 
