@@ -45,10 +45,10 @@ def test_attention_keeps_shapes_and_starts_near_the_identity(kind):
 
 
 def test_nonlocal_is_the_dot_product_non_local():
-    block = Attention(("nonlocal",), Channels("c", 8), "a").ops["nonlocal"].eval()
+    block = Attention(("nonlocal",), Channels("c", 8), "a").ops["nonlocal"].eval().double()
     for parameter in block.parameters():  # the last norm begins at zero
         torch.nn.init.normal_(parameter)
-    x = torch.randn(2, 8, 3, 6, 6)
+    x = torch.randn(2, 8, 3, 6, 6, dtype=torch.float64)
     pooled = torch.nn.functional.max_pool3d(x, (1, 2, 2))
     q, k, v = block.query(x).flatten(2), block.key(pooled).flatten(2), block.value(pooled).flatten(2)
     weights = q.transpose(1, 2) @ k / k.shape[2]  # B L L/4: the definition, with the matrix that we avoid
