@@ -55,7 +55,7 @@ def to_the_end(*arguments) -> stage.Found:
     ("entry", "strategy", "architectures", "at"),
     [
         ("pvnas", "gradient", 10, 1),
-        ("pvnas", "gradient", 10, 6),  # after its last step
+        pytest.param("pvnas", "gradient", 10, 6, marks=pytest.mark.slow),  # after its last step
         ("assemblenet_searched", "connections", 1, 1),
         ("assemblenet_searched", "evolution", 3, 1),
     ],
