@@ -114,8 +114,8 @@ def report(results: Path, runs: Path) -> Path:
     Returns:
         The page.
     """
-    named = [*SUITES, *sorted(path.name for path in results.glob("records/*"))]  # those of other budgets too
-    found = {suite: _rows(suite, results) for suite in map(named, dict.fromkeys(named))}
+    names = [*SUITES, *sorted(path.name for path in results.glob("records/*"))]  # those of other budgets too
+    found = {suite: _rows(suite, results) for suite in map(named, dict.fromkeys(names))}
     for suite, rows in found.items():
         if rows or (suite.root and not (results / "tables" / f"{suite.name}.csv").exists()):
             tables.render(suite, results)

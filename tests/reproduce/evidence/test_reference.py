@@ -12,7 +12,9 @@ import typer.testing
 
 from reproduce.cli import app
 from reproduce.evidence import reference as reference_module
-from reproduce.evidence.reference import LISTING, REFERENCE, ReferenceError, apart, opened, own_option, submit, update
+from reproduce.evidence import update as update_module
+from reproduce.evidence.reference import REFERENCE, ReferenceError, apart, own_option
+from reproduce.evidence.update import LISTING, opened, submit, update
 from reproduce.evidence.verify import VerifyError, check_records
 from tests.bench.conftest import pytest_configure
 from tests.reproduce.made import make
@@ -157,7 +159,7 @@ def test_a_changed_byte_is_refused_or_changes_nothing(own, tmp_path):
 @pytest.mark.parametrize("limit", ["MOST_FILES", "LONGEST_LIST", "LARGEST", "LARGEST_SUM"])
 def test_an_archive_that_is_too_large_is_not_unpacked(own, tmp_path, monkeypatch, limit):
     submit(own, tmp_path / "runs", tmp_path / "submission.zip")
-    monkeypatch.setattr(reference_module, limit, 4)
+    monkeypatch.setattr(update_module, limit, 4)
     opening = opened(tmp_path / "submission.zip")
     with pytest.raises(ReferenceError, match=r"submission\.zip has \d+ (files|bytes).*, over 4"), opening:
         pass
