@@ -88,8 +88,8 @@ def _doubts(records: list[RunRecord]) -> str:
 
 def _suites(results: Path) -> list[str]:
     """Those that have records or a table."""
-    named = {p.stem for p in results.glob("tables/*")} | {p.name for p in results.glob("records/*")}
-    return sorted(named - {"natives"})  # a table of sizes and costs, of no suite and no records
+    names = {p.stem for p in results.glob("tables/*")} | {p.name for p in results.glob("records/*")}
+    return sorted(names - {"natives"})  # a table of sizes and costs, of no suite and no records
 
 
 def _records(folder: Path, first: dict[str, tuple[object, Path]]) -> Iterator[str]:
