@@ -91,7 +91,7 @@ class Suite:
     Attributes:
         name: on the command line.
         dataset: name in titles and records.
-        layout: ``kinetics`` or ``ssv2``: how the copy is laid out, which loader reads it.
+        layout: how the copy is laid out, a name in ``reproduce.data.layouts.LAYOUTS``: ``kinetics``, ``ssv2``.
         classes: number of classes N.
         gmacs: the budget, GMACs per view; None: native variants, nothing is scaled.
         protocol: of all entries; None: each entry's is part of its recipe, see ``of``.

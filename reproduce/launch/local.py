@@ -59,7 +59,11 @@ class Job:
 
 
 def jobs(suite: Suite, entries: list[str], seeds: list[int], variant: int | None = None) -> list[Job]:
-    """Every run of a suite, or those of one variant; seeds outermost, so that a stopped job has whole tables first."""
+    """Every run of a suite, or those of one variant; seeds outermost, so that a stopped job has whole tables first.
+
+    Raises:
+        ValueError: a recipe's stages, or the budget of a search, are found to be wrong before the first run.
+    """
     for entry in map(suite.entry, entries):
         stages(entry.name, entry.recipe())
         if entry.search:
