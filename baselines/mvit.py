@@ -11,10 +11,10 @@ B clips, T frames, H W pixels, L tokens, C channels, N classes.
 from __future__ import annotations
 
 import torch
-from mmaction.models.backbones.mvit import MultiScaleBlock
 from torch import Tensor, nn
 
 from autotsnet.registry import Knob, register_family
+from baselines import upstream
 
 PATCH_STRIDE = (2, 4, 4)
 _NORM = {"type": "LN", "eps": 1e-6}
@@ -63,7 +63,7 @@ class MViT(nn.Module):
             if i in downscale:
                 stride_q, heads, kv_stride = 2, 2 * heads, max(kv_stride // 2, 1)
             out_chs = 2 * chs if i + 1 in downscale else chs
-            block = MultiScaleBlock(
+            block = upstream.MultiScaleBlock(
                 chs,
                 out_chs,
                 heads,

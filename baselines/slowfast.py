@@ -12,12 +12,11 @@ B clips, C channels, T frames, H W pixels, N classes.
 from __future__ import annotations
 
 import torch
-from mmaction.models.backbones.resnet3d import BasicBlock3d, Bottleneck3d, ResNet3d
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from autotsnet.models.two_stream import slow_frames
 from autotsnet.registry import Knob, register_family
+from baselines import upstream
 from baselines.residual import init_weights, stage_widths
 
 LATERAL_RATIO = 2  # channels that a lateral connection delivers, over those of the fast pathway
@@ -53,9 +52,9 @@ class Pathway(nn.Module):
         temporal_blocks: tuple[int, ...],
     ) -> None:
         super().__init__()
-        block, _ = ResNet3d.arch_settings[depth]
+        block, _ = upstream.ResNet3d.arch_settings[depth]
         widths = stage_widths(channels, len(blocks))
-        self.conv1 = ConvModule(
+        self.conv1 = upstream.ConvModule(
             3,
             widths[0],
             (stem_kernel_t, 7, 7),
@@ -68,7 +67,7 @@ class Pathway(nn.Module):
         self.out_chs = [widths[0]]  # of the stem and of each stage
         for i, (planes, n) in enumerate(zip(widths, blocks, strict=True)):
             inflate = tuple(int(j < temporal_blocks[i]) for j in range(n))
-            stage = ResNet3d.make_res_layer(
+            stage = upstream.ResNet3d.make_res_layer(
                 block,
                 self.out_chs[-1] + lateral_chs[i],
                 planes,
@@ -125,7 +124,7 @@ class SlowFast(nn.Module):
         lateral_chs = [LATERAL_RATIO * chs for chs in fast_chs[:-1]]
         self.slow_path = Pathway(depth, blocks, strides, slow_channels, lateral_chs, 1, slow_temporal)
         self.laterals = nn.ModuleList(
-            ConvModule(
+            upstream.ConvModule(
                 in_chs,
                 out_chs,
                 (lateral_kernel, 1, 1),
@@ -140,7 +139,7 @@ class SlowFast(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.slow_path.out_chs[-1] + fast_chs[-1], num_classes)
         # As slowfast/utils/weight_init_helper.py.
-        init_weights(self, classifier_std=0.01, zero_init=(Bottleneck3d, BasicBlock3d))
+        init_weights(self, classifier_std=0.01, zero_init=(upstream.Bottleneck3d, upstream.BasicBlock3d))
 
     def slow_frames(self, clips: Tensor) -> Tensor:
         """The T/alpha frames of ``B 3 T H W`` that the slow pathway sees: first, last and evenly between.
@@ -230,7 +229,7 @@ def slowfast(
     """
     if frames % alpha:
         raise ValueError(f"slowfast: frames={frames} is not a multiple of alpha={alpha}; change one of them")
-    blocks = tuple(blocks or ResNet3d.arch_settings[depth][1])
+    blocks = tuple(blocks or upstream.ResNet3d.arch_settings[depth][1])
     return SlowFast(
         num_classes,
         alpha,
@@ -277,7 +276,7 @@ class Slow(nn.Module):
         self.pool = nn.AdaptiveAvgPool3d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.path.out_chs[-1], num_classes)
-        init_weights(self, classifier_std=0.01, zero_init=(Bottleneck3d, BasicBlock3d))
+        init_weights(self, classifier_std=0.01, zero_init=(upstream.Bottleneck3d, upstream.BasicBlock3d))
 
     def features(self, clips: Tensor) -> Tensor:
         """Clips ``B 3 T H W`` to features ``B C T H/32 W/32``."""
@@ -318,7 +317,7 @@ def slow(
     Returns:
         A module from clips ``B 3 T H W`` to logits ``B N``.
     """
-    blocks = tuple(blocks or ResNet3d.arch_settings[depth][1])
+    blocks = tuple(blocks or upstream.ResNet3d.arch_settings[depth][1])
     return Slow(num_classes, channels, depth, blocks, tuple(strides), dropout)
 
 

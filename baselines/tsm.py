@@ -10,19 +10,17 @@ B clips, C channels, T frames, H W pixels, N classes.
 from __future__ import annotations
 
 import torch
-from mmaction.models.backbones.mobilenet_v2 import InvertedResidual, MobileNetV2, make_divisible
-from mmaction.models.backbones.resnet import BasicBlock, Bottleneck, make_res_layer
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from autotsnet.registry import Knob, register_family
+from baselines import upstream
 from baselines.residual import init_weights, stage_widths
 
 RESNETS = {
-    18: (BasicBlock, (2, 2, 2, 2)),
-    34: (BasicBlock, (3, 4, 6, 3)),
-    50: (Bottleneck, (3, 4, 6, 3)),
-    101: (Bottleneck, (3, 4, 23, 3)),
+    18: ("BasicBlock", (2, 2, 2, 2)),
+    34: ("BasicBlock", (3, 4, 6, 3)),
+    50: ("Bottleneck", (3, 4, 6, 3)),
+    101: ("Bottleneck", (3, 4, 23, 3)),
 }
 
 
@@ -128,19 +126,20 @@ class TSM(FrameNet):
     ) -> None:
         super().__init__(frames)
         block, depth_blocks = RESNETS[depth]
+        block = getattr(upstream, block)
         blocks = blocks or depth_blocks
         layer = {
             "conv_cfg": {"type": "Conv"},
             "norm_cfg": {"type": "BN"},
             "act_cfg": {"type": "ReLU", "inplace": True},
         }
-        self.conv1 = ConvModule(3, stem_channels, 7, stride=2, padding=3, bias=False, **layer)
+        self.conv1 = upstream.ConvModule(3, stem_channels, 7, stride=2, padding=3, bias=False, **layer)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         in_chs = stem_channels
         for i, (planes, n, stride) in enumerate(
             zip(stage_widths(base_channels, len(blocks)), blocks, strides, strict=True), 1
         ):
-            self.add_module(f"layer{i}", make_res_layer(block, in_chs, planes, n, stride=stride, **layer))
+            self.add_module(f"layer{i}", upstream.make_res_layer(block, in_chs, planes, n, stride=stride, **layer))
             in_chs = planes * block.expansion
         self.num_stages = len(blocks)
         self._insert_shifts(shift_div, every=2 if max(blocks) >= 23 else 1)
@@ -178,21 +177,21 @@ class TSMMobileNetV2(FrameNet):
             "norm_cfg": {"type": "BN"},
             "act_cfg": {"type": "ReLU6", "inplace": True},
         }
-        in_chs = make_divisible(32 * width, 8)
-        self.conv1 = ConvModule(3, in_chs, 3, stride=2, padding=1, bias=False, **layer)
-        for i, (expansion, chs, n, stride) in enumerate(MobileNetV2.arch_settings, 1):
-            out_chs = make_divisible(chs * width, 8)
+        in_chs = upstream.make_divisible(32 * width, 8)
+        self.conv1 = upstream.ConvModule(3, in_chs, 3, stride=2, padding=1, bias=False, **layer)
+        for i, (expansion, chs, n, stride) in enumerate(upstream.MobileNetV2.arch_settings, 1):
+            out_chs = upstream.make_divisible(chs * width, 8)
             stage = nn.Sequential()
             for j in range(n):
-                block = InvertedResidual(in_chs, out_chs, stride if j == 0 else 1, expansion, **layer)
+                block = upstream.InvertedResidual(in_chs, out_chs, stride if j == 0 else 1, expansion, **layer)
                 if block.use_res_connect and expansion > 1:
                     block.conv[0] = TemporalShift(block.conv[0], frames, shift_div)
                 stage.append(block)
                 in_chs = out_chs
             self.add_module(f"layer{i}", stage)
-        self.num_stages = len(MobileNetV2.arch_settings)
+        self.num_stages = len(upstream.MobileNetV2.arch_settings)
         feature_chs = int(1280 * max(width, 1))
-        self.conv2 = ConvModule(in_chs, feature_chs, 1, bias=False, **layer)
+        self.conv2 = upstream.ConvModule(in_chs, feature_chs, 1, bias=False, **layer)
         self.add_head(feature_chs, num_classes, dropout)
 
     def of_frames(self, x: Tensor) -> Tensor:

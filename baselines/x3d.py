@@ -9,11 +9,10 @@ B clips, C channels, T frames, H W pixels, N classes.
 
 from __future__ import annotations
 
-from mmaction.models.backbones.x3d import BlockX3D
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from autotsnet.registry import Knob, register_family
+from baselines import upstream
 from baselines.residual import init_weights, stage_widths
 
 _CONV = {"conv_cfg": {"type": "Conv3d"}}
@@ -25,10 +24,12 @@ def make_stage(in_chs: int, out_chs: int, inner_chs: int, blocks: int, stride: i
     """A stage: ``blocks`` residual blocks, the first of which strides in space; Swish in one pass over memory."""
     shortcut = None
     if stride != 1 or in_chs != out_chs:
-        shortcut = ConvModule(in_chs, out_chs, 1, stride=(1, stride, stride), bias=False, act_cfg=None, **_NORM)
+        shortcut = upstream.ConvModule(
+            in_chs, out_chs, 1, stride=(1, stride, stride), bias=False, act_cfg=None, **_NORM
+        )
     stage = nn.Sequential(
         *(
-            BlockX3D(
+            upstream.BlockX3D(
                 in_chs if i == 0 else out_chs,
                 inner_chs,
                 out_chs,
@@ -74,23 +75,23 @@ class X3D(nn.Module):
         stem = widths[0]
         # The authors factorise the stem's 5x3x3: spatial first, then temporal and channel-wise, no norm
         # between.
-        self.conv1_s = ConvModule(
+        self.conv1_s = upstream.ConvModule(
             3, stem, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1), bias=False, act_cfg=None, **_CONV
         )
-        self.conv1_t = ConvModule(stem, stem, (5, 1, 1), padding=(2, 0, 0), groups=stem, bias=False, **_NORM)
+        self.conv1_t = upstream.ConvModule(stem, stem, (5, 1, 1), padding=(2, 0, 0), groups=stem, bias=False, **_NORM)
         in_chs = stem
         for i, (out_chs, n, stride) in enumerate(zip(widths, blocks, strides, strict=True), 1):
             inner_chs = int(bottleneck * out_chs)
             self.add_module(f"layer{i}", make_stage(in_chs, out_chs, inner_chs, n, stride))
             in_chs = out_chs
         self.num_stages = len(blocks)
-        self.conv5 = ConvModule(in_chs, inner_chs, 1, bias=False, **_NORM)
+        self.conv5 = upstream.ConvModule(in_chs, inner_chs, 1, bias=False, **_NORM)
         self.pool = nn.AdaptiveAvgPool3d(1)
         self.lin5 = nn.Conv3d(inner_chs, head_width, 1, bias=False)
         self.relu = nn.ReLU()
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(head_width, num_classes)
-        init_weights(self, classifier_std=0.01, zero_init=(BlockX3D,))  # slowfast/utils/weight_init_helper.py
+        init_weights(self, classifier_std=0.01, zero_init=(upstream.BlockX3D,))  # slowfast/utils/weight_init_helper.py
 
     def features(self, clips: Tensor) -> Tensor:
         """Clips ``B 3 T H W`` to features ``B C T H/32 W/32``."""

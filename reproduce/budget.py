@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -101,9 +102,7 @@ def solve(
     def found() -> dict[str, Any]:
         return _solve(build, knobs, gmacs, frames, crop, num_classes, fixed, tolerance)
 
-    parts = [build, *(MODEL_TRANSFORMS.get(transform["type"]) for transform in fixed.get("transforms", ()))]
-    ours = all(part is not None and part.__module__.partition(".")[0] in OURS for part in parts)
-    solved = remembered(memory if ours else None, [*key, tolerance], found)
+    solved = remembered(memory if _ours(build, fixed) else None, [*key, tolerance], found)
     residual = solved["gmacs"] / gmacs - 1
     return Solution(
         kwargs={**fixed, **{k.name: solved["knobs"][k.name] for k in knobs if k.name in solved["knobs"]}},
@@ -164,6 +163,31 @@ def _solve(
             )
     counted = counts[tuple(best.items())]
     return dict(knobs=best, gmacs=counted.gmacs, params=counted.params, evaluations=len(counts))
+
+
+def cost(
+    build: Callable[..., nn.Module], made: Mapping[str, Any], frames: int, side: int, memory: Path | None = None
+) -> tuple[float, int]:
+    """GMACs per view and parameters of ``build(**made)``; of our families read from ``memory`` if counted before."""
+
+    def counted() -> dict[str, Any]:
+        found = count(lambda: build(**made), frames, side)
+        return dict(gmacs=found.gmacs, params=found.params)
+
+    key = ["cost", build.__module__, build.__qualname__, made, frames, side]
+    found = remembered(memory if _ours(build, made) else None, key, counted)
+    return found["gmacs"], found["params"]
+
+
+def memory_folder() -> Path:
+    """Where solved budgets are stored."""
+    return Path(os.environ.get("CACHE") or ".cache") / "budgets"
+
+
+def _ours(build: Callable[..., nn.Module], made: Mapping[str, Any]) -> bool:
+    """Whether ``code()`` knows all that the network is made of: a user's text may change from run to run."""
+    parts = [build, *(MODEL_TRANSFORMS.get(transform["type"]) for transform in made.get("transforms", ()))]
+    return all(part is not None and part.__module__.partition(".")[0] in OURS for part in parts)
 
 
 def remembered(memory: Path | None, key: Sequence[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

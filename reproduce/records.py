@@ -318,7 +318,7 @@ def _fault(table: pd.DataFrame) -> str:
     if table.empty:
         return "id: there are no rows"
     for name in ("id", "error"):
-        if not all(isinstance(text, str) for text in table[name]):
+        if not pd.api.types.is_string_dtype(table[name]):
             return f"{name}: not all are strings"
     if not table.id.is_unique:
         return f"id: {table.id[table.id.duplicated()].iloc[0]} is there twice"
@@ -340,11 +340,14 @@ def ranks(predictions: pd.DataFrame) -> np.ndarray:
 
     Ties count against the model, and so do scores that are not finite.
     """
-    out = []
-    for label, scores, error in zip(predictions.label, predictions.scores, predictions.error, strict=True):
-        usable = not error and np.isfinite(scores).all()
-        out.append(int((scores >= scores[label]).sum()) - 1 if usable else WRONG)
-    return np.array(out)
+    out = np.full(len(predictions), WRONG)
+    usable = np.flatnonzero(predictions.error == "")
+    if len(usable):
+        scores = np.stack(predictions.scores.iloc[usable])
+        right = np.take_along_axis(scores, predictions.label.to_numpy()[usable, None], 1)
+        rank = (scores >= right).sum(1) - 1
+        out[usable] = np.where(np.isfinite(scores).all(1), rank, WRONG)
+    return out
 
 
 def sha256(path: Path) -> str:

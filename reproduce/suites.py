@@ -16,11 +16,10 @@ from mmengine.config import Config
 
 from autotsnet.architecture import Architecture
 from autotsnet.registry import SCOPE, family
-from reproduce.budget import Solution, remembered, solve
+from reproduce.budget import Solution, cost, memory_folder, solve
 from reproduce.data import kinetics, ssv2, synthetic  # noqa: F401  (registers layouts)
 from reproduce.data.layouts import LAYOUTS
 from reproduce.data.manifest import DataError, Manifest, Video
-from reproduce.measure.macs import count
 from reproduce.protocol import Crops, Protocol, Sampling, TwoSizeCrops
 from reproduce.spec import RunSpec, lasting
 
@@ -213,16 +212,10 @@ def _solution(suite: Suite, entry: Entry) -> Solution:
             net |= entry.architecture.scales
     model = family(kind)
     sampling, crops = suite.protocol.sampling, suite.protocol.crops
-    memory = Path(os.environ.get("CACHE") or ".cache") / "budgets"
     if suite.gmacs is None:
         made = dict(num_classes=suite.classes, frames=sampling.frames, crop=crops.size, **net)
-
-        def counted() -> dict[str, Any]:
-            found = count(lambda: model.build(**made), sampling.frames, crops.test_size)
-            return dict(gmacs=found.gmacs, params=found.params)
-
-        found = remembered(memory, [model.name, made, crops.test_size], counted)
-        return Solution(net, **found, residual=0.0, matched=True, evaluations=1)
+        gmacs, params = cost(model.build, made, sampling.frames, crops.test_size, memory_folder())
+        return Solution(net, gmacs, params, residual=0.0, matched=True, evaluations=1)
     return solve(
         model.build,
         model.knobs,
@@ -231,7 +224,7 @@ def _solution(suite: Suite, entry: Entry) -> Solution:
         crop=crops.size,
         num_classes=suite.classes,
         fixed=net,
-        memory=memory,
+        memory=memory_folder(),
     )
 
 

@@ -214,7 +214,7 @@ def answers(record: RunRecord, folder: Path) -> pd.DataFrame:
     at = path.stat().st_mtime_ns if path.exists() else 0
     if (path, sha, at) not in _READ:
         table = predictions(record, folder)
-        answer = [-1 if e else int(np.argmax(s)) for s, e in zip(table.scores, table.error, strict=True)]
+        answer = [-1 if e else s.argmax() for s, e in zip(table.scores, table.error, strict=True)]
         table = table.assign(rank=ranks(table), answer=answer).set_index("id").sort_index()
         _READ[path, sha, at] = table[["label", "rank", "answer"]]
     return _READ[path, sha, at]

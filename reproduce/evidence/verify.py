@@ -13,10 +13,10 @@ import pandas as pd
 from mmengine.config import Config
 
 from autotsnet.registry import family
+from reproduce.budget import cost, memory_folder
 from reproduce.evidence import natives, report, tables
 from reproduce.evidence.reference import REFERENCE
 from reproduce.evidence.temporal import diagnose, partners
-from reproduce.measure.macs import MacCount, count
 from reproduce.records import UNPROVEN, RecordError, RunRecord, Search, predictions, ranks, score, sha256
 from reproduce.spec import RunSpec, run_id
 from reproduce.suites import CONFIGS, SUITES, Entry, Suite, named
@@ -189,9 +189,11 @@ def _specified(record: RunRecord, spec: RunSpec, table: pd.DataFrame) -> Iterato
         yield "spec.source", spec.source, ""
     yield "model.family", model.family, spec.family if not spec.source else spec.entry
     if not spec.source:  # whose text is not run here
-        counted = _counted(json.dumps(spec.net, sort_keys=True), sampling["frames"], side)
-        yield "model.gmacs", model.gmacs, counted.gmacs
-        yield "model.params", model.params, counted.params
+        made = dict(spec.net)
+        build = family(made.pop("type").rpartition(".")[2]).build
+        gmacs, params = cost(build, made, sampling["frames"], side, memory_folder())
+        yield "model.gmacs", model.gmacs, gmacs
+        yield "model.params", model.params, params
     yield "training.batch", training.batch, recipe["batch"]
     yield "training.epochs", training.epochs, recipe["epochs"]
     yield "training.steps", training.steps, ceil(recipe["epochs"] * data.train_videos / recipe["batch"])
@@ -246,13 +248,6 @@ def _searched(search: Search, mine: Suite, entry: Entry, videos: int) -> Iterato
     if recipe.method == known:
         for name, value in method(mine, recipe).cost(search, videos).items():
             yield f"search.{name}", getattr(search, name), value
-
-
-@cache
-def _counted(net: str, frames: int, side: int) -> MacCount:
-    arguments = json.loads(net)
-    build = family(arguments.pop("type").rpartition(".")[2]).build
-    return count(lambda: build(**arguments), frames, side)
 
 
 def _throughput(path: Path) -> Iterator[str]:

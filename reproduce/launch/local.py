@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from mmengine.dist import get_rank, get_world_size
 
+from reproduce.data.manifest import Manifest
 from reproduce.engine.runner import preemptible
 from reproduce.records import RunRecord
 from reproduce.run import run, stages
-from reproduce.search.stage import check_searchable, method, search_config
+from reproduce.search.stage import check_searchable, method, resolved, search_config
+from reproduce.spec import RunSpec
 from reproduce.suites import Suite
 from reproduce.suites import suite as suite_named
+
+
+@lru_cache(maxsize=1)
+def _data(suite: Suite, cache: Path) -> tuple[Manifest, Manifest]:
+    """Training and test videos, read once for all runs of a suite."""
+    root = suite.data_root(cache)
+    return suite.manifest("train", root), suite.manifest("val", root)
 
 
 @dataclass(frozen=True)
@@ -51,11 +61,20 @@ class Job:
         its throughput, hence without a record, until it is run again.
         """
         suite = suite_named(self.suite)
-        root = suite.data_root(cache)
-        train, test = suite.manifest("train", root), suite.manifest("val", root)
+        train, test = _data(suite, cache)
         if number and get_rank() == 0:
             print(f"[{number}] {self}", file=sys.stderr)
         return run(suite, suite.entry(self.entry), self.seed, self.variant, train, test, runs, results, timed)
+
+    def whole(self, cache: Path, runs: Path) -> bool:
+        """Whether the run needs no more than to be read; of one with a search of its own that is not asked."""
+        suite = suite_named(self.suite)
+        entry, data = suite.entry(self.entry), _data(suite, cache)
+        if entry.search and entry.variants == 1:
+            return False
+        entry, _ = resolved(suite, entry, self.seed, self.variant, data[0], runs)
+        spec = RunSpec.of(suite.of(entry), entry, self.seed, *data, self.variant)
+        return (spec.folder(runs) / "record.json").exists()
 
 
 def jobs(suite: Suite, entries: list[str], seeds: list[int], variant: int | None = None) -> list[Job]:

@@ -66,12 +66,11 @@ def run_jobs(todo: list[Job], cache: Path, runs: Path, results: Path, at_a_time:
         PreemptedError: SIGTERM; the same command goes on.
     """
     keep_memory()
-    if at_a_time > 1 and len(todo) > 1:
-        s = suite(todo[0].suite)
-        root = s.data_root(cache)  # embedded videos are generated once, here
-        for split in ("train", "val"):
-            s.manifest(split, root)  # what is wrong with the data is said once
-        _side_by_side(todo, cache, runs, results, min(at_a_time, len(todo)))
+    if at_a_time > 1:
+        # Embedded videos are generated once, here; what is wrong with the data is said once.
+        unfinished = [job for job in todo if not job.whole(cache, runs)]
+        if len(unfinished) > 1:
+            _side_by_side(unfinished, cache, runs, results, min(at_a_time, len(unfinished)))
     # What failed in a worker fails again here, and says why; what is done is only timed.
     local.run_jobs(todo, cache, runs, results)
 
