@@ -144,7 +144,7 @@ def test_a_network_that_cannot_be_folded_stays_as_it_is(kind):
 
 
 # Of many layers, or of layers that others have, too.
-DEEP = {"assemblenet", "auto_tsnet_uniform", "pvnas", "slow", "slowfast", "tsm_mobilenetv2"}
+DEEP = {"assemblenet", "auto_tsnet_uniform", "mvit", "pvnas", "slow", "slowfast", "tsm_mobilenetv2"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in DEEP else n for n in sorted(SMALL)])

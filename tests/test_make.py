@@ -24,7 +24,7 @@ def make(target: str, folder: Path, **environment: str) -> subprocess.CompletedP
     return subprocess.run(["make", target, f"VENV={VENV}"], cwd=ROOT, env=env, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("name", ["kinetics", "ssv2"])
+@pytest.mark.parametrize("name", ["kinetics", pytest.param("ssv2", marks=pytest.mark.slow)])
 def test_reproduce_then_table(name, cache, tmp_path):
     models = {} if name == "kinetics" else dict(MODELS="tsm,auto_tsnet")  # the others differ in nothing
     done = make(f"reproduce-{name}", tmp_path, EMBEDDED="tiny", CACHE=str(cache), **models)

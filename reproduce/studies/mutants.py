@@ -581,12 +581,12 @@ MUTANTS: tuple[Mutant, ...] = tuple(
             f"{TEMPORAL}::test_orders",
         ),
         # ---- records and statistics
-        ("a tie is won", _RECORDS, "(scores >= scores[label])", "(scores > scores[label])", TIES),
+        ("a tie is won", _RECORDS, "(scores >= right)", "(scores > right)", TIES),
         (
             "a video that failed is scored",
             _RECORDS,
-            "usable = not error and np.isfinite(scores).all()",
-            "usable = np.isfinite(scores).all()",
+            'usable = np.flatnonzero(predictions.error == "")',
+            "usable = np.arange(len(predictions))",
             TIES,
         ),
         (

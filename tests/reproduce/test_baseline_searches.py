@@ -57,7 +57,7 @@ def to_the_end(*arguments) -> stage.Found:
         ("pvnas", "gradient", 10, 1),
         pytest.param("pvnas", "gradient", 10, 6, marks=pytest.mark.slow),  # after its last step
         ("assemblenet_searched", "connections", 1, 1),
-        ("assemblenet_searched", "evolution", 3, 1),
+        pytest.param("assemblenet_searched", "evolution", 3, 1, marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_search_ends_the_same(tiny, tmp_path, monkeypatch, entry, strategy, architectures, at):

@@ -203,6 +203,5 @@ def test_the_suites_remember_their_solutions(tmp_path, monkeypatch):
         suites._solution.cache_clear()
         with monkeypatch.context() as patch:
             patch.setattr(budget, "count", None)
-            patch.setattr(suites, "count", None)
             assert suite.solution(suite.entry(entry)) == first
     suites._solution.cache_clear()

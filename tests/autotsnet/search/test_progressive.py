@@ -120,7 +120,8 @@ def test_a_finished_search_is_read_not_repeated(tiny, found):
     assert {p: p.stat().st_mtime_ns for p in found.folder.rglob("*")} == before
 
 
-@pytest.mark.parametrize("step", [1, 9, 17])
+# In the middle of the three stages; before the first and after the last takes as long again.
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 9, pytest.param(17, marks=pytest.mark.slow)])
 def test_interrupted_in_any_stage_it_finds_the_same(tiny, found, tmp_path, monkeypatch, step):
     suite, train, _ = tiny
     original = RunHook.after_train_iter
@@ -255,6 +256,7 @@ def launch(
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_of_which_one_dies_find_what_one_rank_of_two_passes_finds(kinetics_root, tmp_path):
     dying = RANK.replace(
         "stage.search(suite",

@@ -48,6 +48,7 @@ def _ridge_accuracy(features: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean((features[half:] @ weights > 0) == labels[half:]))
 
 
+@pytest.mark.slow
 def test_frames_without_order_tell_nothing_within_a_pair(tmp_path):
     """On encoded files; the same classifier does well on the same features once they are in order."""
     specs = [video.video_spec(SSV2, "quick", 0, "train", index) for index in range(800)]

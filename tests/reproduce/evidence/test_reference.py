@@ -187,6 +187,7 @@ def test_an_archive_of_an_edited_record_passes_its_list_and_fails_its_check(own,
     assert not (tmp_path / "reference").exists()
 
 
+@pytest.mark.slow
 def test_the_reference_is_updated_for_a_reason(own, tmp_path):
     reference = tmp_path / "reference"
     stale = reference / "temporal" / "kinetics-quick" / "tsm-s0.json"
