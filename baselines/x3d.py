@@ -40,8 +40,11 @@ def make_stage(in_chs: int, out_chs: int, inner_chs: int, blocks: int, stride: i
             for i in range(blocks)
         )
     )
-    for block in stage:
-        block.swish = nn.SiLU()  # mmcv's Swish multiplies by a sigmoid, and keeps both for the backward pass
+    for block in stage:  # mmcv's Swish multiplies by a sigmoid, and keeps both for the backward pass
+        if block.se_ratio is None:  # where nothing is between, the norm's module may do it, see ``quicken``
+            block.conv2.with_activation, block.conv2.activate, block.swish = True, nn.SiLU(), nn.Identity()
+        else:
+            block.swish = nn.SiLU()
     return stage
 
 

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from autotsnet.architecture import TwoStreamArchitecture
 from autotsnet.layers.elastic import Channels, narrow
+from autotsnet.layers.quick import quicken
 from autotsnet.meta import on_meta
 from autotsnet.models.two_stream import TwoStreamNet
 from autotsnet.registry import MODELS
@@ -101,7 +102,7 @@ class SuperNet(SharedWeights):
         """The static model of an architecture on the meta device: structure without storage."""
         if architecture not in self._skeletons:
             net = on_meta(lambda: TwoStreamNet(architecture, self.num_classes, dropout=self.dropout))
-            self._skeletons[architecture] = net
+            self._skeletons[architecture] = quicken(net)
             if len(self._skeletons) > self._keep:
                 self._skeletons.popitem(last=False)
         self._skeletons.move_to_end(architecture)

@@ -31,6 +31,7 @@ from mmengine.runner.amp import autocast
 from mmengine.visualization import MLflowVisBackend, TensorboardVisBackend, Visualizer, WandbVisBackend
 
 from autotsnet.hooks import PlainCheckpointHook
+from autotsnet.layers.quick import quicken
 from autotsnet.models import recalibrate
 from autotsnet.registry import HOOKS, LOOPS
 from reproduce.progress import Progress
@@ -432,7 +433,8 @@ def loggers(names: str, folder: Path) -> list[dict]:
 
 
 def build_runner(config: Config, folder: Path, name: str, **kwargs) -> Runner:
-    """A Runner with this project's hooks; everything else as mmengine's."""
+    """A Runner with this project's hooks, and with the model's layers made quick; everything else as mmengine's."""
+    quicken(kwargs["model"])
     hooks = dict(
         runtime_info=dict(type=RuntimeInfoHook),
         timer=dict(type=IterTimerHook),

@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from autotsnet.architecture import Architecture
 from autotsnet.inputs import RGB, example
+from autotsnet.layers.quick import quicken
 from reproduce.budget import Solution
 from reproduce.data.datasets import TestVideos, TrainClips
 from reproduce.engine.classifier import VideoClassifier
@@ -147,7 +148,7 @@ def losses(
         group["lr"] *= rate
     clips = TrainClips(suite.manifest("train", suite.data_root(cache)), suite.protocol, seed=0, inputs=model.inputs)
     batch, out = config.batch, []
-    model.train()
+    quicken(model).train()
     for step in range(steps):
         torch.manual_seed(step)  # dropout
         data = default_collate([clips[step * batch + i] for i in range(batch)])

@@ -24,7 +24,7 @@ from reproduce.lease import HeldError
 from reproduce.suites import suite
 
 MEMORY = 4 * 2**30  # bytes a run may take: 1.9 GB were seen, with the process that decodes
-PR_SET_PDEATHSIG, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = 1, -1, -3  # of Linux and glibc
+PR_SET_PDEATHSIG, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = 1, -1, -3, -4  # of Linux and glibc
 
 
 def cores() -> int:
@@ -50,6 +50,7 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 2**25)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_MMAP_MAX, 0)
 
 
 def run_jobs(todo: list[Job], cache: Path, runs: Path, results: Path, at_a_time: int) -> None:
