@@ -12,7 +12,8 @@ from torch.utils.data import Dataset, Sampler
 
 from autotsnet.inputs import RGB, made
 from autotsnet.registry import DATA_SAMPLERS, DATASETS
-from reproduce.data.decode import DecodeError, decode, decode_distinct
+from reproduce.data.decode import DecodeError
+from reproduce.data.frames import Frames
 from reproduce.data.manifest import DataError, Manifest
 from reproduce.protocol import Protocol
 
@@ -54,7 +55,7 @@ class TrainClips(Dataset):
                 f"{manifest.dataset}: class {manifest.empty_classes[0]!r} has no training video in {manifest.root}; "
                 "complete the copy or remove the class from the annotations"
             )
-        self.manifest, self.protocol, self.seed, self.decoder = manifest, protocol, seed, decoder
+        self.manifest, self.protocol, self.seed, self.frames = manifest, protocol, seed, Frames(manifest, decoder)
         self.skipped, self.inputs = skipped, inputs
         self.metainfo = dict(dataset=manifest.dataset, manifest=manifest.hash)
         self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, int))
@@ -74,15 +75,15 @@ class TrainClips(Dataset):
         for _ in range(RETRIES):
             video = self.manifest.videos[index]
             try:
-                frames, _ = decode(
-                    self.manifest.path(video), lambda total: self.protocol.sampling.train(total, rng)[0], self.decoder
+                frames, index, _ = self.frames.distinct(
+                    video, lambda total: self.protocol.sampling.train(total, rng)[0]
                 )
             except DecodeError as error:
                 self._report(video.id, error)
                 index = rng.integers(len(self))  # another one, also determined by (seed, n)
                 continue
             partner = self.manifest.partners[video.label] if self.manifest.partners else video.label
-            clip, flipped = self.protocol.crops.train(frames, rng, may_flip=partner >= 0)
+            clip, flipped = self.protocol.crops.train(frames[index], rng, may_flip=partner >= 0)
             return dict(
                 clips=torch.from_numpy(made(clip[None], self.inputs)), label=partner if flipped else video.label
             )
@@ -118,7 +119,7 @@ class TestVideos(Dataset):
     def __init__(
         self, manifest: Manifest, protocol: Protocol, decoder: str = "", inputs: tuple[str, ...] = RGB
     ) -> None:
-        self.manifest, self.protocol, self.decoder, self.inputs = manifest, protocol, decoder, inputs
+        self.manifest, self.protocol, self.inputs, self.frames = manifest, protocol, inputs, Frames(manifest, decoder)
 
     def __len__(self) -> int:
         """Videos of the split."""
@@ -129,7 +130,7 @@ class TestVideos(Dataset):
         video = self.manifest.videos[n]
         p = self.protocol
         try:
-            frames, index, total = decode_distinct(self.manifest.path(video), p.sampling.test, self.decoder)
+            frames, index, total = self.frames.distinct(video, p.sampling.test)
             crops = p.crops.test(frames)  # each frame once, however many clips show it
             clips = np.empty((len(index), len(crops), p.sampling.frames, *crops[0].shape[1:]), np.uint8)
             for i, clip in enumerate(index):

@@ -109,7 +109,7 @@ def reason(error: Exception) -> str:
     return re.sub(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ", "", next(line for line in lines if "tack trace" not in line))
 
 
-def _picked(pick: Pick, total: int) -> tuple[np.ndarray, np.ndarray]:
+def picked(pick: Pick, total: int) -> tuple[np.ndarray, np.ndarray]:
     """Distinct indices in order, and the wanted indices as positions among them."""
     if total == 0:
         raise DecodeError("no video frames")
@@ -138,7 +138,7 @@ def _decord(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
     decord = _import_decord()
     with open(path, "rb") as file:  # by handle: decord mangles some non-ASCII names
         reader = decord.VideoReader(file, num_threads=1)
-    unique, inverse = _picked(pick, len(times))
+    unique, inverse = picked(pick, len(times))
     _agree(times, unique, len(reader), reader.get_frame_timestamp(unique)[:, 0])
     return reader.get_batch(unique).asnumpy(), inverse, len(times)
 
@@ -148,7 +148,7 @@ def _torchcodec(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
 
     times = _checked(path)
     reader = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
-    unique, inverse = _picked(pick, len(times))
+    unique, inverse = picked(pick, len(times))
     batch = reader.get_frames_at(unique.tolist())
     _agree(times, unique, len(reader), batch.pts_seconds.numpy())
     return batch.data.numpy(), inverse, len(times)
@@ -340,7 +340,7 @@ def _quick(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
     with opened(path) as (container, stream):
         packets = _packets(path, container, stream)
         order, starts = _order(container, stream, packets)
-        unique, inverse = _picked(pick, len(order))
+        unique, inverse = picked(pick, len(order))
         wanted = {order[i]: n for n, i in enumerate(unique)}
         start = max(i for i in starts if packets[i].pts <= order[unique[0]])
         frames: list[np.ndarray | None] = [None] * len(unique)
@@ -370,7 +370,7 @@ def _straight(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
     with opened(path) as (container, stream):
         total = sum(1 for _ in container.decode(stream))
         check_whole(path, container, stream, total)
-    unique, inverse = _picked(pick, total)
+    unique, inverse = picked(pick, total)
     wanted, frames, reformatter = set(unique.tolist()), [], VideoReformatter()
     with opened(path) as (container, stream):
         for i, frame in enumerate(container.decode(stream)):
@@ -406,7 +406,7 @@ def _images(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
 
     try:
         names = frame_files(path)
-        unique, inverse = _picked(pick, len(names))
+        unique, inverse = picked(pick, len(names))
         frames = [cv2.imread(str(path / names[i])) for i in unique]
         bad = next((names[i] for i, frame in zip(unique, frames, strict=True) if frame is None), None)
         if bad:

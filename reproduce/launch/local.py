@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmengine.dist import get_rank, get_world_size
 
+from reproduce.data.frames import cache as decode_once
 from reproduce.data.manifest import Manifest
 from reproduce.engine.runner import preemptible
 from reproduce.records import RunRecord
@@ -23,7 +24,11 @@ from reproduce.suites import suite as suite_named
 def _data(suite: Suite, cache: Path) -> tuple[Manifest, Manifest]:
     """Training and test videos, read once for all runs of a suite."""
     root = suite.data_root(cache)
-    return suite.manifest("train", root), suite.manifest("val", root)
+    splits = suite.manifest("train", root), suite.manifest("val", root)
+    if get_rank() == 0:
+        for manifest in splits:
+            decode_once(manifest)
+    return splits
 
 
 @dataclass(frozen=True)

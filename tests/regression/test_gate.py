@@ -14,7 +14,8 @@ import pytest
 import typer.testing
 
 from reproduce import cli
-from reproduce.data import datasets
+from reproduce.data import frames
+from reproduce.data.decode import decode
 from reproduce.evidence import gate, quantities
 from reproduce.evidence.gate import Row
 from reproduce.evidence.quantities import GateError, Measured
@@ -24,23 +25,22 @@ from tests.reproduce.made import make
 
 RESULTS = Path(__file__).parents[2] / "results"
 ENTRY = "x3d"  # the quickest
-decode = datasets.decode
 
 
 @pytest.fixture(autouse=True)
 def decoded_once(monkeypatch):
     """Videos are decoded once for all repeats; the rest is the gate's own code."""
-    monkeypatch.setattr(datasets, "decode", _decode)
+    monkeypatch.setattr(frames, "decode_distinct", _decode)
 
 
-_frames: dict = {}
+_seen: dict = {}
 
 
-def _decode(path, pick, decoder="decord"):
-    if path not in _frames:
-        _frames[path] = decode(path, np.arange, decoder)
-    frames, total = _frames[path]
-    return frames[pick(total)], total
+def _decode(path, pick, decoder=""):
+    if path not in _seen:
+        _seen[path] = decode(path, np.arange, decoder)
+    shown, total = _seen[path]
+    return shown, pick(total), total
 
 
 def rows(cache, tiers=("instant", "inference"), configs=CONFIGS) -> list[Row]:

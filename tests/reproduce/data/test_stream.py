@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from reproduce.data import datasets
+from reproduce.data import frames
 from reproduce.data.datasets import StreamSampler, TrainClips
 from reproduce.data.manifest import Manifest, Video
 from reproduce.protocol import Crops, Protocol, Sampling
@@ -20,9 +20,9 @@ def stream(tmp_path, monkeypatch) -> TrainClips:
     def decode(path, pick, decoder=""):
         ramp = np.broadcast_to(np.arange(40, dtype=np.uint8)[None, None, :, None], (30, 24, 40, 3)).copy()
         ramp[..., 1] = int(path.stem[1:])
-        return ramp[pick(30)], 30
+        return ramp, pick(30), 30
 
-    monkeypatch.setattr(datasets, "decode", decode)
+    monkeypatch.setattr(frames, "decode_distinct", decode)
     return TrainClips(Manifest("d", "train", tmp_path, ("a", "b", "c", "d"), VIDEOS), PROTOCOL, seed=3)
 
 
