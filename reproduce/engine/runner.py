@@ -433,8 +433,9 @@ def loggers(names: str, folder: Path) -> list[dict]:
 
 
 def build_runner(config: Config, folder: Path, name: str, **kwargs) -> Runner:
-    """A Runner with this project's hooks, and with the model's layers made quick; everything else as mmengine's."""
-    quicken(kwargs["model"])
+    """A Runner with this project's hooks, and for training with quick layers; everything else as mmengine's."""
+    if "train_cfg" in kwargs:
+        quicken(kwargs["model"])
     hooks = dict(
         runtime_info=dict(type=RuntimeInfoHook),
         timer=dict(type=IterTimerHook),
