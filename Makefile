@@ -139,6 +139,9 @@ mutants: env  ## do the tests kill faults planted over all packages, one by one 
 bench: env  ## throughput of all native variants and of the peers' networks on this machine, in every mode
 	$(RUN) bench
 
+bench-peers: env  ## ours as trained and as tested, over the peers' own networks in their default; ratios (minutes)
+	$(RUN) bench --peers
+
 bench-save: env  ## time what is slow in this code (pytest-benchmark), as a baseline in RESULTS/benchmarks
 	"$$VENV/bin/python" -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage="$(OWN)/benchmarks" --benchmark-save=baseline tests/bench
 

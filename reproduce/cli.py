@@ -405,17 +405,26 @@ def bench(
     levels: Annotated[
         str, typer.Option(metavar="SUITE", help="Whose videos are decoded for the other levels; empty: none.")
     ] = "kinetics",
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Ours as trained and as tested beside the peers' defaults: ratios only.")
+    ] = False,
     results: ResultsOption = Path("my-results"),
     cache: CacheOption = Path(".cache"),
 ) -> None:
     """Time forward passes of all native variants and of the peers' own networks on this machine. Resumable.
 
     Example: python -m reproduce bench --models x3d_m,slowfast_4x16_r50
+    Example: python -m reproduce bench --peers
     """
     from reproduce.evidence.bench import bench as time_all
     from reproduce.suites import suite
 
     check_folders(None, results, cache)
+    if peers:
+        from reproduce.evidence.peers import bench as beside_peers
+
+        typer.echo(beside_peers(results))
+        return
     names = [name for name in models.split(",") if name]
     typer.echo(time_all(results, names, every_mode, suite(choose(levels)) if levels else None, cache))
 

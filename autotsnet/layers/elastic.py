@@ -118,7 +118,8 @@ def narrow(tensor: Tensor, whole: nn.Module, part: nn.Module, shape: torch.Size,
     """
     for axis, size in enumerate(shape):
         if axis >= 2:  # kernels: the centre
-            tensor = tensor.narrow(axis, (tensor.shape[axis] - size) // 2, size)
+            if size < tensor.shape[axis]:
+                tensor = tensor.narrow(axis, (tensor.shape[axis] - size) // 2, size)
             continue
         pieces, start = [], 0
         wanted = {c.space: c for c in part.axes[axis]}
@@ -137,6 +138,8 @@ def narrow(tensor: Tensor, whole: nn.Module, part: nn.Module, shape: torch.Size,
 def _window(tensor: Tensor, axis: int, start: int, largest: int, size: int, offset: int) -> Tensor:
     if size > largest:
         raise ValueError(f"a subnet asks for {size} channels, the supernet has {largest}")
+    if size == tensor.shape[axis]:  # all of it, whose windows start at 0
+        return tensor
     if offset + size <= largest:
         return tensor.narrow(axis, start + offset, size)
     index = (torch.arange(offset, offset + size, device=tensor.device) % largest) + start

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from autotsnet.architecture import TwoStreamArchitecture
 from autotsnet.layers.elastic import Channels, narrow
@@ -18,6 +17,8 @@ from autotsnet.meta import on_meta
 from autotsnet.models.two_stream import TwoStreamNet
 from autotsnet.registry import MODELS
 from autotsnet.space import SharedWeights, Space, space_of
+
+PARTS = 4096  # of skeletons, kept: 0.1 GB
 
 
 def prefix(channels: Channels, largest: int) -> int:
@@ -91,6 +92,8 @@ class SuperNet(SharedWeights):
         )
         self.fair = FairWindow(torch.Generator().manual_seed(seed)) if fair else None
         self._skeletons: OrderedDict[TwoStreamArchitecture, TwoStreamNet] = OrderedDict()
+        self._parts: dict[tuple, nn.Module] = {}  # of skeletons
+        self._layers = dict(self.whole.named_modules())
         self._keep = skeletons
 
     def reseed(self, seed: int) -> None:
@@ -99,32 +102,44 @@ class SuperNet(SharedWeights):
             self.fair.generator.manual_seed(seed)
 
     def skeleton(self, architecture: TwoStreamArchitecture) -> TwoStreamNet:
-        """The static model of an architecture on the meta device: structure without storage."""
+        """The static model of an architecture on the meta device: structure without storage.
+
+        Skeletons share their parts: a block that was in another architecture at the same place is not made again.
+        """
         if architecture not in self._skeletons:
-            net = on_meta(lambda: TwoStreamNet(architecture, self.num_classes, dropout=self.dropout))
-            self._skeletons[architecture] = quicken(net)
+            net = on_meta(lambda: TwoStreamNet(architecture, self.num_classes, dropout=self.dropout, part=self._part))
+            self._skeletons[architecture] = net
             if len(self._skeletons) > self._keep:
                 self._skeletons.popitem(last=False)
         self._skeletons.move_to_end(architecture)
         return self._skeletons[architecture].train(self.training)
 
+    def _part(self, make: Callable[..., nn.Module], *args, **kwargs) -> nn.Module:
+        key = make, args, tuple(kwargs.items())
+        if key not in self._parts:
+            if len(self._parts) == PARTS:
+                self._parts.clear()
+            self._parts[key] = quicken(make(*args, **kwargs))
+        return self._parts[key]
+
     def slices(self, skeleton: TwoStreamNet) -> dict[str, Tensor]:
         """The subnet's parameters and buffers as views of the supernet's (copies where a fair window wraps)."""
+        return {f"{path}.{name}": tensor for path, _, name, tensor in self._slices(skeleton)}
+
+    def _slices(self, skeleton: TwoStreamNet) -> Iterator[tuple[str, dict[str, Tensor], str, Tensor]]:
+        """Path of a layer of the skeleton, its parameters or its buffers, the name of one and what takes its place."""
         window = prefix
         if self.fair and self.training:
             self.fair.reset()
             window = self.fair
-        out = {}
         for path, part in skeleton.named_modules():
             if not (part._parameters or part._buffers):
                 continue
-            whole = self.whole.get_submodule(path)
-            for name, tensor in (*whole._parameters.items(), *whole._buffers.items()):
-                if tensor is None:
-                    continue
-                shape = getattr(part, name).shape
-                out[f"{path}.{name}"] = narrow(tensor, whole, part, shape, window)
-        return out
+            whole = self._layers[path]
+            for mine, its in ((part._parameters, whole._parameters), (part._buffers, whole._buffers)):
+                for name, tensor in its.items():
+                    if tensor is not None:
+                        yield path, mine, name, narrow(tensor, whole, part, mine[name].shape, window)
 
     @contextmanager
     def prefix_windows(self) -> Iterator[None]:
@@ -138,7 +153,14 @@ class SuperNet(SharedWeights):
     def forward(self, clip: Tensor, architecture: TwoStreamArchitecture) -> Tensor:
         """Clips B 3 T H W -> logits B N of one architecture."""
         skeleton = self.skeleton(architecture)
-        return functional_call(skeleton, self.slices(skeleton), (clip,))
+        lent = [(mine, name, mine[name], tensor) for _, mine, name, tensor in self._slices(skeleton)]
+        try:  # as torch.func.functional_call, which looks up each tensor by its path
+            for mine, name, _, tensor in lent:
+                mine[name] = tensor
+            return skeleton(clip)
+        finally:
+            for mine, name, empty, _ in lent:
+                mine[name] = empty
 
     def extract(self, architecture: TwoStreamArchitecture) -> TwoStreamNet:
         """A stand-alone static model with copies of the subnet's tensors; same outputs in evaluation mode.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -29,6 +29,13 @@ def slow_frames(clips: Tensor, alpha: int) -> Tensor:
     return torch.cat([clips[:, :, i : i + 1] for i in picks], 2)
 
 
+Part = Callable[..., nn.Module]
+
+
+def _new(make: Callable[..., nn.Module], *args, **kwargs) -> nn.Module:
+    return make(*args, **kwargs)
+
+
 class Stem(nn.Sequential):
     """X3D's stem: dense 1×3×3 of stride 2, then (fast stream only) depthwise 5×1×1; BN, ReLU."""
 
@@ -48,6 +55,7 @@ class BlockGroup(nn.Module):
         stride: spatial stride of the first block.
         name: unique in the net.
         attentions: attention types to hold weights for.
+        part: makes a part of a class and its arguments.
     """
 
     def __init__(
@@ -57,6 +65,7 @@ class BlockGroup(nn.Module):
         stride: int,
         name: str,
         attentions: Sequence[str],
+        part: Part,
     ) -> None:
         super().__init__()
         self.out = Channels(name, choice.channels)
@@ -64,7 +73,8 @@ class BlockGroup(nn.Module):
         for i, block in enumerate(choice.blocks):
             first = i == 0
             blocks.append(
-                MBConv3D(
+                part(
+                    MBConv3D,
                     ins if first else (self.out,),
                     self.out,
                     block,
@@ -73,7 +83,7 @@ class BlockGroup(nn.Module):
                 )
             )
         self.blocks = nn.Sequential(*blocks)
-        self.attention = Attention(attentions, self.out, f"{name}.attention")
+        self.attention = part(Attention, tuple(attentions), self.out, f"{name}.attention")
 
     def forward(self, x: Tensor) -> Tensor:
         """B C T H W -> B C' T H/s W/s."""
@@ -98,6 +108,7 @@ class TwoStreamNet(nn.Module):
         fusions: the types to hold weights for at each position; default: the architecture's. With more than one type,
             the net only stores weights for a supernet and cannot run.
         attentions: the same for every attention position.
+        part: makes a part of a class and its arguments; a supernet makes equal parts once.
     """
 
     head = ("hidden", "dropout", "classifier")
@@ -110,6 +121,7 @@ class TwoStreamNet(nn.Module):
         dropout: float = 0.5,
         fusions: Sequence[str] | None = None,
         attentions: Sequence[str] | None = None,
+        part: Part = _new,
     ) -> None:
         super().__init__()
         self.architecture = architecture = architecture_of(architecture)
@@ -121,14 +133,15 @@ class TwoStreamNet(nn.Module):
         for i, name in enumerate(STREAMS):
             if name in streams:
                 at[name] = (Channels(f"{name}.stem", macro.stems[i]),)
-                self.stems[name] = Stem(at[name][0], STEM_TEMPORAL_KERNELS[i])
+                self.stems[name] = part(Stem, at[name][0], STEM_TEMPORAL_KERNELS[i])
                 self.groups[name] = nn.ModuleList()
         self.fusions = nn.ModuleList()
         for g, stride in enumerate(macro.strides):
             if len(streams) == 2:
                 kinds = fusions or (architecture.fusions[g],)
-                fusion = TSFusion(
-                    kinds,
+                fusion = part(
+                    TSFusion,
+                    tuple(kinds),
                     *(at[n][0] for n in STREAMS),
                     alpha=macro.alpha,
                     kernel=macro.fusion_kernel,
@@ -139,7 +152,7 @@ class TwoStreamNet(nn.Module):
                     at["slow"] += (fusion.lateral,)
             for name, groups in streams.items():
                 kinds = attentions or (groups[g].attention,)
-                group = BlockGroup(at[name], groups[g], stride, f"{name}.{g}", kinds)
+                group = BlockGroup(at[name], groups[g], stride, f"{name}.{g}", kinds, part)
                 self.groups[name].append(group)
                 at[name] = (group.out,)
         hidden = Channels("head", macro.head)

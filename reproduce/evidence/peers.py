@@ -1,0 +1,222 @@
+"""Ours as trained and as tested, beside the peers in their own default: ratios of one run, on this machine.
+
+A peer's network is eager, contiguous and fp32, as its package builds it. Ours is channels-last, with the layers and the
+allocator that a run of ours has. Each network lives in a process of its own and they take turns, a few passes each, so
+that what slows the machine slows all; of a peer's times over ours, the median is reported. What no network can exceed
+is measured in the same run: the matrix product, and the memory's copy.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autotsnet.inputs import example, inputs_of
+from autotsnet.layers.quick import quicken
+from autotsnet.registry import MODELS
+from baselines import VARIANTS
+from baselines.peers import PEERS
+from reproduce.engine.inference import accelerate
+from reproduce.launch.parallel import keep_memory
+from reproduce.measure.macs import count
+from reproduce.measure.throughput import Mode, matmul_rate, time_passes
+from reproduce.progress import Progress
+from reproduce.records import device_name, session
+from reproduce.suites import named
+from reproduce.whole_files import write_atomic, write_json
+
+TURNS, PASSES = 5, 2
+TORCH = "torch's layers"  # the same network, channels-last, as it was trained before there were kernels
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table.
+
+    Attributes:
+        variant: a native variant, or an entry of the suite.
+        training: whether a step of training is timed, or a forward pass as tested.
+        batch: clips.
+        threads: of torch.
+        suite: whose entry it is.
+    """
+
+    variant: str
+    training: bool
+    batch: int
+    threads: int = 1
+    suite: str = "kinetics-quick"
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """What ours is set against."""
+        return tuple(source for source, variant in PEERS if variant == self.variant) or (TORCH,)
+
+    def build(self, source: str) -> tuple[nn.Module, int, int]:
+        """The network, frames and crop."""
+        if self.variant in VARIANTS:
+            build, arguments = VARIANTS[self.variant]
+            size = arguments["frames"], arguments["crop"]
+            if source in ("ours", TORCH):
+                return build(**arguments), *size
+            given = dict(num_classes=arguments["num_classes"], frames=size[0], crop=size[1])
+            return PEERS[source, self.variant](**given), *size
+        suite = named(self.suite)
+        net = suite.config(suite.entry(self.variant)).net
+        return MODELS.build(net), net.frames, net.crop
+
+    def step(self, source: str) -> Callable[[], object]:
+        """One pass of a network, ready to be timed."""
+        torch.manual_seed(0)
+        torch.set_num_threads(self.threads)
+        net, frames, crop = self.build(source)
+        clips = example(inputs_of(net), frames, crop, self.batch, "cpu")
+        if source in ("ours", TORCH):
+            net = Mode().prepared(net)
+            clips = tuple(clip.contiguous(memory_format=torch.channels_last_3d) for clip in clips)
+        if source == "ours":
+            keep_memory()
+            _ = quicken(net) if self.training else accelerate(net, *clips)
+        if not self.training:
+            return partial(_tested, net.eval(), clips)
+        return partial(_trained, net.train(), clips, torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9))
+
+
+CASES = (
+    Case("auto_tsnet_uniform", True, 16),
+    Case("x3d", True, 16),
+    Case("x3d_m", True, 2, 2),
+    Case("x3d_m", False, 1),
+    Case("slow_8x8_r50", False, 1),
+    Case("slowfast_4x16_r50", False, 1),
+    Case("tsm_r50_8f", False, 1),
+    Case("tsm_mobilenetv2_8f", False, 1),
+)
+
+
+@torch.inference_mode()
+def _tested(net: nn.Module, clips: tuple[Tensor, ...]) -> None:
+    net(*clips)
+
+
+def _trained(net: nn.Module, clips: tuple[Tensor, ...], optimiser: torch.optim.Optimizer) -> None:
+    optimiser.zero_grad()
+    logits = net(*clips)
+    F.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[1]).backward()
+    optimiser.step()
+
+
+def _serve(case: Case, source: str, pipe: Connection) -> None:
+    """In its own process: build, warm up, then time a few passes whenever asked."""
+    step = case.step(source)
+    step()
+    pipe.send(None)
+    while pipe.recv():
+        seconds = []
+        for _ in range(PASSES):
+            start = perf_counter()
+            step()
+            seconds.append(perf_counter() - start)
+        pipe.send(min(seconds))
+
+
+def measure(case: Case, turns: int = TURNS) -> dict:
+    """Seconds of ours and of each peer, turn by turn, and what bounds ours."""
+    spawn, sources = multiprocessing.get_context("spawn"), ("ours", *case.peers)
+    with ExitStack() as stack:
+        pipes = {}
+        for source in sources:
+            mine, its = spawn.Pipe()
+            process = spawn.Process(target=_serve, args=(case, source, its), daemon=True)
+            process.start()
+            stack.callback(process.terminate)
+            its.close()  # that of a process that died ends here, too
+            mine.recv()
+            pipes[source] = mine
+        seconds: dict[str, list[float]] = {source: [] for source in sources}
+        for _ in range(turns):
+            for source, pipe in pipes.items():
+                pipe.send(True)
+                seconds[source].append(pipe.recv())
+    net, frames, crop = case.build("ours")
+    gmacs = count(net, frames, crop).gmacs * case.batch * (3 if case.training else 1)
+    ratios = {
+        source: median(theirs / ours for theirs, ours in zip(seconds[source], seconds["ours"], strict=True))
+        for source in case.peers
+    }
+    torch.set_num_threads(case.threads)
+    bound = matmul_rate(torch.device("cpu"), "fp32", 1024)
+    return dict(
+        variant=case.variant,
+        training=case.training,
+        batch=case.batch,
+        threads=case.threads,
+        seconds=seconds,
+        ratios=ratios,
+        gmacs=gmacs,
+        share_of_matmul=gmacs / median(seconds["ours"]) / bound,
+        matmul_gmacs_per_s=bound,
+    )
+
+
+def copy_rate() -> float:
+    """GB per second of a copy on one thread, reading and writing counted."""
+    torch.set_num_threads(1)
+    a = torch.zeros(2**26)  # no cache holds it
+    b = torch.zeros_like(a)
+    return 2 * a.nbytes / time_passes(lambda: b.copy_(a), torch.device("cpu")).median / 1e9
+
+
+def bench(results: Path, cases: tuple[Case, ...] = CASES) -> str:
+    """Measure all cases, write ``throughput/peers-<device>.json`` and its table, and return the table."""
+    rows = []
+    with Progress("beside the peers", len(cases)) as progress:
+        for case in cases:
+            rows.append(measure(case))
+            progress.step(note=f"{case.variant} {'training' if case.training else 'test'}")
+    data = dict(device=device_name(), rows=rows, copy_gb_per_s=copy_rate(), provenance=session().model_dump())
+    path = file_of(results, device_name())
+    write_json(path, data)
+    write_atomic(path.with_suffix(".md"), lambda p: p.write_text(rendered(data)))
+    return rendered(data)
+
+
+def file_of(results: Path, device: str) -> Path:
+    """``throughput/peers-amd-epyc-2-cores.json``."""
+    from reproduce.evidence.bench import file_of as bench_file
+
+    path = bench_file(results, device)
+    return path.with_name(f"peers-{path.name}")
+
+
+def rendered(data: dict) -> str:
+    """The record as Markdown: times as often as ours, and how near ours is to the matrix product."""
+    sources = list(dict.fromkeys(source for row in data["rows"] for source in row["ratios"]))
+    table = [
+        [
+            row["variant"],
+            "training step" if row["training"] else "as tested",
+            row["batch"],
+            row["threads"],
+            *(f"{row['ratios'][s]:.2f} ×" if s in row["ratios"] else "–" for s in sources),
+            f"{100 * row['share_of_matmul']:.0f} %",
+        ]
+        for row in data["rows"]
+    ]
+    head = ["network", "what", "clips", "threads", *sources, "of the matrix product"]
+    return (
+        f"Time of the peers' own networks, eager and contiguous, over the time of ours; fp32, {data['device']}. "
+        f"A copy moves {data['copy_gb_per_s']:.0f} GB/s.\n\n{tabulate(table, head, 'pipe', disable_numparse=True)}\n"
+    )
