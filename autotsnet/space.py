@@ -134,6 +134,9 @@ class Space(Domain, Protocol):
     An architecture is a row of M int64 codes, one per variable; K of them are a LongTensor ``K M``. The stages before
     a variable's own run with its code 0.
 
+    A registered space is built with the recipe's options, and with ``frames`` and ``crop``, the suite's T and H = W. It
+    should be a dataclass: its fields are its identity, of another space its name and the recipe's options are.
+
     Attributes:
         name: in messages and records.
         variables: in the order of the code.
@@ -169,7 +172,7 @@ class Space(Domain, Protocol):
         ...
 
     def supernet(self, num_classes: int) -> SharedWeights:
-        """The shared weights."""
+        """The shared weights; a recipe with ``fair`` passes ``fair=True`` on."""
         ...
 
     def example(self, batch: int = 1) -> Tensor:

@@ -432,9 +432,9 @@ def _folded(suite: Suite, rows: Sequence[Row], results: Path) -> Html:
         summary, inside = "for tests only", _numbers(suite, rows, results)
     else:
         command = (
-            f"{suite.root}=/path python -m reproduce run {suite.name}"
+            f"{suite.root}=/path python -m reproduce run {suite.ref}"
             if suite.root
-            else f"python -m reproduce run {suite.name}"
+            else f"python -m reproduce run {suite.ref}"
         )
         how = tag("p", "Nothing of it was trained here. To run it: ", tag("code", command))
         summary, inside = "not run yet", [how, *_rest(suite, results), *_pictures(suite, results)]

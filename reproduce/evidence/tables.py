@@ -670,11 +670,14 @@ def terminal(suite: Suite, results: Path, against: str = "") -> str:
     suite = with_own(suite, [r for row in found for r in row.records])
     first = against or _first_control(suite)
     own = "" if results.resolve() == REFERENCE.resolve() else f" RESULTS={shlex.quote(str(results))}"
+    table, records = results / "tables" / f"{suite.name}.md", results / "records" / suite.name
     files = (
-        f"Whole table: {results / 'tables' / suite.name}.md and .csv",
-        f"Records and predictions: {results / 'records' / suite.name}",
+        *((f"Whole table: {table} and .csv",) if table.exists() else ()),
+        *((f"Records and predictions: {records}",) if records.exists() else ()),
         *((f"A page with pictures: make report{own}",) if own else ()),
-        f"Every number recomputed: make verify{own}",
+        f"Every number recomputed: make verify{own}"
+        if records.exists()
+        else f"To run it: python -m reproduce run {suite.ref}",
     )
     text = narrow(suite, found, "− " + brief(first, 19) if first else "", first, [verdict_sentence(suite, found)])
     return "\n".join((text, "", *files))

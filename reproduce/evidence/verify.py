@@ -358,8 +358,8 @@ def _table(name: str, results: Path) -> Iterator[str]:
         path = results / "tables" / f"{name}{suffix}"
         there = path.read_text() if path.exists() else None
         if there is None:
-            yield f"{path} is missing; render it: python -m reproduce table {name}"
+            yield f"{path} is missing; render it: python -m reproduce table {mine.ref}"
         elif there != text:
             pairs = zip(there.splitlines(), text.splitlines(), strict=False)
             line = next((i for i, (old, new) in enumerate(pairs, 1) if old != new), "the last")
-            yield f"{path}: line {line} is not what its records say; render it: python -m reproduce table {name}"
+            yield f"{path}: line {line} is not what its records say; render it: python -m reproduce table {mine.ref}"
