@@ -41,7 +41,9 @@ env:  ## make the environment in VENV (default .venv)
 	  echo "making $$VENV: about 6 GB, a few minutes, once" && \
 	  "$$PYTHON" -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v <= (3, 12) and f"Python {v[0]}.{v[1]} is not supported, 3.10 to 3.12 are; set PYTHON=")' && \
 	  "$$PYTHON" -m venv "$$VENV" && \
-	  "$$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.lock && \
+	  { "$$VENV/bin/python" -m pip install --quiet --disable-pip-version-check uv && \
+	    "$$VENV/bin/uv" pip install --quiet --python "$$VENV/bin/python" -r requirements.lock || \
+	    "$$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.lock; } && \
 	  "$$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable . && \
 	  cp requirements.lock "$$VENV/requirements.lock"; }
 

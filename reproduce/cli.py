@@ -439,6 +439,7 @@ def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to; default: the run's.")] = None,
     trust: TrustOption = False,
+    openvino: Annotated[bool, typer.Option("--openvino", help="An OpenVINO model, too: model.xml and .bin.")] = False,
 ) -> None:
     """Write a trained network as torch.export program and as ONNX graph, checked against torch.
 
@@ -446,8 +447,9 @@ def export(
     """
     from reproduce.export import export_run
 
-    done = export_run(run_folder, out, trust)
-    typer.echo(f"{done.program}, {done.graph}: clips {done.shape} to logits, within {done.difference:.0e} of torch's")
+    done = export_run(run_folder, out, trust, openvino)
+    files = ", ".join(str(path) for path in (done.program, done.graph, done.openvino) if path)
+    typer.echo(f"{files}: clips {done.shape} to logits, within {done.difference:.0e} of torch's")
 
 
 @app.command()

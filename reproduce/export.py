@@ -1,4 +1,4 @@
-"""Trained networks for other runtimes: a torch.export program and an ONNX graph, both checked against torch.
+"""Trained networks for other runtimes: a torch.export program, an ONNX graph, an OpenVINO model, checked against torch.
 
 What is exported is the network alone: normalised clips ``B C T H W`` in, one per input, logits ``B N`` out. B is free,
 H and W are the test crop's. T is free from 3 on where nothing depends on it (X3D, Slow, AssembleNet). It is fixed where
@@ -8,10 +8,12 @@ the network is built for it (TSM, MViT), and where it settles what the graph is:
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnxruntime
 import torch
@@ -24,6 +26,7 @@ from baselines.mvit import MViT
 from baselines.pvnas.network import PVNet
 from baselines.slowfast import SlowFast
 from baselines.tsm import FrameNet
+from reproduce.engine.engines import to_openvino
 from reproduce.engine.rebuild import trained
 from reproduce.spec import RunSpec
 from reproduce.whole_files import write_atomic
@@ -44,26 +47,30 @@ class Exported:
     Attributes:
         program: the torch.export program, ``model.pt2``.
         graph: the ONNX graph, ``model.onnx``.
+        openvino: the OpenVINO model, ``model.xml`` with ``model.bin``, if it was asked for; T is the trace's.
         shape: of the clips, ``B×3×T×48×48``, with letters where it is free; of each input.
-        difference: largest to torch's logits, of both, over the largest logit where that is above 1.
+        difference: largest to torch's logits, of all, over the largest logit where that is above 1.
     """
 
     program: Path
     graph: Path
+    openvino: Path | None
     shape: str
     difference: float
 
 
-def export_run(folder: Path, out: Path | None = None, trust: bool = False) -> Exported:
+def export_run(folder: Path, out: Path | None = None, trust: bool = False, openvino: bool = False) -> Exported:
     """Export the network of a finished training.
 
     Args:
         folder: of the run.
         out: folder to write to; by default the run's.
         trust: run the text of a user's model in the folder.
+        openvino: write an OpenVINO model, too.
 
     Raises:
         ValueError: no run, not trained yet, or not trusted.
+        ModuleNotFoundError: OpenVINO is asked for and not installed.
         ExportError: the exported network disagrees with torch; its files are removed.
     """
     spec = RunSpec.load(folder, trust)
@@ -71,10 +78,10 @@ def export_run(folder: Path, out: Path | None = None, trust: bool = False) -> Ex
         raise ValueError(f"{folder} is not trained yet: it has no model.safetensors; finish its run")
     crops = spec.protocol["crops"]
     frames, crop = spec.protocol["sampling"]["frames"], crops.get("test_size", crops["size"])
-    return export(trained(spec, folder).net, frames, crop, out or folder)
+    return export(trained(spec, folder).net, frames, crop, out or folder, openvino)
 
 
-def export(net: nn.Module, frames: int, crop: int, out: Path) -> Exported:
+def export(net: nn.Module, frames: int, crop: int, out: Path, openvino: bool = False) -> Exported:
     """Write ``model.pt2`` and ``model.onnx`` of a network in evaluation mode on the CPU.
 
     Args:
@@ -82,6 +89,7 @@ def export(net: nn.Module, frames: int, crop: int, out: Path) -> Exported:
         frames: T of the trace.
         crop: H and W.
         out: folder to write to.
+        openvino: write ``model.xml`` and ``model.bin``, too.
 
     Raises:
         ExportError: the exported network disagrees with torch; its files are removed.
@@ -111,8 +119,14 @@ def export(net: nn.Module, frames: int, crop: int, out: Path) -> Exported:
         difference = max(difference, checked(_session(p), graph))
 
     write_atomic(graph, write)
+    if openvino:
+        with TemporaryDirectory(dir=out) as temporary:
+            run = _saved_openvino(net, example(inputs, *clips[0].shape[2:4], 1, "cpu"), Path(temporary, "model.xml"))
+            difference = max(difference, checked(run, out / "model.xml"))
+            for name in ("model.bin", "model.xml"):
+                os.replace(Path(temporary, name), out / name)
     shapes = (f"B×{c.shape[1]}×{'T' if 2 in free else frames}×{crop}×{crop}" for c in clips)
-    return Exported(path, graph, " and ".join(shapes), difference)
+    return Exported(path, graph, out / "model.xml" if openvino else None, " and ".join(shapes), difference)
 
 
 def _program(net: nn.Module, clips: tuple[Tensor, ...], free: dict[int, str]) -> ExportedProgram:
@@ -138,6 +152,15 @@ def _convert(program: ExportedProgram, names: list[str], free: dict[int, str]) -
             output_names=["logits"],
             dynamic_shapes=(free,) * len(names),
         )
+
+
+def _saved_openvino(net: nn.Module, clips: tuple[Tensor, ...], path: Path) -> Callable[..., Tensor]:
+    model = to_openvino(net, clips)
+    import openvino
+
+    openvino.save_model(model, path, compress_to_fp16=False)
+    compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda *clips: torch.from_numpy(compiled([clip.numpy() for clip in clips])[0])
 
 
 def _session(path: Path) -> Callable[..., Tensor]:

@@ -145,6 +145,7 @@ class Session(_Part):
     platform: str
     device: str
     threads: int | None = None  # of torch on the CPU; None: not known of old records
+    engine: str = ""  # what ran the network in a test: ``torch fp32``
     decoder: str
     time: str  # UTC, ISO 8601
 

@@ -220,6 +220,7 @@ def _record(of: Run) -> None:
     predictions = pd.read_parquet(of.folder / "predictions.parquet")
     top1, top5, failed = score(predictions)
     sessions = json.loads((of.folder / "sessions.json").read_text())
+    engine = " ".join(json.loads((of.folder / "test.json").read_text()).get("engine", ()))
     RunRecord(
         suite=spec.suite,
         entry=spec.entry,
@@ -262,7 +263,11 @@ def _record(of: Run) -> None:
         training=Training(**json.loads((of.folder / "training.json").read_text())),
         search=of.search,
         throughput=Throughput(**json.loads((of.folder / "throughput.json").read_text())),
-        provenance=Provenance(train=sessions["train"], test=sessions["test"], measure=sessions["measure"][-1]),
+        provenance=Provenance(
+            train=sessions["train"],
+            test=[{**s, "engine": engine} for s in sessions["test"]],
+            measure=sessions["measure"][-1],
+        ),
     ).save(of.folder / "record.json")
 
 

@@ -33,6 +33,11 @@ def accelerate(net: nn.Module, *clips: Tensor) -> None:
         clips: B C T H W, any that it takes.
     """
     fold(net, *clips)
+    by_onednn(net)
+
+
+def by_onednn(net: nn.Module) -> None:
+    """Let all convolutions on a CPU go to oneDNN, in place."""
     if torch.backends.mkldnn.is_available():
         for m in net.modules():
             if isinstance(m, nn.Conv2d | nn.Conv3d):

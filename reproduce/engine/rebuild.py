@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from autotsnet.inputs import example
+from reproduce.budget import memory_folder
 from reproduce.engine.classifier import VideoClassifier
+from reproduce.engine.engines import chosen, engine
 from reproduce.engine.inference import accelerate
 from reproduce.engine.runner import CheckpointError
 from reproduce.protocol import Protocol
+from reproduce.records import device_name
 from reproduce.spec import RunSpec
 from reproduce.user_model import define
 
@@ -45,8 +50,44 @@ def trained(spec: RunSpec, folder: Path) -> VideoClassifier:
     return model.eval()
 
 
-def for_test(spec: RunSpec, folder: Path, protocol: Protocol) -> VideoClassifier:
-    """The model of a finished training as it is tested."""
-    model, side = trained(spec, folder), protocol.crops.test_size
-    accelerate(model.net, *example(model.inputs, protocol.sampling.frames, side, device="cpu"))
+def for_test(
+    spec: RunSpec, folder: Path, protocol: Protocol, name: str = "torch", precision: str = "fp32"
+) -> VideoClassifier:
+    """The model of a finished training as it is tested.
+
+    Args:
+        spec: the run.
+        folder: of the run.
+        protocol: of the test.
+        name: of its engine, see ``engines``.
+        precision: ``fp32`` or ``bf16``.
+    """
+    model = trained(spec, folder)
+    clips = example(model.inputs, protocol.sampling.frames, protocol.crops.test_size, device="cpu")
+    if (name, precision) == ("torch", "fp32"):
+        accelerate(model.net, *clips)
+    else:
+        model.net = engine(model.net, clips, name, precision)
+        model.channels_last = name == "torch"  # compilers choose orders of their own
     return model
+
+
+def engine_for(spec: RunSpec, folder: Path, protocol: Protocol, videos: int, at_once: int, precision: str) -> str:
+    """The engine that a run's test is quickest with, of ``engines``; on a GPU torch.
+
+    Args:
+        spec: the run.
+        folder: of the run.
+        protocol: of the test.
+        videos: that are to be tested.
+        at_once: videos of a batch.
+        precision: ``fp32`` or ``bf16``.
+    """
+    if torch.cuda.is_available():
+        return "torch"
+    model, side, frames = trained(spec, folder), protocol.crops.test_size, protocol.sampling.frames
+    batch = torch.empty(at_once, protocol.views, frames, side, side, sum(model.channels), device="meta")
+    clips = min(model.views_at_once(batch), at_once * protocol.views)
+    key = spec.net, frames, side, clips, torch.get_num_threads(), device_name(), torch.__version__
+    passes = math.ceil(videos * protocol.views / clips)
+    return chosen(model.net, example(model.inputs, frames, side, clips, "cpu"), passes, precision, memory_folder(), key)

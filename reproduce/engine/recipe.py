@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.optim import CosineAnnealingLR, LinearLR, MultiStepLR
 
 from reproduce.engine.classifier import VIEWS
+from reproduce.engine.engines import available
 from reproduce.engine.runner import Bf16OptimWrapper
 from reproduce.protocol import Protocol
 
@@ -66,3 +67,12 @@ def optimiser(config: Config, accumulate: int) -> dict:
 def videos_at_once(config: Config, protocol: Protocol) -> int:
     """In a test: as many views as clips in a training step, no more than ``VIEWS``, one video at least."""
     return max(1, min(config.batch, VIEWS) // protocol.views)
+
+
+def tested_in(config: Config) -> str:
+    """Precision of a test: ``test_amp`` of the recipe, else fp32; a line where this CPU cannot do better.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    return available(config.get("test_amp") or "fp32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,8 @@ from autotsnet.registry import family
 from reproduce.data.datasets import TestVideos
 from reproduce.data.manifest import Manifest
 from reproduce.engine.distributed import agreed
-from reproduce.engine.rebuild import config_of, for_test
-from reproduce.engine.recipe import videos_at_once
+from reproduce.engine.rebuild import config_of, engine_for, for_test
+from reproduce.engine.recipe import tested_in, videos_at_once
 from reproduce.engine.runner import build_runner, ignore_sigterm
 from reproduce.progress import Progress
 from reproduce.protocol import Protocol
@@ -119,8 +120,21 @@ def weights_of(folder: Path) -> str:
     return sha256(path)[:12] if path.exists() else ""
 
 
+def _engine(spec: RunSpec, folder: Path, protocol: Protocol, videos: int, weights: str) -> list[str]:
+    """Engine and precision of a test: those that it began with, or the best now."""
+    path = folder / "test.json"
+    begun = json.loads(path.read_text()) if path.exists() else {}
+    if begun.get("weights") != weights or "engine" not in begun:
+        config = config_of(spec)
+        precision = tested_in(config)
+        name = engine_for(spec, folder, protocol, videos, videos_at_once(config, protocol), precision)
+        begun = dict(weights=weights, engine=[name, precision])
+        write_json(path, begun)
+    return begun["engine"]
+
+
 def test(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) -> None:
-    """Test a trained run, or go on; leave ``predictions.parquet``, and the weights' hash in ``test.json``.
+    """Test a trained run, or go on; leave ``predictions.parquet``; ``test.json`` has the weights' hash and the engine.
 
     All ranks call it; arguments as of ``train``, but for the videos.
     """
@@ -128,11 +142,13 @@ def test(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) ->
     dataset = TestVideos(manifest, protocol, inputs=family(spec.family).inputs)
     weights = agreed(weights_of(folder) if get_rank() == 0 else None)
     metric = Predictions(folder / "predictions.parquet", [v.id for v in manifest.videos], f"{spec.id} test", weights)
-    if get_rank() == 0:
-        write_json(folder / "test.json", dict(weights=weights))
+    at_once = videos_at_once(config, protocol)
+    engine, precision = agreed(
+        _engine(spec, folder, protocol, len(manifest.videos), weights) if get_rank() == 0 else None
+    )
     loader = DataLoader(
         dataset,
-        batch_sampler=metric.batches(videos_at_once(config, protocol)),
+        batch_sampler=metric.batches(at_once),
         num_workers=config.workers,
         prefetch_factor=1 if config.workers else None,  # 30 views of 16 × 224² are 72 MB of shared memory a video
         worker_init_fn=ignore_sigterm,
@@ -141,7 +157,7 @@ def test(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) ->
         config,
         folder / "test",
         f"{spec.id}-test",
-        model=for_test(spec, folder, protocol),
+        model=for_test(spec, folder, protocol, engine, precision),
         test_dataloader=loader,
         test_cfg=dict(type=TestLoop),
         test_evaluator=Evaluator([metric]),

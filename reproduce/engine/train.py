@@ -16,7 +16,7 @@ from reproduce.data.datasets import StreamSampler, TrainClips
 from reproduce.data.manifest import Manifest
 from reproduce.engine.distributed import agreed, distribute
 from reproduce.engine.rebuild import config_of, model_of
-from reproduce.engine.recipe import optimiser, passes, schedule, videos_at_once
+from reproduce.engine.recipe import optimiser, passes, schedule, tested_in, videos_at_once
 from reproduce.engine.runner import (
     LAST,
     PreciseBNHook,
@@ -52,6 +52,7 @@ def train(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) -
     """
     config, world, alone = config_of(spec), get_world_size(), get_rank() == 0
     accumulate, clips = agreed(passes(config, world) if alone else None)  # one rank complains, not all
+    tested_in(config)  # what the test would complain of, before hours of training
     wrapper = optimiser(config, accumulate)
     if alone:
         rate = f"lr {wrapper['optimizer']['lr']:g}"

@@ -1,9 +1,9 @@
 """Ours as trained and as tested, beside the peers in their own default: ratios of one run, on this machine.
 
-A peer's network is eager, contiguous and fp32, as its package builds it. Ours is channels-last, with the layers and the
-allocator that a run of ours has. Each network lives in a process of its own and they take turns, a few passes each, so
-that what slows the machine slows all; of a peer's times over ours, the median is reported. What no network can exceed
-is measured in the same run: the matrix product, and the memory's copy.
+A peer's network is eager, contiguous and fp32, as its package builds it. Ours is channels-last, with the layers, the
+allocator and the engine that a run of ours has. Each network lives in a process of its own and they take turns, a few
+passes each, so that what slows the machine slows all; of a peer's times over ours, the median is reported. What no
+network can exceed is measured in the same run: the matrix product, and the memory's copy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from autotsnet.layers.quick import quicken
 from autotsnet.registry import MODELS
 from baselines import VARIANTS
 from baselines.peers import PEERS
-from reproduce.engine.inference import accelerate
+from reproduce.engine.engines import engine, measured
 from reproduce.launch.parallel import keep_memory
 from reproduce.measure.macs import count
 from reproduce.measure.throughput import Mode, matmul_rate, time_passes
@@ -41,6 +41,9 @@ TURNS, PASSES = 5, 2
 TORCH = "torch's layers"  # the same network, channels-last, as it was trained before there were kernels
 
 
+TESTED = "x3d_m", "slow_8x8_r50", "slowfast_4x16_r50", "tsm_r50_8f", "tsm_mobilenetv2_8f", "mvit_b_16x4"
+
+
 @dataclass(frozen=True)
 class Case:
     """A row of the table.
@@ -51,6 +54,7 @@ class Case:
         batch: clips.
         threads: of torch.
         suite: whose entry it is.
+        precision: of ours, ``fp32`` or ``bf16``; peers stay in fp32.
     """
 
     variant: str
@@ -58,6 +62,7 @@ class Case:
     batch: int
     threads: int = 1
     suite: str = "kinetics-quick"
+    precision: str = "fp32"
 
     @property
     def peers(self) -> tuple[str, ...]:
@@ -77,8 +82,8 @@ class Case:
         net = suite.config(suite.entry(self.variant)).net
         return MODELS.build(net), net.frames, net.crop
 
-    def step(self, source: str) -> Callable[[], object]:
-        """One pass of a network, ready to be timed."""
+    def step(self, source: str) -> tuple[Callable[[], object], str]:
+        """One pass of a network, ready to be timed, and what runs it."""
         torch.manual_seed(0)
         torch.set_num_threads(self.threads)
         net, frames, crop = self.build(source)
@@ -86,23 +91,29 @@ class Case:
         if source in ("ours", TORCH):
             net = Mode().prepared(net)
             clips = tuple(clip.contiguous(memory_format=torch.channels_last_3d) for clip in clips)
+        bf16 = source == "ours" and self.precision == "bf16"
         if source == "ours":
             keep_memory()
-            _ = quicken(net) if self.training else accelerate(net, *clips)
-        if not self.training:
-            return partial(_tested, net.eval(), clips)
-        return partial(_trained, net.train(), clips, torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9))
+        if self.training:
+            net = quicken(net) if source == "ours" else net
+            optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9)
+            return partial(_trained, net.train(), clips, optimizer, bf16), "torch"
+        name = "torch"
+        if source == "ours":
+            seconds = measured(net.eval(), clips, ("torch", "openvino"), self.precision)
+            name = min(seconds, key=seconds.get)
+            net, _, _ = self.build(source)
+            net = engine(Mode().prepared(net).eval(), clips, name, self.precision)
+            clips = clips if name == "torch" else tuple(clip.contiguous() for clip in clips)
+        return partial(_tested, net.eval(), clips), name
 
 
 CASES = (
-    Case("auto_tsnet_uniform", True, 16),
-    Case("x3d", True, 16),
+    *(Case(entry, True, 16) for entry in ("auto_tsnet_uniform", "x3d", "slowfast", "tsm")),
+    *(Case(entry, True, 16, precision="bf16") for entry in ("slowfast", "tsm")),
     Case("x3d_m", True, 2, 2),
-    Case("x3d_m", False, 1),
-    Case("slow_8x8_r50", False, 1),
-    Case("slowfast_4x16_r50", False, 1),
-    Case("tsm_r50_8f", False, 1),
-    Case("tsm_mobilenetv2_8f", False, 1),
+    *(Case(variant, False, 1) for variant in TESTED),
+    *(Case(variant, False, 1, precision="bf16") for variant in TESTED[:-1]),
 )
 
 
@@ -111,18 +122,19 @@ def _tested(net: nn.Module, clips: tuple[Tensor, ...]) -> None:
     net(*clips)
 
 
-def _trained(net: nn.Module, clips: tuple[Tensor, ...], optimiser: torch.optim.Optimizer) -> None:
+def _trained(net: nn.Module, clips: tuple[Tensor, ...], optimiser: torch.optim.Optimizer, bf16: bool) -> None:
     optimiser.zero_grad()
-    logits = net(*clips)
-    F.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[1]).backward()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = net(*clips)
+    F.cross_entropy(logits.float(), torch.arange(len(logits)) % logits.shape[1]).backward()
     optimiser.step()
 
 
 def _serve(case: Case, source: str, pipe: Connection) -> None:
     """In its own process: build, warm up, then time a few passes whenever asked."""
-    step = case.step(source)
+    step, name = case.step(source)
     step()
-    pipe.send(None)
+    pipe.send(name)
     while pipe.recv():
         seconds = []
         for _ in range(PASSES):
@@ -136,14 +148,14 @@ def measure(case: Case, turns: int = TURNS) -> dict:
     """Seconds of ours and of each peer, turn by turn, and what bounds ours."""
     spawn, sources = multiprocessing.get_context("spawn"), ("ours", *case.peers)
     with ExitStack() as stack:
-        pipes = {}
+        pipes, engines = {}, {}
         for source in sources:
             mine, its = spawn.Pipe()
             process = spawn.Process(target=_serve, args=(case, source, its), daemon=True)
             process.start()
             stack.callback(process.terminate)
             its.close()  # that of a process that died ends here, too
-            mine.recv()
+            engines[source] = mine.recv()
             pipes[source] = mine
         seconds: dict[str, list[float]] = {source: [] for source in sources}
         for _ in range(turns):
@@ -157,12 +169,14 @@ def measure(case: Case, turns: int = TURNS) -> dict:
         for source in case.peers
     }
     torch.set_num_threads(case.threads)
-    bound = matmul_rate(torch.device("cpu"), "fp32", 1024)
+    bound = matmul_rate(torch.device("cpu"), case.precision, 1024)
     return dict(
         variant=case.variant,
         training=case.training,
         batch=case.batch,
         threads=case.threads,
+        precision=case.precision,
+        engine=engines["ours"],
         seconds=seconds,
         ratios=ratios,
         gmacs=gmacs,
@@ -207,7 +221,8 @@ def rendered(data: dict) -> str:
     table = [
         [
             row["variant"],
-            "training step" if row["training"] else "as tested",
+            "training step" if row["training"] else "test",
+            f"{row['engine']} {row['precision']}",
             row["batch"],
             row["threads"],
             *(f"{row['ratios'][s]:.2f} ×" if s in row["ratios"] else "–" for s in sources),
@@ -215,8 +230,8 @@ def rendered(data: dict) -> str:
         ]
         for row in data["rows"]
     ]
-    head = ["network", "what", "clips", "threads", *sources, "of the matrix product"]
+    head = ["network", "what", "ours in", "clips", "threads", *sources, "of the matrix product"]
     return (
-        f"Time of the peers' own networks, eager and contiguous, over the time of ours; fp32, {data['device']}. "
+        f"Time of the peers' own networks, eager, contiguous and in fp32, over the time of ours, {data['device']}. "
         f"A copy moves {data['copy_gb_per_s']:.0f} GB/s.\n\n{tabulate(table, head, 'pipe', disable_numparse=True)}\n"
     )

@@ -103,13 +103,13 @@ def _side_by_side(todo: list[Job], cache: Path, runs: Path, results: Path, proce
 
 
 def longest_first(todo: list[Job]) -> list[Job]:
-    """Those with a search of their own before the others: no worker is left with one at the end."""
+    """Those with a search of their own, then networks of a searched space, then the others: both ends are near."""
 
-    def quick(job: Job) -> bool:
+    def place(job: Job) -> int:
         entry = suite(job.suite).entry(job.entry)
-        return entry.search is None or entry.variants > 1
+        return 0 if entry.search and entry.variants == 1 else 1 if entry.search else 2
 
-    return sorted(todo, key=quick)
+    return sorted(todo, key=place)
 
 
 def _work(todo: list[Job], cache: Path, runs: Path, results: Path, threads: int, parent: int) -> None:

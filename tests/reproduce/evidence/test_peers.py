@@ -25,15 +25,15 @@ def quick_layers(step) -> int:
 
 
 def test_ours_is_quick_and_the_other_is_not(one_thread):
-    assert quick_layers(TINY.step("ours"))
-    assert not quick_layers(TINY.step(TORCH))
+    assert quick_layers(TINY.step("ours")[0])
+    assert not quick_layers(TINY.step(TORCH)[0])
     assert TINY.peers == (TORCH,)
 
 
 def test_peers_are_contiguous_and_in_their_own_default(one_thread):
     case = Case("tsm_mobilenetv2_8f", False, 1)
     assert case.peers == ("mmaction2",)
-    net, clips = case.step("mmaction2").args
+    net, clips = case.step("mmaction2")[0].args
     assert not net.training
     assert clips[0].is_contiguous()
     assert all(p.is_contiguous() for p in net.parameters())

@@ -1,0 +1,214 @@
+"""What runs a network in a test on a CPU: torch, or a compiler, where a test is long enough to pay for it.
+
+The choice is a short measurement, remembered beside the solved budgets and stated in the run's record. An engine whose
+logits are not torch's to rounding is not taken.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from reproduce.budget import remembered
+from reproduce.engine.inference import TOLERANCE, by_onednn, fold
+
+PRECISIONS = ("fp32", "bf16")
+COARSE = 0.05  # of bf16's logits to fp32's, over the largest: a part that is not run as it should be is far outside
+
+
+class InTorch(nn.Module):
+    """torch, operator by operator: see ``accelerate``; bf16 by autocast."""
+
+    def __init__(self, net: nn.Module, clips: tuple[Tensor, ...], precision: str) -> None:
+        super().__init__()
+        self.net, self.bf16 = net, precision == "bf16"
+        by_onednn(net)
+
+    def forward(self, *clips: Tensor) -> Tensor:
+        """Logits B N."""
+        with torch.autocast(clips[0].device.type, torch.bfloat16) if self.bf16 else nullcontext():
+            return self.net(*clips)
+
+
+class InInductor(nn.Module):
+    """``torch.compile`` with its weights frozen into the code, for each shape of clips that comes."""
+
+    def __init__(self, net: nn.Module, clips: tuple[Tensor, ...], precision: str) -> None:
+        super().__init__()
+        self.bf16 = precision == "bf16"
+        self.compiled = torch.compile(net, dynamic=False, options={"freezing": True})
+
+    def forward(self, *clips: Tensor) -> Tensor:
+        """Logits B N."""
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext():
+            return self.compiled(*clips)
+
+
+class InOpenVINO(nn.Module):
+    """OpenVINO, compiled for each shape of clips that comes, on torch's number of threads."""
+
+    def __init__(self, net: nn.Module, clips: tuple[Tensor, ...], precision: str) -> None:
+        super().__init__()
+        self.model, self.precision = to_openvino(net, clips), {"fp32": "f32", "bf16": "bf16"}[precision]
+        self.compiled: dict[tuple, Any] = {}
+
+    def forward(self, *clips: Tensor) -> Tensor:
+        """Logits B N."""
+        import openvino
+
+        shapes = tuple(tuple(clip.shape) for clip in clips)
+        if shapes not in self.compiled:
+            model = self.model.clone()
+            model.reshape(dict(enumerate(shapes)))
+            threads = torch.get_num_threads()
+            hints = {"INFERENCE_PRECISION_HINT": self.precision, "INFERENCE_NUM_THREADS": threads}
+            self.compiled[shapes] = openvino.compile_model(model, "CPU", hints)
+        logits = self.compiled[shapes]([clip.contiguous().numpy() for clip in clips])[0]
+        return torch.from_numpy(logits.copy())
+
+
+def to_openvino(net: nn.Module, clips: tuple[Tensor, ...]) -> Any:
+    """An ``openvino.Model`` of a network in eval mode, for any number of clips.
+
+    Args:
+        net: clips B C T H W to logits B N.
+        clips: what it takes; their T, H and W are kept.
+
+    Raises:
+        ModuleNotFoundError: OpenVINO is not installed.
+    """
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("OpenVINO is not installed: pip install openvino") from error
+
+    two = tuple(torch.cat([clip[:1]] * 2) for clip in clips)  # of a single one, B is taken for a constant
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter, of its own calls
+        program = torch.export.export(net, two, dynamic_shapes=({0: Dim("batch", min=1)},) * len(two))
+        return openvino.convert_model(program)
+
+
+def _no_compiler() -> bool:
+    return not (shutil.which("g++") or shutil.which("clang++"))
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A way to run a network.
+
+    Attributes:
+        make: of a folded network, clips and precision.
+        pays: seconds that a test takes with torch, from which on it is tried.
+        missing: whether it cannot be had here.
+    """
+
+    make: Callable[[nn.Module, tuple[Tensor, ...], str], nn.Module]
+    pays: float = 0.0
+    missing: Callable[[], bool] = lambda: False
+
+
+ENGINES = {
+    "inductor": Engine(InInductor, 900, _no_compiler),
+    "openvino": Engine(InOpenVINO, 60, lambda: not find_spec("openvino")),
+    "torch": Engine(InTorch),  # last: the others are made from the network that it changes
+}
+
+
+def available(precision: str) -> str:
+    """The precision, or fp32 with a line where the CPU has no bf16.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} of a test is unknown; known: {', '.join(PRECISIONS)}")
+    if precision == "bf16" and not torch.cuda.is_available() and not torch.cpu._is_avx512_bf16_supported():
+        print("  this CPU has no bf16: tested in fp32", file=sys.stderr)
+        return "fp32"
+    return precision
+
+
+def engine(net: nn.Module, clips: tuple[Tensor, ...], name: str, precision: str = "fp32") -> nn.Module:
+    """A network as an engine runs it; the network itself is folded.
+
+    Args:
+        net: in eval mode, on the CPU.
+        clips: a batch of them, as large as most that will come.
+        name: one of ``ENGINES``.
+        precision: ``fp32`` or ``bf16``.
+    """
+    fold(net, *(clip[:1] for clip in clips))
+    return ENGINES[name].make(net, clips, precision)
+
+
+@torch.no_grad()
+def measured(net: nn.Module, clips: tuple[Tensor, ...], names: Sequence[str], precision: str = "fp32") -> dict:
+    """Seconds of one pass by each engine, of those that agree with torch; the network is folded.
+
+    Args:
+        net: in eval mode, on the CPU.
+        clips: a batch of them.
+        names: of engines.
+        precision: ``fp32`` or ``bf16``.
+    """
+    fold(net, *(clip[:1] for clip in clips))
+    logits, seconds = net(*clips), {}
+    allowed = (TOLERANCE if precision == "fp32" else COARSE) * logits.abs().max().clamp(min=1)
+    for name in (n for n in ENGINES if n in names):
+        try:
+            made = ENGINES[name].make(net, clips, precision)
+            difference = (made(*clips) - logits).abs().max()
+            if difference <= allowed or name == "torch":
+                seconds[name] = min(_time(made, clips) for _ in range(3))
+                continue
+            why = f"its logits differ by {difference:.1e}"
+        except Exception as error:  # exporters and compilers raise any error
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        print(f"  {name} is not used: {why}", file=sys.stderr)
+    return seconds
+
+
+def _time(net: nn.Module, clips: tuple[Tensor, ...]) -> float:
+    start = perf_counter()
+    net(*clips)
+    return perf_counter() - start
+
+
+@torch.no_grad()
+def chosen(
+    net: nn.Module, clips: tuple[Tensor, ...], passes: int, precision: str, memory: Path | None, key: Sequence[Any]
+) -> str:
+    """The engine that a test is quickest with; the network is folded.
+
+    Args:
+        net: in eval mode, on the CPU.
+        clips: a batch as most of the test's.
+        passes: of such batches in the test.
+        precision: ``fp32`` or ``bf16``.
+        memory: folder of remembered measurements.
+        key: of the network and machine.
+    """
+    fold(net, *(clip[:1] for clip in clips))
+    net(*clips)
+    long = passes * _time(net, clips)
+    worth = [name for name, e in ENGINES.items() if e.pays <= long]
+    tried = [name for name in worth if not ENGINES[name].missing()]
+    if "openvino" in tried and "inductor" in tried:
+        tried.remove("inductor")  # slower, and it compiles for a minute
+    if tried == ["torch"]:
+        return "torch"
+    seconds = remembered(memory, [*key, tried, precision], lambda: measured(net, clips, tried, precision))
+    return min(seconds, key=seconds.get)
