@@ -117,7 +117,7 @@ class CostModel(Protocol):
 class SharedWeights(nn.Module):
     """Base of supernets: ``forward(*clips, architecture)`` runs one subnet.
 
-    A supernet whose subnets run on random channels while training overrides both methods.
+    A supernet whose subnets run on random channels while training overrides the first two methods.
     """
 
     def reseed(self, seed: int) -> None:
@@ -125,6 +125,14 @@ class SharedWeights(nn.Module):
 
     def prefix_windows(self) -> AbstractContextManager:
         """Run subnets on the channels of the found network, inside this context."""
+        return nullcontext()
+
+    def order(self, architectures: Sequence[Any]) -> Sequence[int]:
+        """Their indices, those side by side that have most in common."""
+        return range(len(architectures))
+
+    def common_parts(self) -> AbstractContextManager:
+        """Inside, subnets run on one batch of clips, without gradients: what they have in common may be kept."""
         return nullcontext()
 
 

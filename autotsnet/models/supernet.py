@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 
@@ -95,6 +95,7 @@ class SuperNet(SharedWeights):
         self._parts: dict[tuple, nn.Module] = {}  # of skeletons
         self._layers = dict(self.whole.named_modules())
         self._keep = skeletons
+        self._done: dict | None = None
 
     def reseed(self, seed: int) -> None:
         """Draw the next fair windows from this seed; prefix windows do not depend on it."""
@@ -150,6 +151,23 @@ class SuperNet(SharedWeights):
         finally:
             self.fair = fair
 
+    @contextmanager
+    def common_parts(self) -> Iterator[None]:
+        """Inside, for one batch of clips and without gradients: what the next subnet has in common with the last up to
+        some level is not computed again. Fair windows differ from subnet to subnet: then nothing is in common.
+        """
+        self._done = None if self.fair and self.training else {}
+        try:
+            yield
+        finally:
+            self._done = None
+
+    def order(self, architectures: Sequence[TwoStreamArchitecture]) -> list[int]:
+        """Their indices, those side by side that have most in common."""
+        seen: dict[nn.Module, int] = {}
+        paths = [[seen.setdefault(p, len(seen)) for p in self.skeleton(a).paths()[-1]] for a in architectures]
+        return sorted(range(len(paths)), key=paths.__getitem__)
+
     def forward(self, clip: Tensor, architecture: TwoStreamArchitecture) -> Tensor:
         """Clips B 3 T H W -> logits B N of one architecture."""
         skeleton = self.skeleton(architecture)
@@ -157,6 +175,7 @@ class SuperNet(SharedWeights):
         try:  # as torch.func.functional_call, which looks up each tensor by its path
             for mine, name, _, tensor in lent:
                 mine[name] = tensor
+            skeleton.done = self._done
             return skeleton(clip)
         finally:
             for mine, name, empty, _ in lent:

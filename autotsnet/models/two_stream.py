@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
+from operator import add
 from pathlib import Path
 
 import torch
@@ -112,6 +114,7 @@ class TwoStreamNet(nn.Module):
     """
 
     head = ("hidden", "dropout", "classifier")
+    done: dict[int, tuple] | None = None  # of the last subnet on the same clip: by level, path and outputs
 
     def __init__(
         self,
@@ -173,12 +176,32 @@ class TwoStreamNet(nn.Module):
     def streams(self, clip: Tensor) -> list[Tensor]:
         """Clips B 3 T H W -> the output of each stream, slow B C T/alpha H' W' and fast B C' T H' W'."""
         x = {}
+        for level, path in enumerate(self.paths()):
+            if self.done is not None and self.done.get(level, (None,))[0] == path:
+                x = self.done[level][1]
+                continue
+            x = self._group(level - 1, x) if level else self._stems(clip)
+            if self.done is not None:
+                self.done[level] = path, x
+        return list(x.values())
+
+    def paths(self) -> list[tuple[nn.Module, ...]]:
+        """What settles the outputs of the stems and of each level of block groups: all parts up to there."""
+        levels = [[*self.stems.values()]]
+        for g in range(len(self.architecture.macro.strides)):
+            groups = [part for stream in self.groups.values() for part in (*stream[g].blocks, stream[g].attention)]
+            levels.append([*self.fusions[g : g + 1], *groups])
+        return [*accumulate(map(tuple, levels), add)]
+
+    def _stems(self, clip: Tensor) -> dict[str, Tensor]:
+        x = {}
         if "slow" in self.stems:
             x["slow"] = self.stems["slow"](slow_frames(clip, self.architecture.macro.alpha))
         if "fast" in self.stems:
             x["fast"] = self.stems["fast"](clip)
-        for g in range(len(self.architecture.macro.strides)):
-            if len(x) == 2:
-                x["slow"], x["fast"] = self.fusions[g](x["slow"], x["fast"])
-            x = {name: self.groups[name][g](features) for name, features in x.items()}
-        return list(x.values())
+        return x
+
+    def _group(self, g: int, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        if len(x) == 2:
+            x = dict(zip(STREAMS, self.fusions[g](x["slow"], x["fast"]), strict=True))
+        return {name: self.groups[name][g](features) for name, features in x.items()}

@@ -102,14 +102,18 @@ class SupernetJudge:
         """See ``Judge``. Finalists run on the first channels, as the found network does."""
         batches = self._first() if final else [self._next()]
         per_batch = [clips_in(b) * get_world_size() for b in batches]
-        self.clips, out = sum(per_batch), []
-        with self.runner.model.net.prefix_windows() if final else nullcontext():
-            for code in codes:
-                architecture = self.space.decode(code, alone)
-                losses = [sum(subnet_losses(self.runner, b, architecture, self.sub_batch)) for b in batches]
-                out.append(sum(-mean_over_ranks(loss) for loss in losses) / len(batches))
-                self.images += self.clips
-        return torch.tensor(out, dtype=torch.float64)
+        self.clips, self.images = sum(per_batch), self.images + sum(per_batch) * len(codes)
+        net, architectures = self.runner.model.net, [self.space.decode(code, alone) for code in codes]
+        losses = torch.zeros(len(codes), len(batches))
+        with net.prefix_windows() if final else nullcontext():
+            order = net.order(architectures)
+            for b, batch in enumerate(batches):
+                for part in split(batch, self.sub_batch or clips_in(batch)):
+                    with net.common_parts():
+                        for i in order:
+                            (loss,) = subnet_losses(self.runner, part, architectures[i], None)
+                            losses[i, b] += loss.cpu() * (clips_in(part) / clips_in(batch))
+        return torch.tensor([-sum(map(mean_over_ranks, row)) / len(batches) for row in losses], dtype=torch.float64)
 
     def _next(self) -> Any:
         """The next batch of the stream."""

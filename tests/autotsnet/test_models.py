@@ -44,6 +44,26 @@ def test_attention_keeps_shapes_and_starts_near_the_identity(kind):
         assert torch.equal(x, y)
 
 
+@pytest.mark.parametrize("fair", [False, True])
+def test_subnets_of_one_batch_share_what_they_have_in_common_and_say_the_same(fair):
+    net, base = SuperNet(TINY, 5, fair=fair).train(), TINY.sample(1, torch.Generator().manual_seed(0))[0]
+    some = [TINY.decode(c) for c in TINY.neighbours(base)[::7]]
+    calls = []
+    for stem in net.skeleton(some[0]).stems.values():  # all skeletons have these
+        stem.register_forward_hook(lambda *_: calls.append(None))
+    with torch.no_grad():
+        net.reseed(0)
+        apart = [net(CLIP, a) for a in some]
+        assert len(calls) == 2 * len(some)
+        net.reseed(0)
+        with net.common_parts():
+            order = list(range(len(some))) if fair else net.order(some)
+            shared = {i: net(CLIP, some[i]) for i in order}
+        assert sorted(order) == list(range(len(some)))
+        assert len(calls) == (4 if fair else 2) * len(some) + (0 if fair else 2)
+        assert all(torch.equal(apart[i], shared[i]) for i in order)
+
+
 def test_nonlocal_is_the_dot_product_non_local():
     block = Attention(("nonlocal",), Channels("c", 8), "a").ops["nonlocal"].eval().double()
     for parameter in block.parameters():  # the last norm begins at zero
