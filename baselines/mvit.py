@@ -1,17 +1,20 @@
 """MViT v1 (Fan et al., 2021): a transformer whose tokens get fewer and wider. https://arxiv.org/abs/2104.11227
 
 Blocks are mmaction2's ``MultiScaleBlock``, an MViT v2 block reduced to v1: no relative positions, no residual pooling,
-width doubled by the MLP, queries pooled only where they stride. Embedding and head follow PySlowFast
-(``slowfast/models/video_model_builder.py``): one position embedding for space, one for time. Parameter names of the
-blocks are mmaction2's.
+width doubled by the MLP, queries pooled only where they stride. Their attention is torch's fused one on GPUs. Embedding
+and head follow PySlowFast (``slowfast/models/video_model_builder.py``): one position embedding for space, one for time.
+Parameter names of the blocks are mmaction2's.
 
 B clips, T frames, H W pixels, L tokens, C channels, N classes.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from autotsnet.registry import Knob, register_family
 from baselines import upstream
@@ -19,6 +22,38 @@ from baselines import upstream
 PATCH_STRIDE = (2, 4, 4)
 _NORM = {"type": "LN", "eps": 1e-6}
 _POOL_NORM_EPS = 1e-5  # the norms after a pooling keep torch's default, in PySlowFast as in pytorchvideo
+
+
+def explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention by two products, as mmaction2 writes it: queries, keys and values B heads L C."""
+    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same to rounding by one kernel, which does not write the weights L × L to memory."""
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def attend(attn: nn.Module, x: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, tuple[int, int, int]]:
+    """Attention of a v1 block; on a CPU bit by bit what mmaction2's forward gives, so that old records stay comparable.
+
+    Args:
+        attn: mmaction2's ``MultiScaleAttention`` without relative positions and residual pooling.
+        x: tokens B L C, the class token first.
+        grid: T H W of the others.
+
+    Returns:
+        Tokens B L' C, and the grid of the pooled queries.
+    """
+    qkv = attn.qkv(x).reshape(*x.shape[:2], 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)  # 3 B heads L C
+    pools = (attn.pool_q, attn.norm_q), (attn.pool_k, attn.norm_k), (attn.pool_v, attn.norm_v)
+    pooled = [
+        upstream.attention_pool(tokens, pool, grid, norm=norm, with_cls_token=True)
+        for tokens, (pool, norm) in zip(qkv.unbind(), pools, strict=True)
+    ]
+    (q, grid), (k, _), (v, _) = pooled
+    x = (fused if x.is_cuda else explicit)(q, k, v)
+    return attn.proj(x.transpose(1, 2).flatten(2)), grid
 
 
 class MViT(nn.Module):
@@ -80,6 +115,7 @@ class MViT(nn.Module):
                 norm.eps = _POOL_NORM_EPS
             if stride_q == 1:
                 block.attn.pool_q, block.attn.norm_q = nn.Identity(), nn.Identity()
+            block.attn.forward = partial(attend, block.attn)
             self.blocks.append(block)
             chs = out_chs
         self.norm = nn.LayerNorm(chs, eps=_NORM["eps"])

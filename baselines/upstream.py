@@ -22,6 +22,7 @@ _MODULES = {
     "MobileNetV2": f"{_BACKBONES}.mobilenet_v2",
     "MultiScaleBlock": f"{_BACKBONES}.mvit",
     "ResNet3d": f"{_BACKBONES}.resnet3d",
+    "attention_pool": f"{_BACKBONES}.mvit",
     "make_divisible": f"{_BACKBONES}.mobilenet_v2",
     "make_res_layer": f"{_BACKBONES}.resnet",
 }

@@ -1,9 +1,9 @@
-"""A network as it is trained on a CPU: the same arithmetic to rounding, in fewer passes over memory.
+"""A network as it is trained, on a CPU above all: the same arithmetic to rounding, in fewer passes over memory.
 
 torch 2.11 takes 5 to 30 times as long for the gradients of a depthwise 3D convolution as for the convolution, and reads
 and writes activations once more for each norm and each activation function. ``kernels`` has loops for both. Which path
 a layer takes depends on shapes and on the number of threads, never on a measurement: a run that is resumed, or repeated
-on another day, must give the same answers.
+on another day, must give the same answers. For GPUs there is a depthwise convolution by Triton.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 ACTS = (nn.ReLU, nn.SiLU)
 PRECISIONS = (torch.float32, torch.float64, torch.bfloat16)
 WIDEST = 7  # kernel whose columns are unrolled; of larger ones the gradients are torch's
+MOST = 2**30  # numbers of a tensor whose places Triton's kernels count in 32 bits, with some to spare
 
 
 def quicken(net: nn.Module) -> nn.Module:
@@ -47,6 +48,41 @@ def quicken(net: nn.Module) -> nn.Module:
             if act:
                 act.forward = _unchanged
     return net
+
+
+def convolve_by_triton(net: nn.Module) -> nn.Module:
+    """Let depthwise 3D convolutions on a GPU be those of ``triton_kernels``, in place; parameters and their names stay.
+
+    Not measured on any GPU yet. Other kernels, memory formats and precisions, and other devices, keep what they have.
+
+    Args:
+        net: to be trained; after ``quicken``, where that is called too.
+
+    Returns:
+        The same network.
+    """
+    for module in net.modules():
+        known = isinstance(module, nn.Conv3d) and _is_plain(module) and _is_depthwise(module)
+        if known and max(module.kernel_size) <= WIDEST:
+            module._conv_forward = partial(_by_triton, module._conv_forward, module)
+    return net
+
+
+def _by_triton(
+    otherwise: Callable[..., Tensor], conv: nn.Conv3d, x: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    x, weight = _cast(x, weight)
+    known = x.dtype == weight.dtype and x.dtype in (torch.float32, torch.bfloat16) and 0 < x.numel() < MOST
+    if not known or not _on_gpu(x) or not x.is_contiguous(memory_format=_format(x)):
+        return otherwise(x, weight, bias)
+    from autotsnet.layers.triton_kernels import depthwise  # there is no Triton for every machine
+
+    out = depthwise(x, weight, list(conv.stride), list(conv.padding))
+    return out if bias is None else out + bias.to(out.dtype).reshape(-1, 1, 1, 1)
+
+
+def _on_gpu(x: Tensor) -> bool:
+    return x.is_cuda
 
 
 def _unchanged(x: Tensor) -> Tensor:
@@ -91,6 +127,14 @@ def _applies(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.numel() > 0 and x.is_contiguous(memory_format=_format(x))
 
 
+def _cast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """What autocast makes of a convolution's arguments."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return x, weight
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return x.to(dtype), weight.to(dtype)
+
+
 def _array(x: Tensor) -> np.ndarray:
     """B C T H W or B C H W in channels-last order -> B T H W C, the same memory."""
     x = x.detach()
@@ -124,8 +168,7 @@ def _convolution(conv: nn.Conv2d | nn.Conv3d, x: Tensor, weight: Tensor, bias: T
         return type(conv)._conv_forward(conv, x, weight, bias)
     options = conv.stride, conv.padding
     if torch.is_grad_enabled() and _is_depthwise(conv):
-        if torch.is_autocast_enabled("cpu"):
-            x, weight = (a.to(torch.get_autocast_dtype("cpu")) for a in (x, weight))
+        x, weight = _cast(x, weight)
         if x.dtype == weight.dtype and x.dtype in PRECISIONS:
             return _Depthwise.apply(x, weight, bias, *options)
     single = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")

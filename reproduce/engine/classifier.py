@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from mmengine.model import BaseModel
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,7 +34,7 @@ class VideoClassifier(BaseModel):
         label_smoothing: float = 0.0,
         channels_last: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(dict(type=BaseDataPreprocessor, non_blocking=True))  # from pinned memory, beside the last step
         self.net = MODELS.build(net) if isinstance(net, dict) else net
         self.inputs = inputs_of(self.net)
         self.channels = channels(self.inputs)

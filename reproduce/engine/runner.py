@@ -31,7 +31,7 @@ from mmengine.runner.amp import autocast
 from mmengine.visualization import MLflowVisBackend, TensorboardVisBackend, Visualizer, WandbVisBackend
 
 from autotsnet.hooks import PlainCheckpointHook
-from autotsnet.layers.quick import quicken
+from autotsnet.layers.quick import convolve_by_triton, quicken
 from autotsnet.models import recalibrate
 from autotsnet.registry import HOOKS, LOOPS
 from reproduce.progress import Progress
@@ -383,10 +383,11 @@ class PreciseBNHook(Hook):
     Args:
         batches: training batches, as large as a step's; each rank takes its part, in the passes of a step.
         ema: recalibrate the averaged model of this hook instead.
+        compiled: the model's network is: a norm's cumulative mean would break its graph, so it runs as it is.
     """
 
-    def __init__(self, batches: int, ema: EMAHook | None = None) -> None:
-        self.batches, self.ema = batches, ema
+    def __init__(self, batches: int, ema: EMAHook | None = None, compiled: bool = False) -> None:
+        self.batches, self.ema, self.compiled = batches, ema, compiled
 
     def after_train(self, runner: MMRunner) -> None:
         """Run the batches through the model that will be tested."""
@@ -401,7 +402,8 @@ class PreciseBNHook(Hook):
                 batch = loader.collate_fn([data[first + j] for j in range(size)])
                 yield model.data_preprocessor(batch, True)["clips"]
 
-        recalibrate(model, clips())
+        with torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext():
+            recalibrate(model, clips())
 
 
 def resume_from(folder: Path) -> dict:
@@ -432,10 +434,34 @@ def loggers(names: str, folder: Path) -> list[dict]:
     return [known[name] for name in names.split(",")]
 
 
-def build_runner(config: Config, folder: Path, name: str, **kwargs) -> Runner:
-    """A Runner with this project's hooks, and for training with quick layers; everything else as mmengine's."""
-    if "train_cfg" in kwargs:
+def by_triton(config: Config) -> bool:
+    """Whether a recipe asks for depthwise convolutions by Triton, on GPUs.
+
+    Raises:
+        ValueError: it asks for something unknown, or for Triton where there is a GPU without it.
+    """
+    asked = config.get("depthwise")
+    if asked not in (None, "triton"):
+        raise ValueError(f"depthwise={asked!r} is unknown; known: 'triton', or leave it out for torch's")
+    if asked and torch.cuda.is_available() and find_spec("triton") is None:
+        raise ValueError("depthwise='triton' needs triton: pip install triton, or take it out of the recipe")
+    return asked is not None
+
+
+def build_runner(config: Config, folder: Path, name: str, quick: bool = True, **kwargs) -> Runner:
+    """A Runner with this project's hooks, and for training with the layers of the recipe; all else as mmengine's.
+
+    Args:
+        config: the recipe.
+        folder: to work in.
+        name: of the experiment.
+        quick: in a training on a CPU, layers by loops of ours; a compiled network has its own.
+        kwargs: mmengine's.
+    """
+    if "train_cfg" in kwargs and quick:
         quicken(kwargs["model"])
+    if "train_cfg" in kwargs and by_triton(config):
+        convolve_by_triton(kwargs["model"])
     hooks = dict(
         runtime_info=dict(type=RuntimeInfoHook),
         timer=dict(type=IterTimerHook),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from autotsnet.inputs import channels
 from autotsnet.registry import family
 from reproduce.data.datasets import StreamSampler, TrainClips
 from reproduce.data.manifest import Manifest
+from reproduce.engine.compiled import check_compiler, compile_in_place, compiling
 from reproduce.engine.distributed import agreed, distribute
 from reproduce.engine.rebuild import config_of, model_of
 from reproduce.engine.recipe import optimiser, passes, schedule, tested_in, videos_at_once
@@ -45,7 +47,7 @@ def train(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) -
         folder: of the run.
 
     Raises:
-        ValueError: the batch cannot be dealt out to the ranks.
+        ValueError: the batch cannot be dealt out to the ranks, or the network not be compiled.
         DataError: the data cannot be trained on.
         CheckpointError: a checkpoint is damaged or unsafe.
         DivergedError: the loss is not finite.
@@ -53,13 +55,16 @@ def train(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) -
     config, world, alone = config_of(spec), get_world_size(), get_rank() == 0
     accumulate, clips = agreed(passes(config, world) if alone else None)  # one rank complains, not all
     tested_in(config)  # what the test would complain of, before hours of training
-    wrapper = optimiser(config, accumulate)
+    wrapper, compiled = optimiser(config, accumulate), bool(config.get("compiled"))
+    if compiled:
+        agreed(check_compiler() if alone else None)
     if alone:
         rate = f"lr {wrapper['optimizer']['lr']:g}"
         if "reference_batch" in config:
             rate += f" ({config.optim_wrapper.optimizer.lr:g} per {config.reference_batch} clips)"
         dealt = f"batch {config.batch} = ranks {world} × passes {accumulate} × clips {clips}"
-        print(f"  {spec.id} train: {dealt}, {rate}, {config.get('amp') or 'fp32'}", file=sys.stderr)
+        how = (config.get("amp") or "fp32") + (", compiled" if compiled else "")
+        print(f"  {spec.id} train: {dealt}, {rate}, {how}", file=sys.stderr)
     workers, crops = config.workers, protocol.crops
     inputs = family(spec.family).inputs
     views = videos_at_once(config, protocol) * protocol.views
@@ -72,13 +77,16 @@ def train(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) -
     sampler = StreamSampler(dataset, accumulate * clips, steps, get_rank(), world)
     hook = RunHook(spec.seed, f"{spec.id} train", interval=config.checkpoint)
     ema = EMAHook(momentum=config.ema) if config.ema else None
-    precise = PreciseBNHook(config.precise_bn, ema) if config.precise_bn else None
-    work = folder / "train"
+    precise = PreciseBNHook(config.precise_bn, ema, compiled) if config.precise_bn else None
+    work, model = folder / "train", model_of(config)
+    if compiled:
+        compile_in_place(model.net)
     runner = build_runner(
         config,
         work,
         spec.id,
-        model=distribute(model_of(config), config.get("sync_bn")),
+        quick=not compiled,
+        model=distribute(model, config.get("sync_bn")),
         train_dataloader=DataLoader(
             dataset,
             batch_size=clips,
@@ -95,7 +103,8 @@ def train(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) -
         randomness=dict(seed=spec.seed),
         **resume_from(work),
     )
-    runner.train()
+    with compiling() if compiled else nullcontext():
+        runner.train()
     if not alone:
         return
     training = Training(

@@ -45,3 +45,16 @@ def test_the_loss_is_the_smoothed_cross_entropy_of_each_view():
     out = VideoClassifier(Tones(), label_smoothing=0.3)(one, LABEL, mode="loss")
     torch.testing.assert_close(out["loss"], -(target * p.log()).sum(1).mean())
     torch.testing.assert_close(out["top1"], (p.argmax(1) == LABEL).float().mean())
+
+
+def test_clips_are_copied_to_a_gpu_while_it_is_at_work():
+    calls = []
+
+    class Clips(torch.Tensor):
+        def to(self, *args, **kwargs):
+            calls.append(kwargs)
+            return super().to(*args, **kwargs)
+
+    model = VideoClassifier(Tones())
+    model.data_preprocessor(dict(clips=CLIPS.as_subclass(Clips), id=["a", "b", "c"]), True)
+    assert calls == [dict(non_blocking=True)]
