@@ -11,7 +11,7 @@ import pytest
 
 from reproduce.data import decode as decoding
 from reproduce.data.decode import DECODERS, DecodeError, check, decode
-from reproduce.data.scan import _examine, _key
+from reproduce.data.scan import _examine, key_of
 from reproduce.data.synthetic.writer import encode
 
 # conftest's folder is no package: loaded by its path
@@ -191,7 +191,7 @@ def test_a_cover_picture_is_no_video(files, first):
 
 
 def fault(path: Path, full: bool = False) -> tuple[str, str]:
-    row = _examine((str(path), _key(str(path), full), full))
+    row = _examine((str(path), key_of(str(path), full), full))
     return row["fault"], row["detail"]
 
 
@@ -308,12 +308,12 @@ def test_an_unknown_decoder_is_refused_before_anything_is_read(monkeypatch):
 
 
 def test_another_decoder_is_held_to_the_count_and_the_times(files, monkeypatch):
-    times = decoding._checked(files / "plain.mp4")
+    times = decoding.checked(files / "plain.mp4")
     assert np.allclose(np.diff(times), 0.04)
-    monkeypatch.setattr(decoding, "_checked", lambda path: times[:-1])
+    monkeypatch.setattr(decoding, "checked", lambda path: times[:-1])
     with pytest.raises(DecodeError, match="40 frames for 39"):
         DECODERS["decord"](files / "plain.mp4", PICKS["few"])
-    monkeypatch.setattr(decoding, "_checked", lambda path: times + 0.04)
+    monkeypatch.setattr(decoding, "checked", lambda path: times + 0.04)
     with pytest.raises(DecodeError, match="or other ones"):
         DECODERS["decord"](files / "plain.mp4", PICKS["few"])
     shutil.copy(files / "plain.mp4", files / "again.mp4")
