@@ -110,6 +110,9 @@ study-slower: env  ## what its speed tier says of networks 15 % slower; nothing 
 study-verdicts: env  ## how often verdicts err, and which differences they find, by simulation (minutes)
 	"$$VENV/bin/python" -m reproduce.studies.verdicts
 
+study-growth: env  ## does any cost grow faster than records, models, seeds, videos or frames (minutes)
+	"$$VENV/bin/python" -m reproduce.studies.growth
+
 ##@ Development
 lint: env  ## style: ruff check and format
 	"$$VENV/bin/ruff" check .

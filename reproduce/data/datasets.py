@@ -83,7 +83,9 @@ class TrainClips(Dataset):
                 index = rng.integers(len(self))  # another one, also determined by (seed, n)
                 continue
             partner = self.manifest.partners[video.label] if self.manifest.partners else video.label
-            clip, flipped = self.protocol.crops.train(frames[index], rng, may_flip=partner >= 0)
+            clip, flipped = self.protocol.crops.train(frames, rng, may_flip=partner >= 0)
+            if not np.array_equal(index, range(len(clip))):  # of a short video, frames are repeated
+                clip = clip[index]
             return dict(
                 clips=torch.from_numpy(made(clip[None], self.inputs)), label=partner if flipped else video.label
             )

@@ -16,7 +16,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -334,7 +334,7 @@ def _pyav(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _quick(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
-    """Decode from the last start before the first wanted frame, without unwanted frames that no other refers to."""
+    """Decode what wanted frames depend on: see ``needed``; without unwanted frames that no other refers to."""
     from av.video.reformatter import VideoReformatter
 
     with opened(path) as (container, stream):
@@ -342,25 +342,40 @@ def _quick(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
         order, starts = _order(container, stream, packets)
         unique, inverse = picked(pick, len(order))
         wanted = {order[i]: n for n, i in enumerate(unique)}
-        start = max(i for i in starts if packets[i].pts <= order[unique[0]])
-        frames: list[np.ndarray | None] = [None] * len(unique)
-        reformatter = VideoReformatter()
-        missing = len(unique)
+        frames, reformatter = None, VideoReformatter()
         # The decoder fills damaged parts from the frames before: such a file is read straight.
         stream.codec_context.options = {"err_detect": "explode"}
-        for packet in (*packets[start:], None):
+        for packet in (*needed(packets, starts, wanted), None):
             if packet is not None:
                 stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
             for frame in stream.codec_context.decode(packet):
                 if frame.is_corrupt:
                     raise DecodeError("damaged")
-                place = wanted.get(frame.pts)
-                if place is not None and frames[place] is None:
-                    frames[place] = _rgb(frame, reformatter)
-                    missing -= 1
-            if not missing:
-                return _stack(frames), inverse, len(order)
-    raise DecodeError(f"{missing} frames do not come")
+                if frame.pts in wanted:
+                    rgb = _rgb(frame, reformatter)
+                    if frames is None:
+                        frames = np.empty((len(unique), *rgb.shape), np.uint8)
+                    if rgb.shape != frames.shape[1:]:
+                        raise DecodeError("frames of several sizes")
+                    frames[wanted.pop(frame.pts)] = rgb
+    if wanted:
+        raise DecodeError(f"{len(wanted)} frames do not come")
+    return frames, inverse, len(order)
+
+
+def needed(packets: list, starts: list[int], wanted: Collection[int]) -> list:
+    """The packets to decode: from each start to the last wanted frame before the next one.
+
+    Args:
+        packets: of a video, in the order of decoding.
+        starts: see ``_order``.
+        wanted: time stamps of frames.
+    """
+    out = []
+    for a, b in itertools.pairwise([*starts, len(packets)]):
+        end = max((i + 1 for i in range(a, b) if packets[i].pts in wanted), default=a)
+        out += packets[a:end]
+    return out
 
 
 def _straight(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:

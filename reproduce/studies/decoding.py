@@ -11,6 +11,11 @@ How mmaction2 differs, and how the views are made equal here: it repeats short v
 frames - 76 is a multiple of 9, as for 301 frames. Its three crops are of the whole short side (256), in the order left,
 right, centre, and views are ordered by crop, then clip. In training it takes a random area and aspect ratio; we jitter
 the short side.
+
+The side ``libavcodec`` is a limit: for the same clips as ours it decodes the same packets, from the same starts to the
+last wanted frames, with the same frames skipped. It does nothing else: the packets lie in memory, no file is opened or
+read, no order proven, nothing converted, resized or cropped. mmaction2's time over its is a ratio that no pipeline
+exceeds which gets these frames from libavcodec on one thread; its time over ours is the share of decoding in ours.
 """
 
 from __future__ import annotations
@@ -39,7 +44,7 @@ from torch import nn
 from baselines.checkpoints import MAPS
 from baselines.x3d import x3d
 from reproduce.data.datasets import TestVideos, TrainClips
-from reproduce.data.decode import DECODERS, decode
+from reproduce.data.decode import DECODERS, Pick, _order, _packets, decode, needed, opened, picked
 from reproduce.data.manifest import Manifest, Video
 from reproduce.data.scan import scan
 from reproduce.data.synthetic.video import render
@@ -120,19 +125,66 @@ def manifest(paths: list[Path]) -> Manifest:
     return Manifest("generated", "val", paths[0].parent, ("x",), tuple(Video(p.stem, p.name, 0) for p in paths))
 
 
+class Asked:
+    """In place of ``Frames``: holds the packets of a manifest's videos, and notes what clips need instead of decoding.
+
+    Attributes:
+        jobs: one for each clip, or video of a test, see ``bare``.
+    """
+
+    def __init__(self, videos: Manifest) -> None:
+        self.files, self.jobs = {}, []
+        for video in videos.videos:
+            with opened(videos.path(video)) as (container, stream):
+                packets = _packets(videos.path(video), container, stream)
+                codec = stream.codec_context.name, stream.codec_context.extradata
+                self.files[video.id] = codec, packets, *_order(container, stream, packets)
+
+    def distinct(self, video: Video, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
+        """As ``decode_distinct``, with frames of one black pixel."""
+        codec, packets, order, starts = self.files[video.id]
+        unique, inverse = picked(pick, len(order))
+        wanted = {order[i] for i in unique}
+        skips = [(p, "DEFAULT" if p.pts in wanted else "NONREF") for p in needed(packets, starts, wanted)]
+        self.jobs.append((codec, wanted, skips))
+        return np.zeros((len(unique), 1, 1, 3), np.uint8), inverse, len(order)
+
+
+def bare(codec: tuple[str, bytes], wanted: set[int], skips: list[tuple[av.Packet, str]]) -> list[av.VideoFrame]:
+    """The wanted frames, by libavcodec alone: its decoder's name and extradata, time stamps, packets, what to skip."""
+    context = av.CodecContext.create(codec[0], "r")
+    context.extradata, context.thread_type = codec[1], "NONE"
+    frames = []
+    for packet, skip in (*skips, (None, "DEFAULT")):
+        context.skip_frame = skip
+        frames += [frame for frame in context.decode(packet) if frame.pts in wanted]
+    return frames
+
+
 def pipelines(paths: list[Path], rounds: int) -> dict:
     """Training clips, eight of each video a round, at random; and the 30 views of a test; without a network."""
-    videos, fresh = manifest(paths), itertools.count()
+    videos, each = manifest(paths), 8 * len(paths)
     test, train = Compose(TEST), Compose(TRAIN)
     jobs = [dict(filename=str(p), label=0, start_index=0, modality="RGB") for p in paths]
-    ours = {d: (TrainClips(videos, PROTOCOL, 0, d), TestVideos(videos, PROTOCOL, d)) for d in DECODERS}
-    sides = dict(train={}, test={})
-    for d, (clips, views) in ours.items():
-        sides["train"][d] = lambda clips=clips: [clips[next(fresh)] for _ in range(8 * len(paths))]
+    sides: dict[str, dict[str, Callable[[], object]]] = dict(train={}, test={})
+    for d in DECODERS:
+        clips, views, fresh = TrainClips(videos, PROTOCOL, 0, d), TestVideos(videos, PROTOCOL, d), itertools.count()
+        sides["train"][d] = lambda clips=clips, fresh=fresh: [clips[next(fresh)] for _ in range(each)]
         sides["test"][d] = lambda views=views: [views[n] for n in range(len(paths))]
+    clips, views = TrainClips(videos, PROTOCOL, 0), TestVideos(videos, PROTOCOL)
+    clips.frames, views.frames = Asked(videos), Asked(videos)
+    for items, number in ((clips, each * (rounds + 1)), (views, len(paths))):
+        for n in range(number):
+            items[n]
+    needs = iter(clips.frames.jobs)
+    sides["train"]["libavcodec"] = lambda: [bare(*job) for job in itertools.islice(needs, each)]
+    sides["test"]["libavcodec"] = lambda: [bare(*job) for job in views.frames.jobs]
     sides["train"]["mmaction2"] = lambda: [train(dict(job)) for job in jobs * 8]
     sides["test"]["mmaction2"] = lambda: [test(dict(job)) for job in jobs]
-    return {name: ratios(each, rounds) for name, each in sides.items()}
+    out = {name: ratios(work, rounds) for name, work in sides.items()}
+    for found in out.values():
+        found["share_of_decoding"] = round(found["seconds"]["libavcodec"] / found["seconds"]["pyav"], 3)
+    return out
 
 
 def thirty_views(path: Path, rounds: int, depth: float, decoder: str) -> dict:

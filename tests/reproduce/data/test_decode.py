@@ -50,6 +50,18 @@ def b_frames(clips, tmp_path_factory):
     return path
 
 
+def test_of_each_group_no_more_is_decoded_than_up_to_its_last_wanted_frame(b_frames, monkeypatch):
+    given, needed = [], decoding.needed
+    monkeypatch.setattr(decoding, "needed", lambda *of: given.append(needed(*of)) or given[0])
+    index = np.array([3, 33, 32])  # key frames are 0, 15, 30, 45
+    frames, total = decode(b_frames, lambda _: index)
+    assert total == 60
+    assert np.array_equal(frames, decode(b_frames, np.arange)[0][index])
+    groups = [p.is_keyframe for p in given[0]]
+    assert sum(groups) == 2, "of four"
+    assert len(groups) <= 2 * 8, "the frames wanted, those before, and those that come before in the file"
+
+
 def test_decord_leaves_vp9_encoding_alone(tmp_path, clips):
     import av
 
@@ -126,6 +138,16 @@ def test_views_of_a_video_are_the_crops_of_its_clips(clips):
         frames, _ = decode(clips / "3.mp4", protocol.sampling.test)
         expected = np.concatenate([protocol.crops.test(clip) for clip in frames])
         assert np.array_equal(TestVideos(manifest, protocol)[0]["clips"].numpy(), expected)
+
+
+def test_a_clip_of_a_short_video_repeats_its_last_frame(clips):
+    videos = Manifest("d", "train", clips, ("x",), (Video("v", "3.mp4", 0),))
+    dense = Sampling("dense", 8, 4)
+    item = TrainClips(videos, Protocol(dense, Crops(64, 72, (72, 90))), 0)[5]
+    rng = np.random.default_rng((0, 1, 5))
+    frames, total = decode(clips / "3.mp4", lambda total: dense.train(total, rng)[0])
+    assert total < 29
+    assert np.array_equal(item["clips"][0], Crops(64, 72, (72, 90)).train(frames, rng)[0])
 
 
 def test_a_square_of_the_right_size_is_only_cut_out():

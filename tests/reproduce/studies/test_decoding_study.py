@@ -1,11 +1,12 @@
 """The study of decoding in small: equal views are equal, and so are their logits."""
 
+import numpy as np
 import pytest
 import torch
 from mmaction.utils import register_all_modules
 from mmengine.dataset import Compose
 
-from reproduce.data.datasets import TestVideos
+from reproduce.data.datasets import TestVideos, TrainClips
 from reproduce.studies import decoding
 
 
@@ -34,3 +35,17 @@ def test_ratios_are_of_the_last_side_to_the_others():
     out = decoding.ratios({"ours": lambda: None, "theirs": lambda: sum(range(100_000))}, 3)
     assert out["ours, processor"][1] > 1
     assert out["rounds"] == 3
+
+
+@pytest.mark.parametrize("kind", ["train", "test"])
+def test_the_limit_decodes_the_frames_of_the_same_clips(path, kind):
+    videos = decoding.manifest([path])
+    arguments = (videos, decoding.PROTOCOL)
+    items = TrainClips(*arguments, seed=0) if kind == "train" else TestVideos(*arguments)
+    seen, distinct = [], items.frames.distinct
+    items.frames.distinct = lambda *of: seen.append(distinct(*of)) or seen[0]
+    items[0]
+    items.frames = asked = decoding.Asked(videos)
+    items[0]
+    (job,) = asked.jobs
+    assert np.array_equal(seen[0][0], [frame.to_ndarray(format="rgb24") for frame in decoding.bare(*job)])
