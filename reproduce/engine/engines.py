@@ -155,30 +155,32 @@ def engine(net: nn.Module, clips: tuple[Tensor, ...], name: str, precision: str 
 
 
 @torch.no_grad()
-def measured(net: nn.Module, clips: tuple[Tensor, ...], names: Sequence[str], precision: str = "fp32") -> dict:
-    """Seconds of one pass by each engine, of those that agree with torch; the network is folded.
+def raced(
+    net: nn.Module, clips: tuple[Tensor, ...], names: Sequence[str], precision: str = "fp32"
+) -> dict[str, tuple[float, nn.Module]]:
+    """Seconds of one pass by each engine, and the network as it runs it, of those that agree with torch.
 
     Args:
-        net: in eval mode, on the CPU.
+        net: in eval mode, on the CPU; it is folded, and torch's engine changes it further.
         clips: a batch of them.
         names: of engines.
         precision: ``fp32`` or ``bf16``.
     """
     fold(net, *(clip[:1] for clip in clips))
-    logits, seconds = net(*clips), {}
+    logits, found = net(*clips), {}
     allowed = (TOLERANCE if precision == "fp32" else COARSE) * logits.abs().max().clamp(min=1)
     for name in (n for n in ENGINES if n in names):
         try:
             made = ENGINES[name].make(net, clips, precision)
             difference = (made(*clips) - logits).abs().max()
             if difference <= allowed or name == "torch":
-                seconds[name] = min(_time(made, clips) for _ in range(3))
+                found[name] = min(_time(made, clips) for _ in range(3)), made
                 continue
             why = f"its logits differ by {difference:.1e}"
         except Exception as error:  # exporters and compilers raise any error
             why = (str(error).strip() or type(error).__name__).splitlines()[0]
         print(f"  {name} is not used: {why}", file=sys.stderr)
-    return seconds
+    return found
 
 
 def _time(net: nn.Module, clips: tuple[Tensor, ...]) -> float:
@@ -210,5 +212,9 @@ def chosen(
         tried.remove("inductor")  # slower, and it compiles for a minute
     if tried == ["torch"]:
         return "torch"
-    seconds = remembered(memory, [*key, tried, precision], lambda: measured(net, clips, tried, precision))
+
+    def measured() -> dict[str, float]:
+        return {name: seconds for name, (seconds, _) in raced(net, clips, tried, precision).items()}
+
+    seconds = remembered(memory, [*key, tried, precision], measured)
     return min(seconds, key=seconds.get)

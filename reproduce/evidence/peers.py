@@ -28,7 +28,7 @@ from autotsnet.layers.quick import quicken
 from autotsnet.registry import MODELS
 from baselines import VARIANTS
 from baselines.peers import PEERS
-from reproduce.engine.engines import engine, measured
+from reproduce.engine.engines import raced
 from reproduce.launch.parallel import keep_memory
 from reproduce.measure.macs import count
 from reproduce.measure.throughput import Mode, matmul_rate, time_passes
@@ -100,10 +100,9 @@ class Case:
             return partial(_trained, net.train(), clips, optimizer, bf16), "torch"
         name = "torch"
         if source == "ours":
-            seconds = measured(net.eval(), clips, ("torch", "openvino"), self.precision)
-            name = min(seconds, key=seconds.get)
-            net, _, _ = self.build(source)
-            net = engine(Mode().prepared(net).eval(), clips, name, self.precision)
+            found = raced(net.eval(), clips, ("torch", "openvino"), self.precision)
+            name = min(found, key=lambda name: found[name][0])
+            net = found[name][1]
             clips = clips if name == "torch" else tuple(clip.contiguous() for clip in clips)
         return partial(_tested, net.eval(), clips), name
 

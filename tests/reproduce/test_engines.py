@@ -6,7 +6,7 @@ from torch import nn
 
 from autotsnet.registry import FAMILIES
 from reproduce.engine import engines
-from reproduce.engine.engines import COARSE, ENGINES, available, chosen, engine, measured
+from reproduce.engine.engines import COARSE, ENGINES, available, chosen, engine, raced
 
 SMALL = dict(num_classes=5, frames=4, crop=32)
 
@@ -79,7 +79,7 @@ def test_an_engine_that_errs_or_answers_otherwise_is_not_taken(monkeypatch, caps
     net = made(**FEW["x3d"])
     monkeypatch.setitem(engines.ENGINES, "openvino", engines.Engine(Wrong))
     monkeypatch.setitem(engines.ENGINES, "inductor", engines.Engine(fails))
-    assert list(measured(net, CLIPS, tuple(ENGINES))) == ["torch"]
+    assert list(raced(net, CLIPS, tuple(ENGINES))) == ["torch"]
     said = capsys.readouterr().err
     assert "openvino is not used: its logits differ by 1.0e+00" in said
     assert "inductor is not used: no such operator\n" in said
@@ -90,9 +90,9 @@ def test_only_a_long_test_pays_for_a_compiler_and_the_choice_is_remembered(tmp_p
 
     def measure(net, clips, names, precision):
         asked.append(names)
-        return {"torch": 2.0, "openvino": 1.0} if "openvino" in names else {"torch": 2.0, "inductor": 1.0}
+        return {"torch": (2.0, net), "openvino" if "openvino" in names else "inductor": (1.0, net)}
 
-    monkeypatch.setattr(engines, "measured", measure)
+    monkeypatch.setattr(engines, "raced", measure)
     monkeypatch.setattr(engines, "_time", lambda *_: 1.0)
     assert chosen(net, CLIPS, 10, "fp32", tmp_path, ["a"]) == "torch"
     assert not asked
