@@ -134,7 +134,7 @@ def _import_decord():
 
 
 def _decord(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
-    times = _checked(path)
+    times = checked(path)
     decord = _import_decord()
     with open(path, "rb") as file:  # by handle: decord mangles some non-ASCII names
         reader = decord.VideoReader(file, num_threads=1)
@@ -146,7 +146,7 @@ def _decord(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
 def _torchcodec(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
     from torchcodec.decoders import VideoDecoder
 
-    times = _checked(path)
+    times = checked(path)
     reader = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
     unique, inverse = picked(pick, len(times))
     batch = reader.get_frames_at(unique.tolist())
@@ -154,7 +154,7 @@ def _torchcodec(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
     return batch.data.numpy(), inverse, len(times)
 
 
-def _checked(path: Path) -> np.ndarray:
+def checked(path: Path) -> np.ndarray:
     """Times of a video's frames in seconds, to check another decoder with.
 
     Raises:
@@ -356,7 +356,7 @@ def _quick(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
                     raise DecodeError("damaged")
                 place = wanted.get(frame.pts)
                 if place is not None and frames[place] is None:
-                    frames[place] = _upright(frame, reformatter)
+                    frames[place] = _rgb(frame, reformatter)
                     missing -= 1
             if not missing:
                 return _stack(frames), inverse, len(order)
@@ -375,22 +375,43 @@ def _straight(path: Path, pick: Pick) -> tuple[np.ndarray, np.ndarray, int]:
     with opened(path) as (container, stream):
         for i, frame in enumerate(container.decode(stream)):
             if i in wanted:
-                frames.append(_upright(frame, reformatter))
+                frames.append(_rgb(frame, reformatter))
             if len(frames) == len(unique):
                 return _stack(frames), inverse, total
     raise DecodeError(f"frame {unique[len(frames)]} of {total} does not come")
 
 
-def _upright(frame, reformatter) -> np.ndarray:
+def straight_frames(path: Path) -> Iterator:
+    """A straight reading of a video file: PyAV's frames, which ``upright`` turns.
+
+    Raises:
+        DecodeError: as ``decode``; of a file that is cut off, after its last frame.
+    """
+    total = 0
+    try:
+        with opened(path) as (container, stream):
+            for frame in container.decode(stream):
+                yield frame
+                total += 1
+            check_whole(path, container, stream, total)
+    except Exception as error:  # any error here is one of this file
+        raise DecodeError(f"{path}: pyav cannot decode it: {reason(error)}") from error
+
+
+def _rgb(frame, reformatter) -> np.ndarray:
     # By default, threads are started for every frame, which takes three quarters of the time with embedded clips.
-    rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    return upright(reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), frame)
+
+
+def upright(picture: np.ndarray, frame) -> np.ndarray:
+    """A picture of a frame, H × W × …, turned and flipped as the frame says that it is to be shown; a view."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return rgb
+        return picture
     a, b, _, c, d = struct.unpack_from("=5i", matrix)  # x' = ax + cy, y' = bx + dy
     if abs(b) + abs(c) > abs(a) + abs(d):  # a quarter turn
-        rgb, a, d = rgb.swapaxes(0, 1), c, b
-    return rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+        picture, a, d = picture.swapaxes(0, 1), c, b
+    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def _stack(frames: list[np.ndarray]) -> np.ndarray:

@@ -82,19 +82,11 @@ def scan(manifests: Iterable[Manifest], out: Path, full: bool, workers: int | No
 
 def _look(manifests: list[Manifest], journal: Path, full: bool, workers: int | None) -> dict[str, dict]:
     """Absolute path -> what was found, for all files that are there; from the journal where they have not changed."""
-    done = {}
-    if journal.exists():
-        for line in journal.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:  # cut off by an interruption
-                continue
-            done[row["file"]] = row
-    found, todo = {}, []
+    done, found, todo = read_journal(journal), {}, []
     for m in manifests:
         for v in m.videos:
             file = str(m.path(v))
-            key = _key(file, full)
+            key = key_of(file, full)
             if key is None:
                 continue
             if file in done and done[file]["key"] == key:
@@ -119,13 +111,23 @@ def _look(manifests: list[Manifest], journal: Path, full: bool, workers: int | N
     return {file: {k: v for k, v in row.items() if k != "file"} for file, row in found.items()}
 
 
-def _key(file: str, full: bool) -> list | None:
-    """A key that changes with the file and with the kind of scan; None: the file is missing."""
+def read_journal(path: Path) -> dict[str, dict]:
+    """File -> the last row about it, of a journal of one JSON object a line."""
+    done = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):  # cut off by an interruption
+            row = json.loads(line)
+            done[row["file"]] = row
+    return done
+
+
+def key_of(file: str | Path, kind: int) -> list | None:
+    """A key that changes with the file and with what is done to it; None: the file is missing."""
     try:
         status = os.stat(file)
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns, full]
+    return [status.st_size, status.st_mtime_ns, kind]
 
 
 def _examine(job: tuple[str, list, bool]) -> dict:
@@ -354,19 +356,20 @@ def summary(manifests: Iterable[Manifest], table: pd.DataFrame, out: Path) -> st
         lines += [f"  {source}: {n} videos; here {100 * len(usable) / n:.1f} %" for source, n in published.items()]
         empty = [c for c, (_, n) in per_class.items() if n == 0]
         if empty:
-            lines.append(f"  {len(empty)} of {len(m.classes)} classes have no usable video: {_few(empty)}")
+            lines.append(f"  {len(empty)} of {len(m.classes)} classes have no usable video: {few(empty)}")
         short = [f"{c} ({n} of {of})" for c, (of, n) in per_class.items() if 0 < n < (1 - SHORT) * of]
         if short:
-            lines.append(f"  {len(short)} classes lack over {SHORT:.0%} of their videos: {_few(short)}")
+            lines.append(f"  {len(short)} classes lack over {SHORT:.0%} of their videos: {few(short)}")
         for fault in faults:
             named = [f"{r.path} ({r.detail})" for r in rows[rows.fault == fault].itertuples()]
-            lines.append(f"  {fault}: {len(named)}: {_few(named)}")
+            lines.append(f"  {fault}: {len(named)}: {few(named)}")
         odd = [f"{r.path} ({r.notes})" for r in rows[rows.notes.fillna("") != ""].itertuples()]
         if odd:
-            lines.append(f"  odd, but usable unless named above: {len(odd)}: {_few(odd)}")
+            lines.append(f"  odd, but usable unless named above: {len(odd)}: {few(odd)}")
     write_json(out / "summary.json", data)
     return "\n".join(lines)
 
 
-def _few(names: list[str]) -> str:
+def few(names: list[str]) -> str:
+    """The first names, and how many more there are."""
     return "; ".join(names[:FEW]) + (f"; and {len(names) - FEW} more, see the manifest" if len(names) > FEW else "")

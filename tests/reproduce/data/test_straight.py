@@ -11,7 +11,7 @@ import pytest
 
 from reproduce.data import decode as decoding
 from reproduce.data.decode import DECODERS, DecodeError, check, decode
-from reproduce.data.scan import _examine, _key
+from reproduce.data.scan import _examine, key_of
 from reproduce.data.synthetic.writer import encode
 
 # conftest's folder is no package: loaded by its path
@@ -136,8 +136,8 @@ def test_less_is_decoded_where_the_order_is_proven(files, name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["plain.mp4", "stream.ts", "cut_5.mp4", "mpeg4.avi"])
 def test_no_more_frames_are_kept_than_wanted(files, name, monkeypatch):
-    turned, upright = [], decoding._upright
-    monkeypatch.setattr(decoding, "_upright", lambda *args: turned.append(1) or upright(*args))
+    turned, upright = [], decoding._rgb
+    monkeypatch.setattr(decoding, "_rgb", lambda *args: turned.append(1) or upright(*args))
     decode(files / name, lambda n: np.array([3, n - 1, 3]))
     assert len(turned) == 2
 
@@ -191,7 +191,7 @@ def test_a_cover_picture_is_no_video(files, first):
 
 
 def fault(path: Path, full: bool = False) -> tuple[str, str]:
-    row = _examine((str(path), _key(str(path), full), full))
+    row = _examine((str(path), key_of(str(path), full), full))
     return row["fault"], row["detail"]
 
 
@@ -308,12 +308,12 @@ def test_an_unknown_decoder_is_refused_before_anything_is_read(monkeypatch):
 
 
 def test_another_decoder_is_held_to_the_count_and_the_times(files, monkeypatch):
-    times = decoding._checked(files / "plain.mp4")
+    times = decoding.checked(files / "plain.mp4")
     assert np.allclose(np.diff(times), 0.04)
-    monkeypatch.setattr(decoding, "_checked", lambda path: times[:-1])
+    monkeypatch.setattr(decoding, "checked", lambda path: times[:-1])
     with pytest.raises(DecodeError, match="40 frames for 39"):
         DECODERS["decord"](files / "plain.mp4", PICKS["few"])
-    monkeypatch.setattr(decoding, "_checked", lambda path: times + 0.04)
+    monkeypatch.setattr(decoding, "checked", lambda path: times + 0.04)
     with pytest.raises(DecodeError, match="or other ones"):
         DECODERS["decord"](files / "plain.mp4", PICKS["few"])
     shutil.copy(files / "plain.mp4", files / "again.mp4")
