@@ -94,6 +94,7 @@ class Data(_Part):
     train_absent: int = 0  # annotated, but without a file, and left out
     train_skipped: list[str] = []  # ids of those that could not be decoded; others stood in for them
     partial: bool = False  # the copy lacks much of its data set, and was allowed to
+    resized: str = ""  # how its videos were encoded anew
     frames: int
     crop: int
     clips: int

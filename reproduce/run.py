@@ -245,6 +245,7 @@ def _record(of: Run) -> None:
             train_absent=train.absent,
             train_skipped=skipped_videos(of.folder / SKIPPED),
             partial=train.partial or test.partial,
+            resized=test.resized,
             frames=protocol.sampling.frames,
             crop=protocol.crops.test_size,
             clips=protocol.sampling.clips,

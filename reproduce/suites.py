@@ -19,7 +19,7 @@ from autotsnet.registry import SCOPE, family
 from reproduce.budget import Solution, cost, memory_folder, solve
 from reproduce.data import kinetics, ssv2, synthetic  # noqa: F401  (registers layouts)
 from reproduce.data.layouts import LAYOUTS
-from reproduce.data.manifest import DataError, Manifest, Video
+from reproduce.data.manifest import DataError, Manifest, Video, resizing
 from reproduce.protocol import Crops, Protocol, Sampling, TwoSizeCrops
 from reproduce.spec import RunSpec, lasting
 
@@ -161,7 +161,7 @@ class Suite:
         """The videos of a split; those of the embedded data carry the hash of their frames.
 
         Raises:
-            DataError: the copy is not there, of another form, or partial without ALLOW_PARTIAL=1.
+            DataError: the copy is not there, of another form, partial without ALLOW_PARTIAL=1, or not yet resized.
         """
         manifest = LAYOUTS.named(self.layout)(root, split, self.dataset)
         if len(manifest.classes) != self.classes:
@@ -170,6 +170,7 @@ class Suite:
                 "is the annotation complete?"
             )
         if self.root is not None:
+            manifest = replace(manifest, resized=resizing(root))
             return manifest.usable(allow_partial=os.environ.get("ALLOW_PARTIAL", "0") not in ("", "0"))
         pixels = {v["path"]: v["sha256"] for v in synthetic.load_manifest(root)["videos"]}
         return manifest.subset(tuple(Video(v.id, v.path, v.label, pixels[v.path]) for v in manifest.videos))

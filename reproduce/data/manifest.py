@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import stat
@@ -16,6 +17,7 @@ SUFFIXES = {  # of videos
     ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".flv", ".f4v", ".mpg", ".mpeg", ".ts", ".mts",
     ".m2ts", ".wmv", ".asf", ".ogv",
 }  # fmt: skip
+RESIZED = "resized.json"  # marks a copy that `data cache` made
 MISSING = 0.1  # share of videos without a file over which a copy is partial; old ones of Kinetics lack up to 5 %
 
 
@@ -54,6 +56,7 @@ class Manifest:
         partners: label -> label of the class that a horizontal flip turns it into; -1: do not flip.
         absent: videos of the annotation that were left out since they have no file.
         partial: the copy is known to be incomplete and is used nevertheless.
+        resized: how the copy's videos were encoded anew, '' if they were not; see ``resizing``.
     """
 
     dataset: str
@@ -64,6 +67,7 @@ class Manifest:
     partners: tuple[int, ...] | None = None
     absent: int = 0
     partial: bool = False
+    resized: str = ""
 
     def __post_init__(self) -> None:
         where = f"{self.dataset} {self.split} ({self.root})"
@@ -90,10 +94,12 @@ class Manifest:
 
     @cached_property
     def hash(self) -> str:
-        """Twelve hex digits over classes, ids, labels and content (frames where known, else the file's size)."""
+        """Twelve hex digits over classes, ids, labels, content (frames where known, else the file's size), resizing."""
         digest = hashlib.sha256("\n".join(self.classes).encode())
         for v in self.videos:
             digest.update(f"\n{v.id}\t{v.label}\t{v.content or self.sizes[v.id]}".encode())
+        if self.resized:
+            digest.update(f"\n{self.resized}".encode())
         return digest.hexdigest()[:12]
 
     @cached_property
@@ -138,6 +144,26 @@ class Manifest:
         if training:
             return replace(self, videos=present, absent=len(missing), partial=bool(problem))
         return replace(self, partial=bool(problem))
+
+
+def read_marker(root: str | Path) -> dict:
+    """What ``data cache`` has written about a copy that it made; empty of any other copy."""
+    path = Path(root) / RESIZED
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def resizing(root: str | Path) -> str:
+    """How a copy's videos were encoded anew; '' of any other copy.
+
+    Raises:
+        DataError: it is not complete.
+    """
+    made = read_marker(root)
+    if not made:
+        return ""
+    if not made["complete"]:
+        raise DataError(f"{root} is a resized copy that is not complete; issue its `data cache` again")
+    return f"short side {made['short_side']}, H.264, crf {made['encoder']['crf']}"
 
 
 def bare(name: str) -> str:

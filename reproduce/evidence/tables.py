@@ -578,11 +578,12 @@ def title(suite: Suite, records: list[RunRecord]) -> str:
     if mine:
         devices = sorted({r.provenance.device for r in mine})
         partial = "; a **partial copy** of the data set" if any(r.data.partial for r in mine) else ""
+        anew = "".join(f"; videos **encoded anew** ({how})" for how in sorted({r.data.resized for r in mine} - {""}))
         absent, skipped = (
             max(map(n, mine)) for n in (lambda r: r.data.train_absent, lambda r: len(r.data.train_skipped))
         )
         lost = f"; trained without {absent} missing and {skipped} undecodable videos" if absent or skipped else ""
-        text += f" (test manifest {mine[0].data.test_manifest}; {'; '.join(devices)}{partial}{lost})"
+        text += f" (test manifest {mine[0].data.test_manifest}; {'; '.join(devices)}{partial}{anew}{lost})"
     return text
 
 
