@@ -10,9 +10,12 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from reproduce.data.manifest import Manifest
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -597,22 +600,37 @@ def scan(
 
     Example: python -m reproduce data scan kinetics --full
     """
-    from reproduce.data.layouts import LAYOUTS
-    from reproduce.data.manifest import DataError
     from reproduce.data.scan import scan as look
     from reproduce.data.scan import summary
-    from reproduce.suites import SUITES, named
 
-    load = LAYOUTS.named(layout)
-    s = named(layout) if layout in SUITES else None
-    if not root and not (s and os.environ.get(s.root)):
-        unset = f"{s.root} is not set and no --root is given: which copy of {s.dataset}" if s else "--root: which copy"
-        raise DataError(f"{unset}? See README")
-    out, dataset = out or cache / f"scan-{layout}", s.dataset if s else layout
-    manifests = [load(root or os.environ[s.root], split, dataset) for split in ("train", "val")]
+    manifests, out = splits_of(layout, root), out or cache / f"scan-{layout}"
     table = look(manifests, out, full, workers or None)
     typer.echo(summary(manifests, table, out))
     typer.echo(f"{out / 'manifest.parquet'}: {len(table)} rows")
+
+
+@data_app.command("cache")
+def resize(
+    layout: Annotated[str, typer.Argument(help="kinetics or ssv2.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new copy.")],
+    short_side: Annotated[int, typer.Option(help="In pixels, even; smaller videos are copied as they are.")] = 256,
+    root: Annotated[Path | None, typer.Option(help="The copy; default: KINETICS_ROOT or SSV2_ROOT.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: all cores.")] = 0,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what size and time it takes.")] = False,
+) -> None:
+    """Make a copy with small videos, which are read fast: the same frames at the same times, encoded anew. Resumable.
+
+    It says first what size and time this takes, and ends where there is too little room.
+
+    Example: python -m reproduce data cache kinetics --short-side 256 --out /fast/k400-256
+    """
+    from reproduce.data.resized import Resizing, stoppable
+
+    with stoppable():
+        copy = Resizing(layout, splits_of(layout, root), out, short_side, workers)
+        typer.echo(copy.plan())
+        if not plan:
+            typer.echo(copy.run())
 
 
 @data_app.command()
@@ -645,6 +663,30 @@ def score(
     from reproduce.suites import suite
 
     typer.echo(table_on(suite(suite_name), results, ids))
+
+
+def splits_of(layout: str, root: Path | None) -> tuple[Manifest, ...]:
+    """The splits of a copy, by default of the one that the environment names.
+
+    Raises:
+        DataError: neither names one, it is not of that layout, or its videos are embedded.
+    """
+    from reproduce.data.layouts import LAYOUTS
+    from reproduce.data.manifest import DataError
+    from reproduce.suites import SUITES, named
+
+    s = named(layout) if layout in SUITES else None
+    if (s and not s.root) or (root or Path()).name.startswith("synthetic-"):
+        raise DataError(
+            f"{root or layout}: embedded videos are small and made whole, and the first run caches their frames; "
+            "this is for copies of real data"
+        )
+    load = LAYOUTS.named(layout)
+    if not root and not (s and os.environ.get(s.root)):
+        unset = f"{s.root} is not set and no --root is given: which copy of {s.dataset}" if s else "--root: which copy"
+        raise DataError(f"{unset}? See README")
+    root = Path(root or os.environ[s.root]).absolute()
+    return tuple(load(root, split, s.dataset if s else layout) for split in ("train", "val"))
 
 
 def _integers(option: str, text: str) -> list[int]:
