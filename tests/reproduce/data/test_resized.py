@@ -309,7 +309,7 @@ def test_sigterm_leaves_whole_files_and_the_command_goes_on(kinetics_copy, sourc
         while job.poll() is None and not (journal.exists() and journal.read_text().strip()):
             time.sleep(0.01)
         job.send_signal(signal.SIGTERM)
-        _, error = job.communicate(timeout=60)
+        _, error = job.communicate(timeout=300)
     finally:
         job.kill()
     assert job.returncode == os.EX_TEMPFAIL, error

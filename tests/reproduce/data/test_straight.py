@@ -136,8 +136,8 @@ def test_less_is_decoded_where_the_order_is_proven(files, name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["plain.mp4", "stream.ts", "cut_5.mp4", "mpeg4.avi"])
 def test_no_more_frames_are_kept_than_wanted(files, name, monkeypatch):
-    turned, upright = [], decoding._upright
-    monkeypatch.setattr(decoding, "_upright", lambda *args: turned.append(1) or upright(*args))
+    turned, upright = [], decoding._rgb
+    monkeypatch.setattr(decoding, "_rgb", lambda *args: turned.append(1) or upright(*args))
     decode(files / name, lambda n: np.array([3, n - 1, 3]))
     assert len(turned) == 2
 
