@@ -628,6 +628,7 @@ def resize(
     """
     from reproduce.data.resized import Resizing, stoppable
 
+    check_real(layout, root)
     with stoppable():
         copy = Resizing(layout, splits_of(layout, root), out, short_side, workers)
         typer.echo(copy.plan())
@@ -667,6 +668,19 @@ def score(
     typer.echo(table_on(suite(suite_name), results, ids))
 
 
+def check_real(layout: str, root: Path | None) -> None:
+    """Raise a DataError for a copy of embedded videos."""
+    from reproduce.data.manifest import DataError
+    from reproduce.suites import SUITES, named
+
+    embedded = layout in SUITES and not named(layout).root
+    if embedded or (root or Path()).name.startswith("synthetic-"):
+        raise DataError(
+            f"{root or layout}: embedded videos are small and made whole, and the first run caches their frames; "
+            "this is for copies of real data"
+        )
+
+
 def splits_of(layout: str, root: Path | None) -> tuple[Manifest, ...]:
     """The splits of a copy, by default of the one that the environment names.
 
@@ -678,11 +692,6 @@ def splits_of(layout: str, root: Path | None) -> tuple[Manifest, ...]:
     from reproduce.suites import SUITES, named
 
     s = named(layout) if layout in SUITES else None
-    if (s and not s.root) or (root or Path()).name.startswith("synthetic-"):
-        raise DataError(
-            f"{root or layout}: embedded videos are small and made whole, and the first run caches their frames; "
-            "this is for copies of real data"
-        )
     load = LAYOUTS.named(layout)
     if not root and not (s and os.environ.get(s.root)):
         unset = f"{s.root} is not set and no --root is given: which copy of {s.dataset}" if s else "--root: which copy"

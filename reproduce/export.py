@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -95,6 +96,8 @@ def export(net: nn.Module, frames: int, crop: int, out: Path, openvino: bool = F
         ExportError: the exported network disagrees with torch; its files are removed.
         OutputError: the folder cannot be written.
     """
+    if openvino and not find_spec("openvino"):
+        raise ModuleNotFoundError("OpenVINO is not installed: pip install openvino")
     free = {0: "batch"} if isinstance(net, FIXED_FRAMES) else {0: "batch", 2: "frames"}
     inputs = inputs_of(net)
     program = _program(net, example(inputs, frames, crop, TRACED, "cpu"), free)

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
 # Fused multiply-adds; nothing is reordered or taken as finite, except in the order that the loops state.
 _JIT = njit(cache=True, nogil=True, boundscheck=False, error_model="numpy", fastmath={"contract", "nsz"})
-_INLINE = njit(inline="always", boundscheck=False, error_model="numpy", fastmath={"contract", "nsz"})
 
 ROWS = 256  # whose sum is kept in the arrays' own precision, before it is added to a sum in double precision
 
@@ -118,7 +118,10 @@ _2, _3, _4, _5, _6 = (np.float32(1 / math.factorial(n)) for n in range(2, 7))
 _ONE, _MOST, _ROUND = np.float32(1), np.float32(87), np.float32(1.5 * 2**23)
 
 
-@_INLINE
+def _sigmoid(u):
+    """Of a number of either precision, for kernels; in a closure, numba would not find them on the disk again."""
+
+
 def _sigmoid32(u):
     # 1 / (1 + e^z): of e^z, the whole powers of two are an exponent, the rest is a polynomial. The compiler makes
     # vectors of this, not of a call of exp.
@@ -131,9 +134,13 @@ def _sigmoid32(u):
     return _ONE / (_ONE + power)
 
 
-@_INLINE
 def _sigmoid64(u):
     return 1 / (1 + math.exp(-u))
+
+
+@overload(_sigmoid, inline="always", jit_options=dict(error_model="numpy", fastmath={"contract", "nsz"}))
+def _(u):
+    return _sigmoid32 if u is types.float32 else _sigmoid64
 
 
 @_JIT
@@ -172,7 +179,6 @@ def norm_act(act: str, double: bool) -> tuple[Callable[..., None], Callable[...,
     sum and its product with ``x - mean``.
     """
     relu, silu = act == "ReLU", act == "SiLU"
-    sigmoid = _sigmoid64 if double else _sigmoid32
     number = np.float64 if double else np.float32
 
     @_JIT
@@ -186,7 +192,7 @@ def norm_act(act: str, double: bool) -> tuple[Callable[..., None], Callable[...,
                     if relu:
                         u = max(u, number(0))
                     if silu:
-                        u *= sigmoid(u)
+                        u *= _sigmoid(u)
                     to[c] = u
 
     @_JIT
@@ -206,7 +212,7 @@ def norm_act(act: str, double: bool) -> tuple[Callable[..., None], Callable[...,
                             if relu:
                                 to[c] = given[c] if u > 0 else number(0)
                             if silu:
-                                s = sigmoid(u)
+                                s = _sigmoid(u)
                                 to[c] = given[c] * (s * (number(1) + u * (number(1) - s)))
                         given = to
                     for c in range(channels):

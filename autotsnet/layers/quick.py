@@ -16,10 +16,13 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-ACTS = (nn.ReLU, nn.SiLU)
+ACTS, NORMS = (nn.ReLU, nn.SiLU), (nn.BatchNorm2d, nn.BatchNorm3d)
+# Whose modules call their parts one after the other, and so do the networks of the families here.
+CALLED_WHOLE = ("torch.", "mmcv.", "mmengine.", "mmaction.models.backbones.", "autotsnet.", "baselines.", "reproduce.")
 PRECISIONS = (torch.float32, torch.float64, torch.bfloat16)
 WIDEST = 7  # kernel whose columns are unrolled; of larger ones the gradients are torch's
 MOST = 2**30  # numbers of a tensor whose places Triton's kernels count in 32 bits, with some to spare
@@ -29,8 +32,9 @@ def quicken(net: nn.Module) -> nn.Module:
     """Let the layers of a network use the kernels where they apply, in place; parameters and their names stay.
 
     Depthwise convolutions get other gradients, batch norms in training mode other loops. A norm does the work of the
-    ReLU or SiLU that follows it in an ``nn.Sequential`` or in mmcv's ``ConvModule``. On other devices, in other memory
-    formats and precisions, and in eval mode, each layer does what it did.
+    ReLU or SiLU that follows it in an ``nn.Sequential`` or in mmcv's ``ConvModule``; not in networks of somebody's own,
+    which may call these part by part. On other devices, in other memory formats and precisions, and in eval mode, each
+    layer does what it did; so does a subclass that computes something of its own.
 
     Args:
         net: to be trained; not for ``fold``, which takes norms away.
@@ -42,7 +46,7 @@ def quicken(net: nn.Module) -> nn.Module:
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d) and _is_plain(module):
             module._conv_forward = partial(_convolution, module)
-        elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d) and module.affine:
+        elif isinstance(module, NORMS) and type(module).forward is _BatchNorm.forward and module.affine:
             act = followed.get(module)
             module.forward = partial(_norm, module, type(act).__name__ if act else "")
             if act:
@@ -91,6 +95,8 @@ def _unchanged(x: Tensor) -> Tensor:
 
 def _followed(net: nn.Module):
     """Norms with the activation that is their only reader, as far as the structure shows it."""
+    if not all(f"{type(m).__module__}.".startswith(CALLED_WHOLE) for m in net.modules()):
+        return
     seen: dict[nn.Module, int] = {}
     for parent in net.modules():
         for child in parent._modules.values():
@@ -108,7 +114,8 @@ def _followed(net: nn.Module):
 
 
 def _is_plain(conv: nn.Module) -> bool:
-    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str) and set(conv.dilation) == {1}
+    own = type(conv)._conv_forward not in (nn.Conv2d._conv_forward, nn.Conv3d._conv_forward)
+    return not own and conv.padding_mode == "zeros" and not isinstance(conv.padding, str) and set(conv.dilation) == {1}
 
 
 def _is_depthwise(conv: nn.Module) -> bool:
@@ -194,6 +201,7 @@ class _Pointwise(torch.autograd.Function):
         return _onednn(x, weight, bias, [1] * (x.dim() - 2), [0] * (x.dim() - 2))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g):
         x, weight = ctx.saved_tensors
         last = 0, *range(2, x.dim()), 1
@@ -216,6 +224,7 @@ class _Depthwise(torch.autograd.Function):
         return (F.conv3d if x.dim() == 5 else F.conv2d)(x, weight, bias, stride, padding, 1, x.shape[1])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g):
         from autotsnet.layers import kernels  # numba takes half a second to import
 
@@ -244,7 +253,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _norm(norm: _BatchNorm, act: str, x: Tensor) -> Tensor:
-    plain = x.dtype == norm.weight.dtype and x.dtype != torch.bfloat16 and x.numel() > x.shape[1]
+    plain = x.dtype == norm.weight.dtype and x.dtype in PRECISIONS[:2] and x.numel() > x.shape[1]
     if plain and _applies(x) and (norm.training or norm.running_mean is None):
         remember = partial(_remember, norm) if norm.training and norm.running_mean is not None else None
         return _Norm.apply(x, norm.weight, norm.bias, norm.eps, act, remember)
@@ -288,6 +297,7 @@ class _Norm(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g):
         from autotsnet.layers import kernels
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from reproduce.data.decode import DEFAULT, DecodeError, Pick, decode, decode_distinct, picked
 from reproduce.data.manifest import Manifest, Video
+from reproduce.lease import HeldError, held
 from reproduce.progress import Progress
 from reproduce.whole_files import OutputError, write_atomic
 
@@ -54,10 +55,14 @@ class Frames:
             return decode_distinct(self.manifest.path(video), pick, self.decoder)
         start, total, height, width, first = at
         unique, inverse = picked(pick, total)
-        if self._map is None:  # not before: each process maps it
-            self._map = np.memmap(_files(self.manifest)[0], np.uint8, "r")
         size = total * height * width * 3
-        frames = self._map[start : start + size].reshape(total, height, width, 3)[unique]
+        try:
+            if self._map is None:  # not before: each process maps it
+                self._map = np.memmap(_files(self.manifest)[0], np.uint8, "r")
+            frames = self._map[start : start + size].reshape(total, height, width, 3)[unique]
+        except (OSError, ValueError):  # gone, or another one by now
+            self._index = None
+            return decode_distinct(self.manifest.path(video), lambda _: unique[inverse], self.decoder)
         if [zlib.crc32(frame) for frame in frames] == self._index["crc"][first + unique].tolist():
             return frames, inverse, total
         _damaged(self.manifest)
@@ -76,8 +81,11 @@ def cache(manifest: Manifest) -> None:
         return
     data, index = _files(manifest)
     try:
-        write_atomic(data, lambda path: _write(manifest, path, index))
-    except (OutputError, NoRoomError, DecodeError) as error:  # it only saves time
+        with held(data.parent):  # another process that makes it is not waited for
+            for part in data.parent.glob(f".{manifest.split}.*.part"):  # of one that was killed
+                part.unlink()
+            write_atomic(data, lambda path: _write(manifest, path, index))
+    except (OutputError, NoRoomError, DecodeError, HeldError) as error:  # it only saves time
         logger.warning("no cache of decoded frames: %s; videos are read each time", error)
 
 
@@ -149,6 +157,8 @@ def _load(manifest: Manifest, decoder: str = "") -> dict | None:
         content = {v.id: v.content for v in manifest.videos}
         rows = zip(*(known[name].tolist() for name in ("ids", "content", "at")), strict=True)
         return dict(at={i: at for i, of, at in rows if content.get(i) == of}, crc=known["crc"])
+    except FileNotFoundError:  # by another process, just now
+        return None
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         _damaged(manifest, f" ({error})")
         return None

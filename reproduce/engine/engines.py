@@ -6,6 +6,7 @@ logits are not torch's to rounding is not taken.
 
 from __future__ import annotations
 
+import copy
 import shutil
 import sys
 import warnings
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from reproduce.budget import remembered
-from reproduce.engine.inference import TOLERANCE, by_onednn, fold
+from reproduce.engine.inference import TOLERANCE, accelerate, by_onednn, fold
 
 PRECISIONS = ("fp32", "bf16")
 COARSE = 0.05  # of bf16's logits to fp32's, over the largest: a part that is not run as it should be is far outside
@@ -85,14 +86,8 @@ def to_openvino(net: nn.Module, clips: tuple[Tensor, ...]) -> Any:
     Args:
         net: clips B C T H W to logits B N.
         clips: what it takes; their T, H and W are kept.
-
-    Raises:
-        ModuleNotFoundError: OpenVINO is not installed.
     """
-    try:
-        import openvino
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("OpenVINO is not installed: pip install openvino") from error
+    import openvino
 
     two = tuple(torch.cat([clip[:1]] * 2) for clip in clips)  # of a single one, B is taken for a constant
     with warnings.catch_warnings():
@@ -127,31 +122,43 @@ ENGINES = {
 }
 
 
-def available(precision: str) -> str:
-    """The precision, or fp32 with a line where the CPU has no bf16.
+def has_bf16() -> bool:
+    """Whether this machine computes in bf16; otherwise torch emulates it."""
+    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
 
-    Raises:
-        ValueError: an unknown precision.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} of a test is unknown; known: {', '.join(PRECISIONS)}")
-    if precision == "bf16" and not torch.cuda.is_available() and not torch.cpu._is_avx512_bf16_supported():
+
+def available(precision: str) -> str:
+    """The precision, or fp32 with a line where the CPU has no bf16."""
+    if precision == "bf16" and not has_bf16():
         print("  this CPU has no bf16: tested in fp32", file=sys.stderr)
         return "fp32"
     return precision
 
 
+class EngineError(RuntimeError):
+    """An engine does not compute what torch computes."""
+
+
+@torch.no_grad()
 def engine(net: nn.Module, clips: tuple[Tensor, ...], name: str, precision: str = "fp32") -> nn.Module:
     """A network as an engine runs it; the network itself is folded.
 
     Args:
         net: in eval mode, on the CPU.
-        clips: a batch of them, as large as most that will come.
+        clips: a batch of them.
         name: one of ``ENGINES``.
         precision: ``fp32`` or ``bf16``.
+
+    Raises:
+        EngineError: its logits are others than torch's; an engine may raise any other error, too.
     """
     fold(net, *(clip[:1] for clip in clips))
-    return ENGINES[name].make(net, clips, precision)
+    logits = net(*clips)
+    made = ENGINES[name].make(net, clips, precision)
+    difference = (made(*clips) - logits).abs().max() / logits.abs().max().clamp(min=1)
+    if not difference <= (TOLERANCE if precision == "fp32" else COARSE):
+        raise EngineError(f"its logits differ by {difference:.1e}")
+    return made
 
 
 @torch.no_grad()
@@ -166,20 +173,14 @@ def raced(
         names: of engines.
         precision: ``fp32`` or ``bf16``.
     """
-    fold(net, *(clip[:1] for clip in clips))
-    logits, found = net(*clips), {}
-    allowed = (TOLERANCE if precision == "fp32" else COARSE) * logits.abs().max().clamp(min=1)
+    found = {}
     for name in (n for n in ENGINES if n in names):
         try:
-            made = ENGINES[name].make(net, clips, precision)
-            difference = (made(*clips) - logits).abs().max()
-            if difference <= allowed or name == "torch":
-                found[name] = min(_time(made, clips) for _ in range(3)), made
-                continue
-            why = f"its logits differ by {difference:.1e}"
+            made = engine(net, clips, name, precision)
+            found[name] = min(_time(made, clips) for _ in range(3)), made
         except Exception as error:  # exporters and compilers raise any error
             why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        print(f"  {name} is not used: {why}", file=sys.stderr)
+            print(f"  {name} is not used: {why}", file=sys.stderr)
     return found
 
 
@@ -193,7 +194,7 @@ def _time(net: nn.Module, clips: tuple[Tensor, ...]) -> float:
 def chosen(
     net: nn.Module, clips: tuple[Tensor, ...], passes: int, precision: str, memory: Path | None, key: Sequence[Any]
 ) -> str:
-    """The engine that a test is quickest with; the network is folded.
+    """The engine that a test is quickest with, if it computes what torch computes; the network is folded.
 
     Args:
         net: in eval mode, on the CPU.
@@ -203,9 +204,11 @@ def chosen(
         memory: folder of remembered measurements.
         key: of the network and machine.
     """
-    fold(net, *(clip[:1] for clip in clips))
-    net(*clips)
-    long = passes * _time(net, clips)
+    quick = copy.deepcopy(net)
+    accelerate(quick, *(clip[:1] for clip in clips))
+    ordered = tuple(clip.contiguous(memory_format=torch.channels_last_3d) for clip in clips)
+    quick(*ordered)
+    long = passes * _time(quick, ordered)
     worth = [name for name, e in ENGINES.items() if e.pays <= long]
     tried = [name for name in worth if not ENGINES[name].missing()]
     if "openvino" in tried and "inductor" in tried:
@@ -217,4 +220,10 @@ def chosen(
         return {name: seconds for name, (seconds, _) in raced(net, clips, tried, precision).items()}
 
     seconds = remembered(memory, [*key, tried, precision], measured)
-    return min(seconds, key=seconds.get)
+    best = min(seconds, key=seconds.get)
+    try:
+        engine(net, clips, best, precision)  # of these weights
+    except Exception as error:
+        print(f"  {best} is not used: {str(error).splitlines()[0]}", file=sys.stderr)
+        return "torch"
+    return best

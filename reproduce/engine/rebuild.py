@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -88,6 +90,7 @@ def engine_for(spec: RunSpec, folder: Path, protocol: Protocol, videos: int, at_
     model, side, frames = trained(spec, folder), protocol.crops.test_size, protocol.sampling.frames
     batch = torch.empty(at_once, protocol.views, frames, side, side, sum(model.channels), device="meta")
     clips = min(model.views_at_once(batch), at_once * protocol.views)
-    key = spec.net, frames, side, clips, torch.get_num_threads(), device_name(), torch.__version__
+    found = importlib.metadata.version("openvino") if find_spec("openvino") else ""
+    key = spec.net, spec.source, frames, side, clips, torch.get_num_threads(), device_name(), torch.__version__, found
     passes = math.ceil(videos * protocol.views / clips)
     return chosen(model.net, example(model.inputs, frames, side, clips, "cpu"), passes, precision, memory_folder(), key)

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.optim import CosineAnnealingLR, LinearLR, MultiStepLR
 
 from reproduce.engine.classifier import VIEWS
-from reproduce.engine.engines import available
+from reproduce.engine.engines import PRECISIONS
 from reproduce.engine.runner import Bf16OptimWrapper
 from reproduce.protocol import Protocol
 
@@ -69,10 +69,13 @@ def videos_at_once(config: Config, protocol: Protocol) -> int:
     return max(1, min(config.batch, VIEWS) // protocol.views)
 
 
-def tested_in(config: Config) -> str:
-    """Precision of a test: ``test_amp`` of the recipe, else fp32; a line where this CPU cannot do better.
+def precision_of(config: Config) -> str:
+    """Precision of a test: ``test_amp`` of the recipe, else fp32.
 
     Raises:
         ValueError: an unknown precision.
     """
-    return available(config.get("test_amp") or "fp32")
+    precision = config.get("test_amp") or "fp32"
+    if precision not in PRECISIONS:
+        raise ValueError(f"test_amp={precision!r} is unknown; known: {', '.join(PRECISIONS)}")
+    return precision

@@ -18,8 +18,9 @@ from autotsnet.registry import family
 from reproduce.data.datasets import TestVideos
 from reproduce.data.manifest import Manifest
 from reproduce.engine.distributed import agreed
+from reproduce.engine.engines import ENGINES, available
 from reproduce.engine.rebuild import config_of, engine_for, for_test
-from reproduce.engine.recipe import tested_in, videos_at_once
+from reproduce.engine.recipe import precision_of, videos_at_once
 from reproduce.engine.runner import build_runner, ignore_sigterm
 from reproduce.progress import Progress
 from reproduce.protocol import Protocol
@@ -39,7 +40,7 @@ class Predictions(BaseMetric):
         path: of the table of all videos.
         ids: of the videos, in the data set's order.
         label: for the progress line.
-        weights: hash of the tested weights; parts of others are deleted, with a line.
+        weights: hash of the tested weights, and what runs them; parts of others are deleted, with a line.
     """
 
     PART = 16
@@ -121,16 +122,14 @@ def weights_of(folder: Path) -> str:
 
 
 def _engine(spec: RunSpec, folder: Path, protocol: Protocol, videos: int, weights: str) -> list[str]:
-    """Engine and precision of a test: those that it began with, or the best now."""
-    path = folder / "test.json"
-    begun = json.loads(path.read_text()) if path.exists() else {}
-    if begun.get("weights") != weights or "engine" not in begun:
-        config = config_of(spec)
-        precision = tested_in(config)
+    """Engine and precision of a test: those that it began with, where they can be had, or the best now."""
+    path, config = folder / "test.json", config_of(spec)
+    begun, precision = json.loads(path.read_text()) if path.exists() else {}, available(precision_of(config))
+    name, before = begun.get("engine", ("", ""))
+    if begun.get("weights") != weights or before != precision or not name or ENGINES[name].missing():
         name = engine_for(spec, folder, protocol, videos, videos_at_once(config, protocol), precision)
-        begun = dict(weights=weights, engine=[name, precision])
-        write_json(path, begun)
-    return begun["engine"]
+        write_json(path, dict(weights=weights, engine=[name, precision]))
+    return [name, precision]
 
 
 def test(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) -> None:
@@ -141,11 +140,12 @@ def test(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) ->
     config = config_of(spec)
     dataset = TestVideos(manifest, protocol, inputs=family(spec.family).inputs)
     weights = agreed(weights_of(folder) if get_rank() == 0 else None)
-    metric = Predictions(folder / "predictions.parquet", [v.id for v in manifest.videos], f"{spec.id} test", weights)
-    at_once = videos_at_once(config, protocol)
-    engine, precision = agreed(
-        _engine(spec, folder, protocol, len(manifest.videos), weights) if get_rank() == 0 else None
-    )
+    at_once, videos = videos_at_once(config, protocol), len(manifest.videos) // get_world_size()
+    how = agreed(_engine(spec, folder, protocol, videos, weights) if get_rank() == 0 else None)
+    made_by = " ".join(
+        part for part in (weights, *how) if part not in ("torch", "fp32")
+    )  # parts of others are not taken
+    metric = Predictions(folder / "predictions.parquet", [v.id for v in manifest.videos], f"{spec.id} test", made_by)
     loader = DataLoader(
         dataset,
         batch_sampler=metric.batches(at_once),
@@ -157,7 +157,7 @@ def test(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) ->
         config,
         folder / "test",
         f"{spec.id}-test",
-        model=for_test(spec, folder, protocol, engine, precision),
+        model=for_test(spec, folder, protocol, *how),
         test_dataloader=loader,
         test_cfg=dict(type=TestLoop),
         test_evaluator=Evaluator([metric]),

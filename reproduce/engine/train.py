@@ -17,8 +17,9 @@ from reproduce.data.datasets import StreamSampler, TrainClips
 from reproduce.data.manifest import Manifest
 from reproduce.engine.compiled import check_compiler, compile_in_place, compiling
 from reproduce.engine.distributed import agreed, distribute
+from reproduce.engine.engines import has_bf16
 from reproduce.engine.rebuild import config_of, model_of
-from reproduce.engine.recipe import optimiser, passes, schedule, tested_in, videos_at_once
+from reproduce.engine.recipe import optimiser, passes, schedule, precision_of, videos_at_once
 from reproduce.engine.runner import (
     LAST,
     PreciseBNHook,
@@ -54,7 +55,7 @@ def train(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) -
     """
     config, world, alone = config_of(spec), get_world_size(), get_rank() == 0
     accumulate, clips = agreed(passes(config, world) if alone else None)  # one rank complains, not all
-    tested_in(config)  # what the test would complain of, before hours of training
+    precision_of(config)  # what the test would complain of, before hours of training
     wrapper, compiled = optimiser(config, accumulate), bool(config.get("compiled"))
     if compiled:
         agreed(check_compiler() if alone else None)
@@ -64,6 +65,8 @@ def train(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) -
             rate += f" ({config.optim_wrapper.optimizer.lr:g} per {config.reference_batch} clips)"
         dealt = f"batch {config.batch} = ranks {world} × passes {accumulate} × clips {clips}"
         how = (config.get("amp") or "fp32") + (", compiled" if compiled else "")
+        if config.get("amp") and not has_bf16():
+            how += " (this CPU has no bf16: it is emulated, which is slower than fp32)"
         print(f"  {spec.id} train: {dealt}, {rate}, {how}", file=sys.stderr)
     workers, crops = config.workers, protocol.crops
     inputs = family(spec.family).inputs

@@ -28,7 +28,7 @@ from autotsnet.layers.quick import quicken
 from autotsnet.registry import MODELS
 from baselines import VARIANTS
 from baselines.peers import PEERS
-from reproduce.engine.engines import raced
+from reproduce.engine.engines import available, raced
 from reproduce.launch.parallel import keep_memory
 from reproduce.measure.macs import count
 from reproduce.measure.throughput import Mode, matmul_rate, time_passes
@@ -100,7 +100,7 @@ class Case:
             return partial(_trained, net.train(), clips, optimizer, bf16), "torch"
         name = "torch"
         if source == "ours":
-            found = raced(net.eval(), clips, ("torch", "openvino"), self.precision)
+            found = raced(net.eval(), clips, ("torch", "openvino"), available(self.precision))
             name = min(found, key=lambda name: found[name][0])
             net = found[name][1]
             clips = clips if name == "torch" else tuple(clip.contiguous() for clip in clips)
@@ -114,6 +114,10 @@ CASES = (
     *(Case(variant, False, 1) for variant in TESTED),
     *(Case(variant, False, 1, precision="bf16") for variant in TESTED[:-1]),
 )
+
+
+class BenchError(RuntimeError):
+    """A network of the bench cannot be timed."""
 
 
 @torch.inference_mode()
@@ -154,7 +158,10 @@ def measure(case: Case, turns: int = TURNS) -> dict:
             process.start()
             stack.callback(process.terminate)
             its.close()  # that of a process that died ends here, too
-            engines[source] = mine.recv()
+            try:
+                engines[source] = mine.recv()
+            except EOFError as error:
+                raise BenchError(f"{case.variant}: the process of {source} has ended; its error is above") from error
             pipes[source] = mine
         seconds: dict[str, list[float]] = {source: [] for source in sources}
         for _ in range(turns):
@@ -194,15 +201,15 @@ def copy_rate() -> float:
 
 def bench(results: Path, cases: tuple[Case, ...] = CASES) -> str:
     """Measure all cases, write ``throughput/peers-<device>.json`` and its table, and return the table."""
-    rows = []
+    path, rows = file_of(results, device_name()), []
+    bare = dict(copy_gb_per_s=copy_rate(), device=device_name(), provenance=session().model_dump())
     with Progress("beside the peers", len(cases)) as progress:
         for case in cases:
             rows.append(measure(case))
-            progress.step(note=f"{case.variant} {'training' if case.training else 'test'}")
-    data = dict(device=device_name(), rows=rows, copy_gb_per_s=copy_rate(), provenance=session().model_dump())
-    path = file_of(results, device_name())
-    write_json(path, data)
-    write_atomic(path.with_suffix(".md"), lambda p: p.write_text(rendered(data)))
+            data = bare | dict(rows=rows)
+            write_json(path, data)
+            write_atomic(path.with_suffix(".md"), lambda p, data=data: p.write_text(rendered(data)))
+            progress.step(note=f"{case.variant} {'training' if case.training else 'test'} {case.precision}")
     return rendered(data)
 
 

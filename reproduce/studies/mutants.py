@@ -190,8 +190,8 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         (
             "the search seeks the least likely",
             "autotsnet/search/judges.py",
-            "sum(-mean_over_ranks(loss) for loss in losses)",
-            "sum(mean_over_ranks(loss) for loss in losses)",
+            "-sum(map(mean_over_ranks, row))",
+            "sum(map(mean_over_ranks, row))",
             LOOP,
         ),
         (

@@ -1,6 +1,9 @@
 """A quick network is the same network: values, gradients, statistics, whatever the layer."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -196,6 +199,45 @@ def test_mmcvs_module_too(called):
     same(gradients(quicken(net), x), expected)
     assert net.activate(torch.tensor(-1.0)) == -1, "the norm's kernel has done it"
     assert len(called) == 6
+
+
+class Scaled(nn.BatchNorm3d):
+    """Not what its base class computes."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class ByParts(nn.Module):
+    """Somebody's own: the norm's output is used without the activation, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.BatchNorm3d(4), nn.ReLU())
+
+    def forward(self, x):
+        norm, act = self.layers
+        x = norm(x)
+        return act(x) + x
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Sequential(Scaled(4), nn.ReLU()), ByParts])
+def test_networks_of_somebodys_own_compute_what_they_did(make):
+    net, x = make(), clips(2, 4, 3, 5, 5)
+    expected = copy.deepcopy(net)(x)
+    torch.testing.assert_close(quicken(net)(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_compiled_kernels_are_found_on_the_disk_again(tmp_path):
+    code = (
+        "import torch; from autotsnet.layers import kernels, quick\n"
+        "x = torch.randn(2, 4, 2, 3, 3).contiguous(memory_format=torch.channels_last_3d).requires_grad_()\n"
+        "quick._Norm.apply(x, torch.ones(4), torch.zeros(4), 1e-5, 'SiLU', None).sum().backward()\n"
+        "print([sum(k.stats.cache_hits.values()) for k in (kernels.moments, *kernels.norm_act('SiLU', False))])"
+    )
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    said = [subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout for _ in "12"]
+    assert said == ["[0, 0, 0]\n", "[1, 1, 1]\n"]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

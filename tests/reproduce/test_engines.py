@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 
 from autotsnet.registry import FAMILIES
 from reproduce.engine import engines
 from reproduce.engine.engines import COARSE, ENGINES, available, chosen, engine, raced
+from reproduce.engine.recipe import precision_of
 
 SMALL = dict(num_classes=5, frames=4, crop=32)
 
@@ -60,8 +62,8 @@ def test_a_cpu_without_bf16_tests_in_fp32_and_says_so(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert available("bf16") == "fp32"
     assert "this CPU has no bf16" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="'fp16' of a test is unknown; known: fp32, bf16"):
-        available("fp16")
+    with pytest.raises(ValueError, match="test_amp='fp16' is unknown; known: fp32, bf16"):
+        precision_of(Config(dict(test_amp="fp16")))
 
 
 def test_an_engine_that_errs_or_answers_otherwise_is_not_taken(monkeypatch, capsys):
@@ -93,6 +95,7 @@ def test_only_a_long_test_pays_for_a_compiler_and_the_choice_is_remembered(tmp_p
         return {"torch": (2.0, net), "openvino" if "openvino" in names else "inductor": (1.0, net)}
 
     monkeypatch.setattr(engines, "raced", measure)
+    monkeypatch.setattr(engines, "engine", lambda net, clips, name, precision: net)
     monkeypatch.setattr(engines, "_time", lambda *_: 1.0)
     assert chosen(net, CLIPS, 10, "fp32", tmp_path, ["a"]) == "torch"
     assert not asked

@@ -10,6 +10,7 @@ import pytest
 from reproduce.data import frames
 from reproduce.data.datasets import TestVideos, TrainClips
 from reproduce.data.decode import decode_distinct
+from reproduce.lease import held
 
 
 @pytest.fixture
@@ -105,7 +106,29 @@ def test_a_full_disk_costs_time_only(copied, monkeypatch, caplog):
     monkeypatch.setattr(frames.shutil, "disk_usage", lambda _: usage)
     frames.cache(manifest)
     assert "has no room for 0.0 GB beside 1 GB that stays free; videos are read each time" in caplog.text
-    assert not any(frames._files(manifest)[0].parent.iterdir())
+    assert not [path for path in frames._files(manifest)[0].parent.iterdir() if "train" in path.name]
+
+
+def test_a_cache_that_another_process_makes_is_not_made_twice(copied, caplog):
+    _, manifest = copied
+    folder = frames._files(manifest)[0].parent
+    with held(folder):
+        frames.cache(manifest)
+    assert "another process is at work" in caplog.text
+    assert not frames._files(manifest)[1].exists()
+    (folder / ".train.bin.1.part").touch()  # of a process that was killed
+    frames.cache(manifest)
+    assert not (folder / ".train.bin.1.part").exists()
+
+
+def test_a_cache_that_goes_away_while_it_is_read_costs_time_only(copied):
+    _, manifest = copied
+    frames.cache(manifest)
+    reader = frames.Frames(manifest)
+    assert reader._index
+    shutil.rmtree(frames._files(manifest)[0].parent)
+    seen, *_ = reader.distinct(manifest.videos[0], lambda total: np.array([0, total - 1]))
+    assert len(seen) == 2
 
 
 def test_content_that_is_not_stated_is_never_kept(copied):

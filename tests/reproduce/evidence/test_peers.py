@@ -52,5 +52,5 @@ def test_a_table_of_ratios(tmp_path, one_thread):
 
 
 def test_a_network_that_dies_stops_the_bench():
-    with pytest.raises(EOFError):
+    with pytest.raises(peers.BenchError, match="no_such_entry: the process of ours has ended"):
         peers.measure(Case("no_such_entry", True, 2, suite="kinetics-tiny"), 1)

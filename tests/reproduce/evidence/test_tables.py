@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,7 +216,13 @@ def test_a_missed_budget_is_not_called_better(results, reference, monkeypatch):
     assert [row.verdict for row in of(found, "x3d")] == ["worse"]
 
 
-def test_the_terminal_has_a_hundred_columns_and_what_comes_next(reference, monkeypatch):
+def test_the_terminal_has_a_hundred_columns_and_what_comes_next(reference, monkeypatch, tmp_path):
+    shutil.copytree(reference, tmp_path / "reference")
+    monkeypatch.chdir(tmp_path)
+    reference = Path("reference")
+    text = tables.terminal(CHOSEN, reference)
+    assert ".md" not in text, "files that are not there are not named"
+    tables.render(CHOSEN, reference)
     text = tables.terminal(CHOSEN, reference)
     assert max(map(len, text.splitlines())) <= 100
     ranked = [line.split()[1] for line in text.splitlines() if re.match(r" ?\d+  ", line)]
