@@ -110,6 +110,9 @@ study-slower: env  ## what its speed tier says of networks 15 % slower; nothing 
 study-verdicts: env  ## how often verdicts err, and which differences they find, by simulation (minutes)
 	"$$VENV/bin/python" -m reproduce.studies.verdicts
 
+study-kernels: env  ## are accuracies unchanged by the quick layers of a training (a quarter of an hour)
+	"$$VENV/bin/python" -m reproduce.studies.kernels
+
 study-growth: env  ## does any cost grow faster than records, models, seeds, videos or frames (minutes)
 	"$$VENV/bin/python" -m reproduce.studies.growth
 
