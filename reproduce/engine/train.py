@@ -19,7 +19,7 @@ from reproduce.engine.compiled import check_compiler, compile_in_place, compilin
 from reproduce.engine.distributed import agreed, distribute
 from reproduce.engine.engines import has_bf16
 from reproduce.engine.rebuild import config_of, model_of
-from reproduce.engine.recipe import optimiser, passes, schedule, precision_of, videos_at_once
+from reproduce.engine.recipe import optimiser, passes, precision_of, schedule, videos_at_once
 from reproduce.engine.runner import (
     LAST,
     PreciseBNHook,
