@@ -301,7 +301,7 @@ def confusion_figure(tables: Mapping[str, pd.DataFrame], classes: Sequence[str],
     columns = min(CONFUSION_COLUMNS, len(tables))
     rows = ceil(len(tables) / columns)
     figure = narrow(title, 1.3 + 1.9 * rows, layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(tables) :]:
         axes.set_axis_off()
     named = len(classes) <= NAMED_CLASSES

@@ -519,6 +519,7 @@ def _draw(suite: Suite, rows: Sequence[Row], results: Path, runs: Path) -> None:
         names.get(path.stem, path.stem): json.loads(path.read_text()) for path in temporal_files(results, suite.name)
     }
     found = [r for row in rows for r in row.records if r.search and "architecture" in r.model.net]
+    confused = {n: pd.concat([predictions(r, folder) for r in row.records]) for n, row in ran.items()}
     for suffix in ("png", "svg"):
         drawn = set()
 
@@ -543,7 +544,6 @@ def _draw(suite: Suite, rows: Sequence[Row], results: Path, runs: Path) -> None:
                 title=f"{name}: accuracy and speed",
             )
         if ran:
-            confused = {n: pd.concat([predictions(r, folder) for r in row.records]) for n, row in ran.items()}
             charts.draw_confusion(confused, class_names(suite), at("confusion"), f"{name}: what is confused")
         if diagnosed:
             charts.draw_orders(diagnosed, at("temporal"), f"{name}: which models use time")

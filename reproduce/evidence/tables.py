@@ -619,6 +619,7 @@ def verdict_sentence(suite: Suite, found: list[Row]) -> str:
         suite: the suite of the rows.
         found: from ``rows``; compared with another entry than the random architectures, they are counted by verdict.
     """
+    suite = with_own(suite, [r for row in found for r in row.records])
     ran = list({r.name: r for r in reversed(found) if r.records}.values())[::-1]  # of several kinds the first
     if not ran:
         return "Nothing was run yet."

@@ -14,6 +14,7 @@ from reproduce.evidence import report, tables
 from reproduce.evidence.temporal import ORDERS, diagnose, partners, predicted
 from reproduce.evidence.verify import VerifyError, verify
 from reproduce.records import load_all, predictions
+from reproduce.studies import growth
 from reproduce.suites import SUITES
 from reproduce.whole_files import write_json
 from tests.reproduce.made import make
@@ -308,3 +309,11 @@ def test_in_a_browser_what_was_not_run_is_folded_away(page):
     assert page.locator("section > h2").all_inner_texts() == ["Synthetic Something-Something (quick)"]
     page.goto(page.url + "#kinetics")
     assert "KINETICS_ROOT=/path python -m reproduce run kinetics" in page.locator("details#kinetics").inner_text()
+
+
+def test_a_model_of_somebodys_own_beside_random_architectures(tmp_path):
+    growth.of_models(2, tmp_path, seeds=2)
+    tables.render(SUITES[SUITE], tmp_path)
+    page = report.page(tmp_path)
+    assert re.search(r'class="verdict">Auto-TSNet&#x27;s space (beats|loses to|is not shown to beat) own[01] ', page)
+    assert page.count('class="who">own') == 2
