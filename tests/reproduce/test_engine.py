@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import reproduce.engine.test as engine_test
 from reproduce.data.datasets import TrainClips
-from reproduce.engine import engines
 from reproduce.engine.rebuild import config_of, model_of
 from reproduce.engine.recipe import schedule
 from reproduce.engine.runner import CheckpointError, DivergedError, load_checkpoint, loggers
@@ -70,30 +67,6 @@ def test_record_agrees_with_its_predictions(tiny, done):
     assert sha256(copied.with_suffix(".parquet")) == record.result.predictions_sha256
     assert abs(record.model.residual) <= 0.02
     assert record.provenance.test[0].versions["torch"] == torch.__version__.split("+")[0]
-
-
-def test_a_test_by_another_engine_gives_the_same_predictions_and_says_so(tiny, done, tmp_path, monkeypatch):
-    suite, train, test = tiny
-    spec, runs = spec_of(tiny), tmp_path / "runs"
-    monkeypatch.setenv("CACHE", str(tmp_path / "cache"))
-    shutil.copytree(spec.folder(done[0]), spec.folder(runs))
-    for name in ("predictions.parquet", "record.json", "test.json"):
-        (spec.folder(runs) / name).unlink()
-    monkeypatch.setitem(engines.ENGINES, "openvino", replace(engines.ENGINES["openvino"], pays=0))
-    monkeypatch.setitem(engines.ENGINES, "torch", replace(engines.ENGINES["torch"], make=None))  # it fails, and loses
-    record = execute(suite, suite.entry("tsm"), spec, train, test, runs, tmp_path / "results")
-    assert {s.engine for s in record.provenance.test} == {"openvino fp32"}
-    assert {s.engine for s in done[2].provenance.test} == {"torch fp32"}
-    new, old = predictions(spec, runs), predictions(spec, done[0])
-    assert list(new.id) == list(old.id)
-    np.testing.assert_allclose(np.stack(new.scores), np.stack(old.scores), atol=1e-5)
-    # A test that goes on keeps its engine, if it can be had.
-    folder, protocol = spec.folder(runs), suite.protocol
-    args = spec, folder, protocol, len(test.videos), json.loads((folder / "test.json").read_text())["weights"]
-    monkeypatch.setattr(engine_test, "engine_for", lambda *_: "torch")
-    assert engine_test._engine(*args) == ["openvino", "fp32"]
-    monkeypatch.setitem(engines.ENGINES, "openvino", replace(engines.ENGINES["openvino"], missing=lambda: True))
-    assert engine_test._engine(*args) == ["torch", "fp32"]
 
 
 def test_a_record_is_held_against_its_specification(tiny, done):

@@ -1,117 +1,17 @@
-"""Engines of a test: equal answers, and a choice that is measured once and stated."""
+"""Engines of a test, in a process of their own: see ``engines_apart``."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-import torch
-from mmengine.config import Config
-from torch import nn
 
-from autotsnet.registry import FAMILIES
-from reproduce.engine import engines
-from reproduce.engine.engines import COARSE, ENGINES, available, chosen, engine, raced
-from reproduce.engine.recipe import precision_of
-
-SMALL = dict(num_classes=5, frames=4, crop=32)
+FILE = Path(__file__).with_name("engines_apart.py")
 
 
-def made(name: str = "x3d", **arguments) -> nn.Module:
-    """A network whose logits say something."""
-    torch.manual_seed(0)
-    net = FAMILIES[name].build(**SMALL, **arguments).eval()
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    return net
-
-
-FEW = dict(
-    x3d=dict(blocks=(1, 1, 1, 1), head_width=32),
-    slowfast=dict(depth=18, blocks=(1, 1, 1, 1), alpha=2),
-    tsm=dict(depth=18, blocks=(1, 1, 1, 1)),
-)
-CLIPS = (torch.randn(3, 3, 4, 32, 32),)
-
-
-@pytest.mark.parametrize(
-    "family", ["x3d", *(pytest.param(name, marks=pytest.mark.slow) for name in ("slowfast", "tsm"))]
-)
-def test_openvino_gives_torchs_answers_for_any_number_of_clips(family):
-    net = made(family, **FEW[family])
-    with torch.no_grad():
-        logits = net(*CLIPS)
-        fast = engine(net, CLIPS, "openvino")
-        for count in (3, 1):
-            torch.testing.assert_close(fast(CLIPS[0][:count]), logits[:count], atol=1e-4, rtol=1e-4)
-    assert logits.abs().max() > 1e-2
-    assert len(fast.compiled) == 2
-
-
-@pytest.mark.parametrize("name", ["openvino", "torch"])
-def test_bf16_is_near(name):
-    if not torch.cpu._is_avx512_bf16_supported():
-        pytest.skip("this CPU has no bf16")
-    net = made(**FEW["x3d"])
-    with torch.no_grad():
-        logits = net(*CLIPS)
-        coarse = engine(net, CLIPS, name, "bf16")(*CLIPS).float()
-    assert not torch.equal(coarse, logits)
-    torch.testing.assert_close(coarse, logits, atol=COARSE * logits.abs().max().item(), rtol=0)
-
-
-def test_a_cpu_without_bf16_tests_in_fp32_and_says_so(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert available("bf16") == "fp32"
-    assert "this CPU has no bf16" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="test_amp='fp16' is unknown; known: fp32, bf16"):
-        precision_of(Config(dict(test_amp="fp16")))
-
-
-def test_an_engine_that_errs_or_answers_otherwise_is_not_taken(monkeypatch, capsys):
-    class Wrong(nn.Module):
-        def __init__(self, net, clips, precision):
-            super().__init__()
-            self.net = net
-
-        def forward(self, *clips):
-            return self.net(*clips) + 1
-
-    def fails(*_):
-        raise RuntimeError("no such operator\nmore")
-
-    net = made(**FEW["x3d"])
-    monkeypatch.setitem(engines.ENGINES, "openvino", engines.Engine(Wrong))
-    monkeypatch.setitem(engines.ENGINES, "inductor", engines.Engine(fails))
-    assert list(raced(net, CLIPS, tuple(ENGINES))) == ["torch"]
-    said = capsys.readouterr().err
-    assert "openvino is not used: its logits differ by 1.0e+00" in said
-    assert "inductor is not used: no such operator\n" in said
-
-
-def test_only_a_long_test_pays_for_a_compiler_and_the_choice_is_remembered(tmp_path, monkeypatch):
-    net, asked = made(**FEW["x3d"]), []
-
-    def measure(net, clips, names, precision):
-        asked.append(names)
-        return {"torch": (2.0, net), "openvino" if "openvino" in names else "inductor": (1.0, net)}
-
-    monkeypatch.setattr(engines, "raced", measure)
-    monkeypatch.setattr(engines, "engine", lambda net, clips, name, precision: net)
-    monkeypatch.setattr(engines, "_time", lambda *_: 1.0)
-    assert chosen(net, CLIPS, 10, "fp32", tmp_path, ["a"]) == "torch"
-    assert not asked
-    for _ in range(2):
-        assert chosen(net, CLIPS, 100, "fp32", tmp_path, ["a"]) == "openvino"
-    assert asked == [["openvino", "torch"]]
-    assert chosen(net, CLIPS, 1000, "fp32", tmp_path, ["b"]) == "openvino"
-    assert asked[1:] == [["openvino", "torch"]]  # not inductor, which is slower and compiles longer
-    missing = engines.Engine(engines.InOpenVINO, 60, lambda: True)
-    monkeypatch.setitem(engines.ENGINES, "openvino", missing)
-    assert chosen(net, CLIPS, 1000, "fp32", tmp_path, ["c"]) == "inductor"
-
-
-@pytest.mark.slow
-def test_inductor_gives_torchs_answers():
-    net = made(**FEW["x3d"])
-    with torch.no_grad():
-        logits = net(*CLIPS)
-        torch.testing.assert_close(engine(net, CLIPS, "inductor")(*CLIPS), logits, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_engines(which, cache):
+    command = [sys.executable, "-m", "pytest", "-q", "-m", which, str(FILE)]
+    done = subprocess.run(command, cwd=FILE.parent.parent.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout

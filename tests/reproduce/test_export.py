@@ -48,18 +48,6 @@ def test_a_run_is_exported_beside_its_weights(run):
     torch.testing.assert_close(export_file._session(done.graph)(clips), expected, atol=1e-4, rtol=0)
 
 
-def test_an_openvino_model_is_written_if_asked_for(tmp_path):
-    import openvino
-
-    net = nn.Sequential(nn.Conv3d(3, 2, (1, 3, 3)), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten()).eval()
-    done = export(net, 4, 8, tmp_path, openvino=True)
-    assert done.openvino == tmp_path / "model.xml"
-    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".bin", ".onnx", ".pt2", ".xml"]
-    clips = torch.randn(5, 3, 4, 8, 8)
-    logits = torch.from_numpy(openvino.compile_model(done.openvino, "CPU")(clips.numpy())[0])
-    torch.testing.assert_close(logits, net(clips).detach(), atol=1e-2, rtol=0)  # by default OpenVINO may take bf16
-
-
 def test_a_run_tested_at_another_size_is_exported_at_that_one(run, tmp_path):
     spec = RunSpec.load(run[0])
     crops = spec.protocol["crops"] | dict(test_size=40)  # as in the native suites
