@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from autotsnet.inputs import example, inputs_of
 from autotsnet.layers.quick import quicken
 from autotsnet.registry import MODELS
+from autotsnet.spaces import preset
 from baselines import VARIANTS
 from baselines.peers import PEERS
 from reproduce.engine.engines import available, raced
@@ -39,6 +40,7 @@ from reproduce.whole_files import write_atomic, write_json
 
 TURNS, PASSES = 5, 2
 TORCH = "torch's layers"  # the same network, channels-last, as it was trained before there were kernels
+SUPERNET, STATIC = "supernet", "static models"  # of the same architectures
 
 
 TESTED = "x3d_m", "slow_8x8_r50", "slowfast_4x16_r50", "tsm_r50_8f", "tsm_mobilenetv2_8f", "mvit_b_16x4"
@@ -49,7 +51,7 @@ class Case:
     """A row of the table.
 
     Attributes:
-        variant: a native variant, or an entry of the suite.
+        variant: a native variant, an entry of the suite, or ``SUPERNET``: eight subnets one after the other.
         training: whether a step of training is timed, or a forward pass as tested.
         batch: clips.
         threads: of torch.
@@ -67,6 +69,8 @@ class Case:
     @property
     def peers(self) -> tuple[str, ...]:
         """What ours is set against."""
+        if self.variant == SUPERNET:
+            return (STATIC,)
         return tuple(source for source, variant in PEERS if variant == self.variant) or (TORCH,)
 
     def build(self, source: str) -> tuple[nn.Module, int, int]:
@@ -82,10 +86,31 @@ class Case:
         net = suite.config(suite.entry(self.variant)).net
         return MODELS.build(net), net.frames, net.crop
 
+    def gmacs(self) -> float:
+        """Of a clip."""
+        if self.variant == SUPERNET:
+            space = preset("tiny")
+            return space.cost(8).gmacs(space.sample(8, torch.Generator().manual_seed(0))).sum().item()
+        return count(*self.build("ours")).gmacs
+
+    def search_step(self, source: str) -> Callable[[], object]:
+        """A training step of eight subnets of the tiny space, on shared weights or each on its own."""
+        space = preset("tiny")
+        architectures = [space.decode(code) for code in space.sample(8, torch.Generator().manual_seed(0))]
+        clips = space.example(self.batch).contiguous(memory_format=torch.channels_last_3d)
+        keep_memory()
+        if source == "ours":
+            net = Mode().prepared(space.supernet(8)).train()
+            return partial(_each, [partial(net, clips, a) for a in architectures], [*net.parameters()])
+        nets = [quicken(Mode().prepared(space.static_model(a, 8))).train() for a in architectures]
+        return partial(_each, [partial(net, clips) for net in nets], [p for net in nets for p in net.parameters()])
+
     def step(self, source: str) -> tuple[Callable[[], object], str]:
         """One pass of a network, ready to be timed, and what runs it."""
         torch.manual_seed(0)
         torch.set_num_threads(self.threads)
+        if self.variant == SUPERNET:
+            return self.search_step(source), "torch"
         net, frames, crop = self.build(source)
         clips = example(inputs_of(net), frames, crop, self.batch, "cpu")
         if source in ("ours", TORCH):
@@ -110,6 +135,7 @@ class Case:
 CASES = (
     *(Case(entry, True, 16) for entry in ("auto_tsnet_uniform", "x3d", "slowfast", "tsm")),
     *(Case(entry, True, 16, precision="bf16") for entry in ("slowfast", "tsm")),
+    Case(SUPERNET, True, 16),
     Case("x3d_m", True, 2, 2),
     *(Case(variant, False, 1) for variant in TESTED),
     *(Case(variant, False, 1, precision="bf16") for variant in TESTED[:-1]),
@@ -131,6 +157,14 @@ def _trained(net: nn.Module, clips: tuple[Tensor, ...], optimiser: torch.optim.O
         logits = net(*clips)
     F.cross_entropy(logits.float(), torch.arange(len(logits)) % logits.shape[1]).backward()
     optimiser.step()
+
+
+def _each(forwards: list[Callable[[], Tensor]], parameters: list[nn.Parameter]) -> None:
+    for forward in forwards:
+        for parameter in parameters:
+            parameter.grad = None
+        logits = forward()
+        F.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[1]).backward()
 
 
 def _serve(case: Case, source: str, pipe: Connection) -> None:
@@ -168,8 +202,7 @@ def measure(case: Case, turns: int = TURNS) -> dict:
             for source, pipe in pipes.items():
                 pipe.send(True)
                 seconds[source].append(pipe.recv())
-    net, frames, crop = case.build("ours")
-    gmacs = count(net, frames, crop).gmacs * case.batch * (3 if case.training else 1)
+    gmacs = case.gmacs() * case.batch * (3 if case.training else 1)
     ratios = {
         source: median(theirs / ours for theirs, ours in zip(seconds[source], seconds["ours"], strict=True))
         for source in case.peers

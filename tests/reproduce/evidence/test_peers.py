@@ -51,6 +51,18 @@ def test_a_table_of_ratios(tmp_path, one_thread):
     assert f"{pairs[2]:.2f} ×" in text
 
 
+def test_a_search_step_is_set_against_its_static_models(one_thread):
+    case = Case(peers.SUPERNET, True, 1)
+    assert case.peers == (peers.STATIC,)
+    assert case.gmacs() > 0
+    for source in ("ours", peers.STATIC):
+        step, _ = case.step(source)
+        step()
+        forwards, parameters = step.args
+        assert len(forwards) == 8
+        assert any(p.grad is not None for p in parameters)
+
+
 def test_a_network_that_dies_stops_the_bench():
     with pytest.raises(peers.BenchError, match="no_such_entry: the process of ours has ended"):
         peers.measure(Case("no_such_entry", True, 2, suite="kinetics-tiny"), 1)
