@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from reproduce.data import synthetic
+from reproduce.engine.engines import NO_AMX
 from reproduce.suites import SUITES
 
+os.environ.setdefault(*NO_AMX.split("="))  # some tests train in bf16
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("suite")
 if "PYTEST_XDIST_WORKER" in os.environ:

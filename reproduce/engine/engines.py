@@ -7,6 +7,7 @@ logits are not torch's to rounding is not taken.
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import sys
 import warnings
@@ -29,12 +30,18 @@ PRECISIONS = ("fp32", "bf16")
 COARSE = 0.05  # of bf16's logits to fp32's, over the largest: a part that is not run as it should be is far outside
 
 
+class EngineError(RuntimeError):
+    """An engine does not compute what torch computes."""
+
+
 class InTorch(nn.Module):
     """torch, operator by operator: see ``accelerate``; bf16 by autocast."""
 
     def __init__(self, net: nn.Module, clips: tuple[Tensor, ...], precision: str) -> None:
         super().__init__()
         self.net, self.bf16 = net, precision == "bf16"
+        if self.bf16 and not torch_is_safe():
+            raise EngineError(f"its bf16 is not safe on this CPU; set {NO_AMX}")
         by_onednn(net)
 
     def forward(self, *clips: Tensor) -> Tensor:
@@ -127,16 +134,31 @@ def has_bf16() -> bool:
     return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
 
 
+NO_AMX = "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16"
+
+
+def torch_is_safe() -> bool:
+    """Whether torch may compute in bf16 here.
+
+    With AMX, the bf16 convolutions of torch 2.11 write beside their memory (seen with SlowFast's, which have few
+    channels); with ``NO_AMX`` in the environment they do not use it. OpenVINO is not concerned.
+    """
+    amx = not torch.cuda.is_available() and torch.cpu._is_amx_tile_supported()
+    return not amx or os.environ.get("ONEDNN_MAX_CPU_ISA", "").startswith(("AVX", "SSE"))
+
+
 def available(precision: str) -> str:
-    """The precision, or fp32 with a line where the CPU has no bf16."""
+    """The precision, or fp32 with a line where bf16 cannot be had."""
     if precision == "bf16" and not has_bf16():
         print("  this CPU has no bf16: tested in fp32", file=sys.stderr)
         return "fp32"
+    if precision == "bf16" and not torch_is_safe() and ENGINES["openvino"].missing():
+        print(
+            f"  torch's bf16 is not safe on this CPU: tested in fp32; install openvino, or set {NO_AMX}",
+            file=sys.stderr,
+        )
+        return "fp32"
     return precision
-
-
-class EngineError(RuntimeError):
-    """An engine does not compute what torch computes."""
 
 
 @torch.no_grad()
@@ -204,6 +226,8 @@ def chosen(
         memory: folder of remembered measurements.
         key: of the network and machine.
     """
+    if precision == "bf16" and not torch_is_safe():
+        return "openvino"
     quick = copy.deepcopy(net)
     accelerate(quick, *(clip[:1] for clip in clips))
     ordered = tuple(clip.contiguous(memory_format=torch.channels_last_3d) for clip in clips)

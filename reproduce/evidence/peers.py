@@ -9,6 +9,7 @@ network can exceed is measured in the same run: the matrix product, and the memo
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from autotsnet.registry import MODELS
 from autotsnet.spaces import preset
 from baselines import VARIANTS
 from baselines.peers import PEERS
-from reproduce.engine.engines import available, raced
+from reproduce.engine.engines import NO_AMX, available, raced
 from reproduce.launch.parallel import keep_memory
 from reproduce.measure.macs import count
 from reproduce.measure.throughput import Mode, matmul_rate, time_passes
@@ -169,6 +170,8 @@ def _each(forwards: list[Callable[[], Tensor]], parameters: list[nn.Parameter]) 
 
 def _serve(case: Case, source: str, pipe: Connection) -> None:
     """In its own process: build, warm up, then time a few passes whenever asked."""
+    if case.training and case.precision == "bf16":
+        os.environ.update([NO_AMX.split("=")])
     step, name = case.step(source)
     step()
     pipe.send(name)

@@ -1,7 +1,6 @@
 """Engines of a test: equal answers, and a choice that is measured once and stated. ``test_engines`` runs this file.
 
-OpenVINO asks the kernel for AMX where a CPU has it. Signals then want 11 KB of a stack, and a process with decoding
-workers was seen to end by a fault when these ended (Linux 6.18 in a virtual machine): so these tests have a process.
+OpenVINO and bf16 use parts of a CPU that nothing else here does, AMX; a fault there should not end other tests.
 """
 
 import json
@@ -16,6 +15,7 @@ from mmengine.config import Config
 from torch import nn
 
 import reproduce.engine.test as engine_test
+import reproduce.engine.train as engine_train
 from autotsnet.registry import FAMILIES
 from reproduce.engine import engines
 from reproduce.engine.engines import COARSE, ENGINES, available, chosen, engine, raced
@@ -78,6 +78,26 @@ def test_a_cpu_without_bf16_tests_in_fp32_and_says_so(monkeypatch, capsys):
     assert "this CPU has no bf16" in capsys.readouterr().err
     with pytest.raises(ValueError, match="test_amp='fp16' is unknown; known: fp32, bf16"):
         precision_of(Config(dict(test_amp="fp16")))
+
+
+def test_where_torchs_bf16_is_not_safe_it_is_left_to_openvino(monkeypatch, capsys, tiny, tmp_path):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert available("bf16") == "bf16"
+    assert chosen(made(**FEW["x3d"]), CLIPS, 1, "bf16", None, []) in ("openvino", "torch")
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    assert chosen(made(**FEW["x3d"]), CLIPS, 1, "bf16", None, []) == "openvino"
+    with pytest.raises(engines.EngineError, match="its bf16 is not safe on this CPU; set ONEDNN_MAX_CPU_ISA="):
+        engine(made(**FEW["x3d"]), CLIPS, "torch", "bf16")
+    suite, train, test = tiny
+    spec = RunSpec.of(suite, suite.entry("tsm"), 0, train, test)
+    spec = spec.model_copy(update=dict(recipe=spec.recipe | dict(amp="bf16")))
+    with pytest.raises(ValueError, match="amp='bf16': torch's bf16 is not safe on CPUs with AMX; set ONEDNN_MAX"):
+        engine_train.train(spec, suite.protocol, train, tmp_path)
+    monkeypatch.setitem(engines.ENGINES, "openvino", replace(engines.ENGINES["openvino"], missing=lambda: True))
+    assert available("bf16") == "fp32"
+    assert "tested in fp32; install openvino" in capsys.readouterr().err
 
 
 def test_an_engine_that_errs_or_answers_otherwise_is_not_taken(monkeypatch, capsys):
