@@ -270,7 +270,7 @@ def _label(axes: Axes, points: Sequence[Point], front: np.ndarray) -> None:
         ]
         boxes = np.array([(x0, y0, x0 + wide, y0 + high) for x0, y0 in places])
         outside = (boxes[:, :2] < (inside.x0, inside.y0)).any(1) | (boxes[:, 2:] > (inside.x1, inside.y1)).any(1)
-        away = np.stack([_away(mark, boxes) for mark in marks], 1)  # place, mark
+        away = _away(marks, boxes)  # place, mark
         near = away[:, i] < np.delete(away, i, 1).min(1, initial=np.inf) - dots
         faults = 1000 * outside + 100 * _meets(boxes, np.array(taken)) + 50 * ~near + _meets(boxes, crossed)
         best = int(np.argmin(faults))  # the first of the best: the nearest
@@ -283,14 +283,16 @@ def _label(axes: Axes, points: Sequence[Point], front: np.ndarray) -> None:
 
 def _meets(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """The number of other boxes that each box overlaps; boxes are rows of x0, y0, x1, y1."""
-    return (
-        (boxes[:, None, :2] < others[None, :, 2:]).all(-1) & (boxes[:, None, 2:] > others[None, :, :2]).all(-1)
-    ).sum(1)
+    x0, y0, x1, y1 = boxes.T[:, :, None]
+    a0, b0, a1, b1 = others.T
+    return ((x0 < a1) & (x1 > a0) & (y0 < b1) & (y1 > b0)).sum(1)
 
 
-def _away(point: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Distance of a point from each box."""
-    return np.hypot(*(point - np.clip(point, boxes[:, :2], boxes[:, 2:])).T)
+def _away(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Distance of each point (columns) from each box (rows)."""
+    x0, y0, x1, y1 = boxes.T[:, :, None]
+    x, y = points.T
+    return np.hypot(x - np.clip(x, x0, x1), y - np.clip(y, y0, y1))
 
 
 # -------------------------------------------------------------------------------------------------------- confusion
