@@ -92,6 +92,9 @@ study-planted: env  ## the search engines on a space whose best is known (minute
 study-search: env  ## searched against random architectures, supernet against stand-alone ranking (an hour on a CPU)
 	"$$VENV/bin/python" -m reproduce.studies.chance --suite "ssv2-$$EMBEDDED"
 
+study-headroom: env  ## in which setting of the embedded videos runs tell architectures apart (hours; goes on where it was)
+	"$$VENV/bin/python" -m reproduce.studies.headroom
+
 study-presets: env  ## one search step at full size of each preset: time and peak memory (minutes)
 	"$$VENV/bin/python" -m reproduce.studies.presets
 

@@ -542,7 +542,7 @@ def generate(
     """
     from reproduce.data import synthetic
 
-    root = cache / f"synthetic-{layout}-{size}"
+    root = cache / f"synthetic-{layout}-{synthetic.short(size)}"
     manifest = synthetic.generate(f"synthetic-{layout}", root, size=size, seed=seed)
     typer.echo(f"{root}: {len(manifest['videos'])} videos, hash {manifest['sha256'][:12]}")
 

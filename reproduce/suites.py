@@ -96,7 +96,7 @@ class Suite:
         protocol: of all entries; None: each entry's is part of its recipe, see ``of``.
         entries: what is compared.
         root: environment variable that names the copy; None: the embedded data set, generated.
-        size: of the embedded data set.
+        size: of the embedded data set, see ``synthetic.changed``.
         published: name of the data set in ``published.csv``; None: no literature value belongs in this table.
         file: that defines it.
     """
@@ -150,7 +150,7 @@ class Suite:
             DataError: the suite needs a real copy and its environment variable is not set.
         """
         if self.root is None:
-            folder = cache_folder / f"synthetic-{self.layout}-{self.size}"
+            folder = cache_folder / f"synthetic-{self.layout}-{synthetic.short(self.size)}"
             synthetic.generate(f"synthetic-{self.layout}", folder, size=self.size)
             return folder
         if not os.environ.get(self.root):

@@ -20,7 +20,7 @@ PUBLISHED = {  # videos of train and val
     "CVDF's archives": (240_258, 19_881),  # the same; 1 392 of them have a replacement
     "mmaction2's copy": (240_436, 19_796),  # open-mmlab/mmaction2, tools/data/kinetics/README.md
 }
-SPLITS = {"train": ("train",), "val": ("val", "validate", "validation")}
+SPLITS = {"train": ("train",), "val": ("val", "validate", "validation"), "holdout": ("holdout",)}
 YOUTUBE = re.compile(r"(.{11})_(\d+)_(\d+)")  # of a file: id, start and end
 HEADER = {"label", "youtube_id", "time_start", "time_end"}
 README = "see README, 'Kinetics-400'"
@@ -35,7 +35,7 @@ def load(root: str | Path, split: str, dataset: str = NAME) -> Manifest:
             ``*<split>.csv``, official (with a header) or PySlowFast's (``path label``). The videos are below
             ``<split>/``, ``videos_<split>/`` or ``videos/<split>/``, in class folders or not; files below
             ``replacement/`` replace those of the same name.
-        split: ``train`` or ``val``.
+        split: ``train`` or ``val``; of embedded videos, also ``holdout``.
         dataset: name for records and tables. With any name but the default, the classes are those of the training
             annotation, not the official 400.
 

@@ -19,6 +19,7 @@ FOLDERS = ("20bn-something-something-v2", "videos", "rawframes", "frames")  # 20
 ANNOTATIONS = {  # both published generations
     "train": ("something-something-v2-train.json", "train.json"),
     "val": ("something-something-v2-validation.json", "validation.json"),
+    "holdout": ("something-something-v2-holdout.json", "holdout.json"),  # of embedded videos
     "labels": ("something-something-v2-labels.json", "labels.json"),
 }
 README = "see README, 'Something-Something-V2'"
@@ -31,7 +32,7 @@ def load(root: str | Path, split: str, dataset: str = NAME) -> Manifest:
     Args:
         root: folder with the JSON files (here, in ``labels/`` or in ``annotations/``) and one of ``FOLDERS`` with
             ``<id>.webm``, ``<id>.mp4`` or folders ``<id>/`` of extracted frames.
-        split: ``train`` or ``val``.
+        split: ``train`` or ``val``; of embedded videos, also ``holdout``.
         dataset: name for records and tables. With any name but the default, the labels need not be the official 174.
 
     Returns:

@@ -7,7 +7,7 @@
 Results on them say nothing about the data sets whose layout they use.
 """
 
-from .presets import SIZES, Difficulty, Preset
+from .presets import SIZES, Difficulty, Preset, changed, short
 from .video import NAMES, VideoSpec, classes, contact_sheet, partner, render, render_spec, templates
 from .writer import GENERATOR_VERSION, generate, load_manifest
 
@@ -18,6 +18,7 @@ __all__ = [
     "Difficulty",
     "Preset",
     "VideoSpec",
+    "changed",
     "classes",
     "contact_sheet",
     "generate",
@@ -25,5 +26,6 @@ __all__ = [
     "partner",
     "render",
     "render_spec",
+    "short",
     "templates",
 ]

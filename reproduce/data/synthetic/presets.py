@@ -1,6 +1,13 @@
 """Sizes and difficulty of the synthetic data sets: every number that one may want to change."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,9 +34,10 @@ class Difficulty:
 
 @dataclass(frozen=True)
 class Preset:
-    """One size of a data set. `train` and `val` count videos and are multiples of `classes`."""
+    """One size of a data set. `train`, `val` and `holdout` count videos and are multiples of `classes`."""
 
     classes: int
+    """4, 8, 16 or 24."""
     train: int
     val: int
     short_side: tuple[int, int]
@@ -41,6 +49,12 @@ class Preset:
     """Range of the number of frames."""
     fps: tuple[int, ...]
     difficulty: Difficulty
+    holdout: int = 0
+    """Videos to choose on, of neither `train` nor `val`."""
+    joint: bool = False
+    """A class is one of four groups of shapes *and* one of the motions, see `scenes.SHAPE_GROUPS`."""
+    steps: int = 1
+    """From 2 on, a motion is so many excursions one after the other, and their order makes the class."""
 
 
 _EASY = Difficulty(
@@ -108,12 +122,38 @@ SIZES = {
 }
 
 
+def changed(size: str, changes: Mapping[str, Any]) -> str:
+    """The name of a size that differs from a named one: `quick {"difficulty": {"clutter": 20}, "val": 2000}`."""
+    return f"{size} {json.dumps(changes, sort_keys=True)}" if changes else size
+
+
+def short(size: str) -> str:
+    """A size's name for folders: `quick`, `quick-1a2b3c4d`."""
+    name, _, changes = size.partition(" ")
+    return f"{name}-{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if changes else name
+
+
+@cache
 def preset(size: str) -> Preset:
-    """The preset called `size`.
+    """The preset called `size`, see `changed`.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name, or it has no such field.
     """
-    if size not in SIZES:
-        raise ValueError(f"unknown size {size!r} of synthetic data; choose one of {', '.join(SIZES)}")
-    return SIZES[size]
+    name, _, changes = size.partition(" ")
+    if name not in SIZES:
+        raise ValueError(f"unknown size {name!r} of synthetic data; choose one of {', '.join(SIZES)}")
+    return _with(SIZES[name], json.loads(changes or "{}"))
+
+
+def _with(value: T, changes: Mapping[str, Any]) -> T:
+    known = {field.name for field in fields(value)}
+    if unknown := changes.keys() - known:
+        raise ValueError(
+            f"{type(value).__name__} has no {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}"
+        )
+    made = {}
+    for name, new in changes.items():
+        old = getattr(value, name)
+        made[name] = _with(old, new) if is_dataclass(old) else tuple(new) if isinstance(old, tuple) else new
+    return replace(value, **made)

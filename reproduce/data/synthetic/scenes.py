@@ -7,7 +7,9 @@ drawn from a generator `rng` and a clock `u` of shape T that runs from 0 to 1. T
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import combinations, permutations
 
 import numpy as np
 
@@ -173,22 +175,75 @@ MOTIONS: dict[str, Callable[[np.random.Generator, np.ndarray, float], _Path]] = 
 }
 
 
-def appearance_motion_classes(count: int) -> list[tuple[str, str]]:
+# Out and back: played backwards each is itself. `out` runs from 0 to 1 and back, `a` is the amplitude.
+EXCURSIONS: dict[str, Callable[[np.random.Generator, np.ndarray, float], _Path]] = {
+    "sideways": lambda rng, out, a: _Path(x=rng.choice([-1, 1]) * 0.3 * a * out),
+    "closer": lambda rng, out, a: _Path(scale=2.0 ** (a * out)),
+    "vertically": lambda rng, out, a: _Path(y=rng.choice([-1, 1]) * 0.3 * a * out),
+    "farther": lambda rng, out, a: _Path(scale=0.5 ** (a * out)),
+}
+# Groups have members that look alike in other groups: only who tells all members apart knows the group.
+SHAPE_GROUPS = {
+    " or ".join(group): group
+    for group in (("circle", "star"), ("square", "triangle"), ("ring", "cross"), ("crescent", "arrow"))
+}
+MOTION_GROUPS = {
+    " or ".join(group): group
+    for group in (
+        ("rising", "zooming in"),
+        ("falling", "zooming out"),
+        ("swaying sideways", "spinning"),
+        ("bouncing up and down", "circling"),
+    )
+}
+
+
+def sequences(steps: int) -> list[tuple[str, ...]]:
+    """All orders of `steps` different excursions, those of the same ones together, each before its reverse."""
+    orders = (order for of in combinations(EXCURSIONS, steps) for order in permutations(of))
+    return [either for order in orders if order < order[::-1] for either in (order, order[::-1])]
+
+
+def _excursions(rng: np.random.Generator, u: np.ndarray, a: float, order: tuple[str, ...]) -> _Path:
+    """One excursion after the other, each in an equal part of the time."""
+    x, y, scale = 0 * u, 0 * u, 1 + 0 * u
+    for i, name in enumerate(order):
+        path = EXCURSIONS[name](rng, np.sin(np.pi * np.clip(len(order) * u - i, 0, 1)), a)
+        x, y, scale = x + path.x, y + path.y, scale * path.scale
+    return _Path(x, y, scale)
+
+
+def appearance_motion_classes(count: int, joint: bool = False, steps: int = 1) -> list[tuple[str, str]]:
     """`count` of the pairs (shape, motion): each of n shapes has k of n motions, each motion k shapes.
 
-    Neither the shape nor the motion by itself tells more than one class out of k. 4, 8 and 24 classes have
-    (n, k) = (2, 2), (4, 2) and (8, 3).
+    Neither the shape nor the motion by itself tells more than one class out of k. 4, 8, 16 and 24 classes have
+    (n, k) = (2, 2), (4, 2), (4, 4) and (8, 3).
+
+    Args:
+        count: of classes.
+        joint: groups of shapes and groups of motions take the place of shapes and motions.
+        steps: from 2 on, sequences of excursions take the place of motions.
     """
-    n, k = {4: (2, 2), 8: (4, 2), 24: (8, 3)}[count]
-    shapes, motions = list(SHAPES)[:n], list(MOTIONS)[:n]
+    n, k = {4: (2, 2), 8: (4, 2), 16: (4, 4), 24: (8, 3)}[count]
+    shapes = list(SHAPE_GROUPS if joint else SHAPES)[:n]
+    motions = list(MOTION_GROUPS if joint else MOTIONS)[:n]
+    if steps > 1:
+        motions = [" then ".join(order) for order in sequences(steps)[:n]]
     return [(shapes[i], motions[(i + j) % n]) for i in range(n) for j in range(k)]
+
+
+def _member(rng: np.random.Generator, name: str, groups: dict[str, tuple[str, ...]]) -> str:
+    """Any member of the group of that name; what is no group is itself, and nothing is drawn."""
+    return _pick(rng, groups[name])[0] if name in groups else name
 
 
 def appearance_motion_scene(
     rng: np.random.Generator, u: np.ndarray, level: Difficulty, shape: str, motion: str
 ) -> Scene:
-    """One `shape` doing one `motion`, of random colour, size, place, attitude and extent."""
-    path = MOTIONS[motion](rng, u, rng.uniform(*level.amplitude))
+    """One `shape` doing one `motion`, of random colour, size, place, attitude and extent; of a group, any member."""
+    shape, motion = _member(rng, shape, SHAPE_GROUPS), _member(rng, motion, MOTION_GROUPS)
+    known = MOTIONS.get(motion) or partial(_excursions, order=tuple(motion.split(" then ")))
+    path = known(rng, u, rng.uniform(*level.amplitude))
     x, y = rng.uniform(-0.1, 0.1, 2)
     tint = _colour(rng, _pick(rng, PALETTE)[0], level.contrast)
     scale, angle = rng.uniform(*level.radius), rng.uniform(0, 2 * np.pi)
@@ -202,8 +257,8 @@ def appearance_motion_scene(
 class _Actors:
     """Draws the things of one scene and remembers what to call them."""
 
-    def __init__(self, rng: np.random.Generator, level: Difficulty):
-        self.rng, self.level = rng, level
+    def __init__(self, rng: np.random.Generator, level: Difficulty, shapes: tuple[str, ...] = tuple(SHAPES)):
+        self.rng, self.level, self.shapes = rng, level, shapes
         self.colours = _pick(rng, PALETTE, 3)
         self.amplitude = rng.uniform(*level.amplitude)
         self.names: list[str] = []
@@ -214,9 +269,9 @@ class _Actors:
         self.names.append(f"a {name} {noun}".replace("a orange", "an orange"))
         return _colour(self.rng, name, self.level.contrast)
 
-    def shape(self, among=tuple(SHAPES)) -> tuple[str, tuple[float, ...]]:
-        """A shape and its colour."""
-        name = _pick(self.rng, among)[0]
+    def shape(self, among: tuple[str, ...] = ()) -> tuple[str, tuple[float, ...]]:
+        """A shape, by default one of the cast's, and its colour."""
+        name = _pick(self.rng, among or self.shapes)[0]
         return name, self.colour(name)
 
     def radius(self) -> float:
@@ -338,6 +393,13 @@ def _camera_in(cast: _Actors, u: np.ndarray) -> Scene:
     return cast.scene(u, still, camera_zoom=1.6 ** (cast.amplitude * (2 * u - 1)))
 
 
+def _sequence(cast: _Actors, u: np.ndarray, order: tuple[str, ...]) -> Scene:
+    shape, tint = cast.shape()
+    x, y = cast.rng.uniform(-0.1, 0.1, 2)
+    path = _excursions(cast.rng, u, cast.amplitude, order)
+    return cast.scene(u, _object(shape, tint, path.x + x, path.y + y, path.scale * cast.radius(), cast.angle()))
+
+
 @dataclass(frozen=True)
 class ReversiblePair:
     """Two classes that are each other played backwards; `stage` draws the first."""
@@ -347,6 +409,8 @@ class ReversiblePair:
     stage: Callable[[_Actors, np.ndarray], Scene]
     swaps: bool = False
     """The backward template names the things in the opposite order."""
+    shapes: tuple[str, ...] = tuple(SHAPES)
+    """What the things may be, where the scene leaves it open."""
 
 
 PAIRS = (
@@ -380,14 +444,37 @@ PAIRS = (
         _camera_in,
     ),
 )
-"""Classes 2k and 2k + 1 are a pair."""
+ANY_SHAPE = tuple(PAIRS[i] for i in (0, 2, 6, 4))
+"""Pairs whose things may be of any shape."""
 
 
-def time_order_templates(count: int) -> list[str]:
-    """The first `count` templates, with their brackets."""
-    return [template for pair in PAIRS[: count // 2] for template in (pair.forwards, pair.backwards)]
+def time_order_pairs(count: int, joint: bool = False, steps: int = 1) -> list[ReversiblePair]:
+    """The pairs that make `count` classes: 2k and 2k + 1 are a pair.
+
+    Args:
+        count: of classes.
+        joint: each of a quarter of the pairs comes with each group of shapes, which its templates name.
+        steps: from 2 on, the pairs are sequences of excursions.
+    """
+    pairs = ANY_SHAPE if joint else PAIRS
+    if steps > 1:
+        pairs = tuple(map(_ordered, sequences(steps)[::2]))
+    if not joint:
+        return list(pairs[: count // 2])
+    motions = pairs[: count // 2 // len(SHAPE_GROUPS)]
+    return [_restricted(pair, group) for group in SHAPE_GROUPS for pair in motions]
 
 
-def time_order_scene(rng: np.random.Generator, u: np.ndarray, level: Difficulty, pair: int) -> Scene:
+def _ordered(order: tuple[str, ...]) -> ReversiblePair:
+    forwards, backwards = (f"Moving [something] {', then '.join(steps)}" for steps in (order, order[::-1]))
+    return ReversiblePair(forwards, backwards, partial(_sequence, order=order))
+
+
+def _restricted(pair: ReversiblePair, group: str) -> ReversiblePair:
+    forwards, backwards = (text.replace("something", group) for text in (pair.forwards, pair.backwards))
+    return replace(pair, forwards=forwards, backwards=backwards, shapes=SHAPE_GROUPS[group])
+
+
+def time_order_scene(rng: np.random.Generator, u: np.ndarray, level: Difficulty, pair: ReversiblePair) -> Scene:
     """The forward class of a pair; the other one is this video with its frames reversed."""
-    return PAIRS[pair].stage(_Actors(rng, level), u)
+    return pair.stage(_Actors(rng, level, pair.shapes), u)

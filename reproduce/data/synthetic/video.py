@@ -24,7 +24,7 @@ from .presets import Difficulty, preset
 KINETICS = "synthetic-kinetics"
 SSV2 = "synthetic-ssv2"
 NAMES = (KINETICS, SSV2)
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "holdout")
 
 # Stages of a video that draw from generators of their own, so that a change of one does not change the others.
 _FORMAT, _SCENE, _NUISANCE = range(3)
@@ -67,14 +67,21 @@ def classes(name: str, size: str = "quick") -> list[str]:
     if name == SSV2:
         return [template.translate({91: None, 93: None}) for template in templates(size)]
     if name == KINETICS:
-        pairs = scenes.appearance_motion_classes(preset(size).classes)
-        return [f"{shape} {motion}" for shape, motion in pairs]
+        return [f"{shape} {motion}" for shape, motion in _pairs(KINETICS, size)]
     raise ValueError(f"unknown synthetic data set {name!r}; choose one of {', '.join(NAMES)}")
 
 
 def templates(size: str = "quick") -> list[str]:
     """Templates of synthetic-ssv2 with their brackets, in the order of their label."""
-    return scenes.time_order_templates(preset(size).classes)
+    return [template for pair in _pairs(SSV2, size) for template in (pair.forwards, pair.backwards)]
+
+
+@lru_cache(maxsize=8)
+def _pairs(name: str, size: str) -> list:
+    """Of synthetic-kinetics, shape and motion of each class; of synthetic-ssv2, pairs of classes."""
+    make = scenes.time_order_pairs if name == SSV2 else scenes.appearance_motion_classes
+    wanted = preset(size)
+    return make(wanted.classes, wanted.joint, wanted.steps)
 
 
 def partner(label: int) -> int:
@@ -87,16 +94,22 @@ def count(size: str, split: str) -> int:
     return getattr(preset(size), split)
 
 
+def splits(size: str) -> tuple[str, ...]:
+    """The splits that have videos."""
+    return tuple(split for split in SPLITS if count(size, split))
+
+
 @lru_cache(maxsize=4)
 def _numeric_ids(size: str, seed: int) -> np.ndarray:
-    """Ids of all videos, train first, in an order that does not follow the classes."""
-    total = count(size, "train") + count(size, "val")
+    """Ids of all videos, split by split, in an order that does not follow the classes."""
+    total = sum(count(size, split) for split in SPLITS)
     return 1 + np.random.default_rng([seed, NAMES.index(SSV2)]).permutation(total)
 
 
 def _video_id(name: str, size: str, seed: int, split: str, index: int) -> str:
     if name == SSV2:
-        return str(_numeric_ids(size, seed)[index + (count(size, "train") if split == "val" else 0)])
+        before = sum(count(size, s) for s in SPLITS[: SPLITS.index(split)])
+        return str(_numeric_ids(size, seed)[before + index])
     digest = hashlib.sha256(f"{name}/{seed}/{split}/{index}".encode()).digest()
     return base64.urlsafe_b64encode(digest)[:11].decode()  # the alphabet and the length of YouTube's
 
@@ -178,15 +191,15 @@ def scene_of(spec: VideoSpec) -> scenes.Scene:
     level, rng = preset(spec.size).difficulty, spec.rng(_SCENE)
     u = _clock(rng, spec.frames)
     if spec.name == SSV2:
-        return scenes.time_order_scene(rng, u, level, pair=spec.label // 2)
-    shape, motion = scenes.appearance_motion_classes(preset(spec.size).classes)[spec.label]
+        return scenes.time_order_scene(rng, u, level, _pairs(SSV2, spec.size)[spec.label // 2])
+    shape, motion = _pairs(KINETICS, spec.size)[spec.label]
     return scenes.appearance_motion_scene(rng, u, level, shape, motion)
 
 
 def annotation(spec: VideoSpec) -> dict:
     """The entry of a synthetic-ssv2 video in its json file: id, label, template, placeholders."""
     template, things = templates(spec.size)[spec.label], scene_of(spec).placeholders
-    pair = scenes.PAIRS[spec.label // 2]
+    pair = _pairs(SSV2, spec.size)[spec.label // 2]
     if spec.label % 2:
         things = things[::-1] if pair.swaps else things[: template.count("[")]
     words = iter(things)

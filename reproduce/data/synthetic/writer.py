@@ -27,7 +27,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .video import KINETICS, SPLITS, VideoSpec, annotation, classes, count, render_spec, video_spec
+from .video import KINETICS, VideoSpec, annotation, classes, count, render_spec, splits, video_spec
 
 GENERATOR_VERSION = 2
 """Goes up whenever the pixels of any video change."""
@@ -82,7 +82,7 @@ def generate(name: str, root: str | Path, *, size: str = "quick", seed: int = 0,
     Args:
         name: `synthetic-kinetics` or `synthetic-ssv2`.
         root: its own folder, made when missing.
-        size: `tiny`, `quick` or `full`.
+        size: `tiny`, `quick` or `full`, or what `changed` makes of one of them.
         seed: another seed gives other videos of the same classes.
         workers: processes; all the cores this process may use when None. The pixels do not depend on it.
 
@@ -166,7 +166,7 @@ def _write(job: _Job, root: Path, names: list[str], workers: int | None) -> dict
         (root / folder).mkdir(parents=True, exist_ok=True)
 
     done = _journalled(root)
-    places = [(split, index) for split in SPLITS for index in range(count(job.size, split))]
+    places = [(split, index) for split in splits(job.size) for index in range(count(job.size, split))]
     todo = [job.spec(*place) for place in places if place not in done]
     fresh = not done
     with open(root / _JOURNAL, "w" if fresh else "a") as journal:
@@ -190,7 +190,7 @@ def _write(job: _Job, root: Path, names: list[str], workers: int | None) -> dict
 
 def _folders(job: _Job, names: list[str]) -> list[Path]:
     if job.name == KINETICS:
-        return [Path("annotations"), *(Path(split, name) for split in SPLITS for name in names)]
+        return [Path("annotations"), *(Path(split, name) for split in splits(job.size) for name in names)]
     return [Path("20bn-something-something-v2")]
 
 
@@ -316,7 +316,7 @@ def _dataset_hash(job: _Job, videos: list[dict]) -> str:
 
 
 def _write_annotations(job: _Job, root: Path, names: list[str]) -> None:
-    for split in SPLITS:
+    for split in splits(job.size):
         specs = [job.spec(split, index) for index in range(count(job.size, split))]
         if job.name == KINETICS:
             with open(root / "annotations" / f"{split}.csv", "w", newline="") as file:
@@ -324,7 +324,7 @@ def _write_annotations(job: _Job, root: Path, names: list[str]) -> None:
                 rows.writerow(["label", "youtube_id", "time_start", "time_end", "split"])
                 rows.writerows([names[s.label], s.video_id, s.start, _stop(s), split] for s in specs)
         else:
-            part = {"train": "train", "val": "validation"}[split]
+            part = {"val": "validation"}.get(split, split)
             text = json.dumps([annotation(spec) for spec in specs], indent=1)
             (root / f"something-something-v2-{part}.json").write_text(text)
     if job.name != KINETICS:

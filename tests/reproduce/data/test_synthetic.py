@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from reproduce.data import synthetic
+from reproduce.data.layouts import LAYOUTS
 from reproduce.data.synthetic import scenes, video, writer
 
 KINETICS, SSV2 = synthetic.NAMES
@@ -98,7 +99,115 @@ def test_motion_is_visible_in_eight_small_frames(name):
         assert max(changed.mean(), middle.mean()) > 0.01
 
 
+# ---- sizes that differ from a named one
+
+JOINT = synthetic.changed("tiny", dict(classes=16, train=32, val=16, holdout=16, joint=True))
+ORDER = synthetic.changed("quick", dict(steps=3))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_of_a_joint_label_each_part_comes_with_all_of_the_other(steps):
+    pairs = scenes.time_order_pairs(16, joint=True, steps=steps)
+    plain = [(" or ".join(p.shapes), text) for p in pairs for text in (p.forwards, p.backwards)]
+    for classes in (
+        scenes.appearance_motion_classes(16, joint=True, steps=steps),
+        [(group, text.replace(group, "something")) for group, text in plain],
+    ):
+        groups, motions = map(set, zip(*classes, strict=True))
+        assert len(groups) == len(motions) == 4
+        assert len(classes) == 16
+        assert set(classes) == {(group, motion) for group in groups for motion in motions}
+
+
+@pytest.mark.parametrize("name", synthetic.NAMES)
+def test_actors_of_a_joint_label_are_all_of_its_group_and_no_others(name, monkeypatch):
+    seen = []
+    monkeypatch.setattr(scenes, "_object", lambda shape, *rest: seen.append(shape) or [])
+    monkeypatch.setattr(scenes, "distractors", lambda *rest: [])
+    size, groups = synthetic.changed("quick", dict(joint=True, classes=16)), {}
+    for index in range(160):
+        spec = video.video_spec(name, size, 0, "train", index)
+        seen.clear()
+        video.scene_of(spec)
+        groups.setdefault(spec.label, set()).update(seen)
+    assert set(map(frozenset, groups.values())) == set(map(frozenset, scenes.SHAPE_GROUPS.values()))
+
+
+def test_only_the_order_of_steps_makes_the_class():
+    motions = [motion.split(" then ") for _, motion in scenes.appearance_motion_classes(8, steps=3)]
+    assert len({frozenset(steps) for steps in motions}) == 1
+    assert len({tuple(steps) for steps in motions}) == 4
+    u = np.linspace(0, 1, 31)
+    for order in scenes.sequences(3):
+        path, back = (scenes._excursions(np.random.default_rng(0), u, 1.0, either) for either in (order, order[::-1]))
+        assert np.allclose(np.abs(path.x), np.abs(back.x[::-1]))
+        assert np.allclose(path.scale, back.scale[::-1])
+
+
+@pytest.mark.parametrize("size", [JOINT, ORDER])
+def test_partner_class_of_another_size_is_the_same_video_backwards(size):
+    for label in range(0, synthetic.presets.preset(size).classes, 2):
+        spec = video.video_spec(SSV2, size, 0, "train", label)
+        frames = synthetic.render_spec(spec)
+        assert np.array_equal(frames, synthetic.render_spec(dataclasses.replace(spec, label=label + 1))[::-1])
+        assert not np.array_equal(frames, frames[::-1])
+
+
+@pytest.mark.parametrize("name", synthetic.NAMES)
+def test_other_difficulty_other_videos_and_more_videos_the_same_ones(name):
+    more = synthetic.changed("quick", dict(val=2_000, holdout=400))
+    for split in ("train", "val"):
+        frames, _ = synthetic.render(name, "quick", 0, split, 5)
+        assert np.array_equal(frames, synthetic.render(name, more, 0, split, 5)[0])
+        for changes in (dict(difficulty=dict(clutter=20)), dict(difficulty=dict(amplitude=(0.2, 0.3))), dict(steps=3)):
+            other, _ = synthetic.render(name, synthetic.changed("quick", changes), 0, split, 5)
+            assert frames.shape == other.shape
+            assert not np.array_equal(frames, other)
+    apart = [synthetic.render(name, more, 0, split, 5)[0] for split in ("train", "val", "holdout")]
+    assert len({frames.tobytes() for frames in apart}) == 3
+
+
+@pytest.mark.parametrize("name", synthetic.NAMES)
+def test_held_out_videos_are_read_as_a_split_of_their_own(name, tmp_path):
+    manifest = synthetic.generate(name, tmp_path, size=JOINT)
+    assert manifest["size"] == JOINT
+    load = LAYOUTS.named(name.removeprefix("synthetic-"))
+    splits = {split: load(tmp_path, split, name) for split in ("train", "val", "holdout")}
+    assert [len(s.videos) for s in splits.values()] == [32, 16, 16]
+    assert len({v.id for s in splits.values() for v in s.videos}) == 64
+    assert all(Counter(v.label for v in s.videos).keys() == set(range(16)) for s in splits.values())
+    assert all(s.path(v).is_file() for s in splits.values() for v in s.videos)
+
+
+def test_a_size_is_a_name_and_what_is_different():
+    assert synthetic.changed("quick", {}) == synthetic.short("quick") == "quick"
+    assert len({synthetic.short(size) for size in (*synthetic.SIZES, JOINT, ORDER)}) == 5
+    assert all(" " not in synthetic.short(size) for size in (JOINT, ORDER))
+    with pytest.raises(ValueError, match="Difficulty has no clutterr; known: amplitude, clutter"):
+        synthetic.classes(KINETICS, synthetic.changed("quick", dict(difficulty=dict(clutterr=1))))
+
+
 # ---- determinism
+
+PIXELS = {  # of videos 0, 5 and 7 of both splits, since generator version 2
+    (KINETICS, "tiny"): "b2275458ba2fb97d",
+    (KINETICS, "quick"): "2a1f9e83edea15b2",
+    (KINETICS, "full"): "b1f894ec2a9f9f42",
+    (SSV2, "tiny"): "e696ad49490dfc4d",
+    (SSV2, "quick"): "58d1b7d0152ca37e",
+    (SSV2, "full"): "6d02627eb46572a4",
+}
+
+
+@pytest.mark.parametrize(("name", "size"), PIXELS)
+def test_videos_are_as_ever(name, size):
+    digest = hashlib.sha256()
+    for split in ("train", "val"):
+        for index in (0, 5, 7):
+            frames, spec = synthetic.render(name, size, 0, split, index)
+            digest.update(frames)
+            digest.update(json.dumps(dataclasses.asdict(spec)).encode())
+    assert digest.hexdigest()[:16] == PIXELS[name, size]
 
 
 def test_videos_do_not_depend_on_workers_or_order(roots, tmp_path):
