@@ -236,7 +236,7 @@ def copy_rate() -> float:
 
 
 def bench(results: Path, cases: tuple[Case, ...] = CASES) -> str:
-    """Measure all cases, write ``throughput/peers-<device>.json`` and its table, and return the table."""
+    """Measure all cases, write ``peers/<device>.json`` and its table, and return the table."""
     path, rows = file_of(results, device_name()), []
     bare = dict(copy_gb_per_s=copy_rate(), device=device_name(), provenance=session().model_dump())
     with Progress("beside the peers", len(cases)) as progress:
@@ -250,11 +250,10 @@ def bench(results: Path, cases: tuple[Case, ...] = CASES) -> str:
 
 
 def file_of(results: Path, device: str) -> Path:
-    """``throughput/peers-amd-epyc-2-cores.json``."""
+    """``peers/amd-epyc-2-cores.json``."""
     from reproduce.evidence.bench import file_of as bench_file
 
-    path = bench_file(results, device)
-    return path.with_name(f"peers-{path.name}")
+    return results / "peers" / bench_file(results, device).name
 
 
 def rendered(data: dict) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from math import ceil, inf, isclose, isfinite
 from pathlib import Path
+from statistics import median
 
 import pandas as pd
 from mmengine.config import Config
@@ -39,6 +40,7 @@ def verify(results: Path) -> str:
     """
     paths, found = sorted(results.glob("records/*/*")), _all_records(results)
     found += [line for path in sorted(results.glob("throughput/*.json")) for line in _whole(_throughput, path)]
+    found += [line for path in sorted(results.glob("peers/*.json")) for line in _whole(_peers, path)]
     found += _natives(results) if (results / "tables" / "natives.md").exists() else []
     found += _of_the_reference(results) if results.resolve() == REFERENCE.resolve() else []
     # A table of unreadable records cannot be rendered; the records are the news then.
@@ -272,6 +274,20 @@ def _throughput(path: Path) -> Iterator[str]:
                 )
     if not table.exists() or table.read_text() != bench.rendered(data):
         yield f"{table} is not what {path.name} says; render it: make bench"
+
+
+def _peers(path: Path) -> Iterator[str]:
+    from reproduce.evidence import peers
+
+    data, table = json.loads(path.read_text()), path.with_suffix(".md")
+    for row in data["rows"]:
+        ours = row["seconds"]["ours"]
+        for source, ratio in row["ratios"].items():
+            is_ = median(theirs / mine for theirs, mine in zip(row["seconds"][source], ours, strict=True))
+            if not isclose(ratio, is_):
+                yield f"{path}: {row['variant']} beside {source}: the ratio is {ratio}, recomputed it is {is_}"
+    if not table.exists() or table.read_text() != peers.rendered(data):
+        yield f"{table} is not what {path.name} says; render it: make bench-peers"
 
 
 def _natives(results: Path) -> Iterator[str]:

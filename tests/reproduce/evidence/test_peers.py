@@ -8,6 +8,7 @@ import torch
 from autotsnet.layers import quick
 from reproduce.evidence import peers
 from reproduce.evidence.peers import TORCH, Case, bench, file_of, rendered
+from reproduce.evidence.verify import _peers
 from reproduce.records import device_name
 
 TINY = Case("auto_tsnet_uniform", True, 2, suite="kinetics-tiny")
@@ -49,6 +50,13 @@ def test_a_table_of_ratios(tmp_path, one_thread):
     assert row["share_of_matmul"] > 0
     assert text == rendered(data) == file_of(tmp_path, device_name()).with_suffix(".md").read_text()
     assert f"{pairs[2]:.2f} ×" in text
+    path = file_of(tmp_path, device_name())
+    assert list(_peers(path)) == []
+    row["ratios"][TORCH] *= 2
+    path.write_text(json.dumps(data))
+    found = list(_peers(path))
+    assert "auto_tsnet_uniform beside torch's layers: the ratio is" in found[0]
+    assert "is not what" in found[1]
 
 
 def test_a_search_step_is_set_against_its_static_models(one_thread):
