@@ -258,7 +258,7 @@ def file_of(results: Path, device: str) -> Path:
 
 def rendered(data: dict) -> str:
     """The record as Markdown: times as often as ours, and how near ours is to the matrix product."""
-    sources = list(dict.fromkeys(source for row in data["rows"] for source in row["ratios"]))
+    sources = sorted({source for row in data["rows"] for source in row["ratios"]})
     table = [
         [
             row["variant"],
