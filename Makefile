@@ -48,10 +48,10 @@ env:  ## make the environment in VENV (default .venv)
 	  cp requirements.lock "$$VENV/requirements.lock"; }
 
 ##@ Experiments
-reproduce-kinetics: env  ## train, test and tabulate on KINETICS_ROOT; without it, on embedded videos (under twenty minutes)
+reproduce-kinetics: env  ## train, test and tabulate on KINETICS_ROOT; without it, on embedded videos (about ten minutes)
 	$(RUN) run kinetics
 
-reproduce-ssv2: env  ## the same on SSV2_ROOT; without it, on embedded videos (under twenty minutes)
+reproduce-ssv2: env  ## the same on SSV2_ROOT; without it, on embedded videos (about ten minutes)
 	$(RUN) run ssv2
 
 search-kinetics: env  ## search Auto-TSNet's architecture on KINETICS_ROOT; without it, on embedded videos (minutes)

@@ -6,7 +6,6 @@ logits are not torch's to rounding is not taken.
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import sys
@@ -214,12 +213,17 @@ def _time(net: nn.Module, clips: tuple[Tensor, ...]) -> float:
 
 @torch.no_grad()
 def chosen(
-    net: nn.Module, clips: tuple[Tensor, ...], passes: int, precision: str, memory: Path | None, key: Sequence[Any]
+    build: Callable[[], nn.Module],
+    clips: tuple[Tensor, ...],
+    passes: int,
+    precision: str,
+    memory: Path | None,
+    key: Sequence[Any],
 ) -> str:
-    """The engine that a test is quickest with, if it computes what torch computes; the network is folded.
+    """The engine that a test is quickest with, if it computes what torch computes.
 
     Args:
-        net: in eval mode, on the CPU.
+        build: makes the network, in eval mode, on the CPU.
         clips: a batch as most of the test's.
         passes: of such batches in the test.
         precision: ``fp32`` or ``bf16``.
@@ -228,7 +232,7 @@ def chosen(
     """
     if precision == "bf16" and not torch_is_safe():
         return "openvino"
-    quick = copy.deepcopy(net)
+    quick = build()
     accelerate(quick, *(clip[:1] for clip in clips))
     ordered = tuple(clip.contiguous(memory_format=torch.channels_last_3d) for clip in clips)
     quick(*ordered)
@@ -241,12 +245,12 @@ def chosen(
         return "torch"
 
     def measured() -> dict[str, float]:
-        return {name: seconds for name, (seconds, _) in raced(net, clips, tried, precision).items()}
+        return {name: seconds for name, (seconds, _) in raced(build(), clips, tried, precision).items()}
 
     seconds = remembered(memory, [*key, tried, precision], measured)
     best = min(seconds, key=seconds.get)
     try:
-        engine(net, clips, best, precision)  # of these weights
+        engine(build(), clips, best, precision)  # of these weights
     except Exception as error:
         print(f"  {best} is not used: {str(error).splitlines()[0]}", file=sys.stderr)
         return "torch"

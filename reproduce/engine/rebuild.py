@@ -93,4 +93,5 @@ def engine_for(spec: RunSpec, folder: Path, protocol: Protocol, videos: int, at_
     found = importlib.metadata.version("openvino") if find_spec("openvino") else ""
     key = spec.net, spec.source, frames, side, clips, torch.get_num_threads(), device_name(), torch.__version__, found
     passes = math.ceil(videos * protocol.views / clips)
-    return chosen(model.net, example(model.inputs, frames, side, clips, "cpu"), passes, precision, memory_folder(), key)
+    views = example(model.inputs, frames, side, clips, "cpu")
+    return chosen(lambda: trained(spec, folder).net, views, passes, precision, memory_folder(), key)

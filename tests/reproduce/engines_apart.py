@@ -85,9 +85,9 @@ def test_where_torchs_bf16_is_not_safe_it_is_left_to_openvino(monkeypatch, capsy
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert available("bf16") == "bf16"
-    assert chosen(made(**FEW["x3d"]), CLIPS, 1, "bf16", None, []) in ("openvino", "torch")
+    assert chosen(lambda: made(**FEW["x3d"]), CLIPS, 1, "bf16", None, []) in ("openvino", "torch")
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
-    assert chosen(made(**FEW["x3d"]), CLIPS, 1, "bf16", None, []) == "openvino"
+    assert chosen(lambda: made(**FEW["x3d"]), CLIPS, 1, "bf16", None, []) == "openvino"
     with pytest.raises(engines.EngineError, match="its bf16 is not safe on this CPU; set ONEDNN_MAX_CPU_ISA="):
         engine(made(**FEW["x3d"]), CLIPS, "torch", "bf16")
     suite, train, test = tiny
@@ -131,16 +131,16 @@ def test_only_a_long_test_pays_for_a_compiler_and_the_choice_is_remembered(tmp_p
     monkeypatch.setattr(engines, "raced", measure)
     monkeypatch.setattr(engines, "engine", lambda net, clips, name, precision: net)
     monkeypatch.setattr(engines, "_time", lambda *_: 1.0)
-    assert chosen(net, CLIPS, 10, "fp32", tmp_path, ["a"]) == "torch"
+    assert chosen(lambda: net, CLIPS, 10, "fp32", tmp_path, ["a"]) == "torch"
     assert not asked
     for _ in range(2):
-        assert chosen(net, CLIPS, 100, "fp32", tmp_path, ["a"]) == "openvino"
+        assert chosen(lambda: net, CLIPS, 100, "fp32", tmp_path, ["a"]) == "openvino"
     assert asked == [["openvino", "torch"]]
-    assert chosen(net, CLIPS, 1000, "fp32", tmp_path, ["b"]) == "openvino"
+    assert chosen(lambda: net, CLIPS, 1000, "fp32", tmp_path, ["b"]) == "openvino"
     assert asked[1:] == [["openvino", "torch"]]  # not inductor, which is slower and compiles longer
     missing = engines.Engine(engines.InOpenVINO, 60, lambda: True)
     monkeypatch.setitem(engines.ENGINES, "openvino", missing)
-    assert chosen(net, CLIPS, 1000, "fp32", tmp_path, ["c"]) == "inductor"
+    assert chosen(lambda: net, CLIPS, 1000, "fp32", tmp_path, ["c"]) == "inductor"
 
 
 @pytest.mark.slow
