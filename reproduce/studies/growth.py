@@ -4,8 +4,9 @@
 
 The records are the reference's of synthetic-ssv2 quick with other seeds, or under the names of models of somebody's
 own, with drawn answers to 400 videos, or as many as the curve says; they pass ``verify``. Each point is a process of
-its own: its processor time without imports and its peak memory with them. The smallest size is run twice, and the
-lesser counts: the first run also counts networks that ``CACHE`` does not know.
+its own: its processor time without imports and its peak memory with them. A point of less than a second is run three
+times, the smallest size of each curve at least twice, and the least counts: a first run also counts networks that
+``CACHE`` does not know.
 
 The rule, stated before any run: nothing grows faster than linearly. A curve is taken for a + b nᵏ; k is at most 1.1. It
 is the one whose marginal cost, that of a size minus that of the smallest size, has the curve's slope against the size
@@ -177,7 +178,7 @@ def curve(name: str, repeats: int, sizes: Sequence[int] = ()) -> dict:
 
     Args:
         name: key of ``CURVES``.
-        repeats: runs of each point, and one more of the smallest size; the least time and memory count.
+        repeats: runs of each point at least; see the head of this file.
         sizes: others than the curve's.
     """
     make, works, known = CURVES[name]
@@ -188,6 +189,8 @@ def curve(name: str, repeats: int, sizes: Sequence[int] = ()) -> dict:
             make(size, Path(folder))
             for work in works:
                 runs = [apart(work, Path(folder), size) for _ in range(repeats + (size == sizes[0]))]
+                if min(r["seconds"] for r in runs) < 1:
+                    runs += [apart(work, Path(folder), size) for _ in range(3 - len(runs))]
                 points[work].append({key: round(min(r[key] for r in runs), 4) for key in runs[0]})
                 print(f"{name} {size}, {work}: {points[work][-1]}", file=sys.stderr)
     found = {}
