@@ -12,10 +12,11 @@ frames - 76 is a multiple of 9, as for 301 frames. Its three crops are of the wh
 right, centre, and views are ordered by crop, then clip. In training it takes a random area and aspect ratio; we jitter
 the short side.
 
-The side ``libavcodec`` is a limit: for the same clips as ours it decodes the same packets, from the same starts to the
-last wanted frames, with the same frames skipped. It does nothing else: the packets lie in memory, no file is opened or
-read, no order proven, nothing converted, resized or cropped. mmaction2's time over its is a ratio that no pipeline
-exceeds which gets these frames from libavcodec on one thread. The share of decoding in ours is our ratio over that one, of processor time.
+The side ``libavcodec`` is a limit: for the same clips as ours it decodes the same packets, from the same starts to
+the last wanted frames, with the same frames skipped. It does nothing else: the packets lie in memory, no file is
+opened or read, no order proven, nothing converted, resized or cropped. mmaction2's time over its is a ratio that no
+pipeline exceeds which gets these frames from libavcodec on one thread. The share of decoding in ours is our ratio
+over that one, of processor time.
 """
 
 from __future__ import annotations
