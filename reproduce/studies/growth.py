@@ -9,10 +9,11 @@ times, the smallest size of each curve at least twice, and the least counts: a f
 ``CACHE`` does not know.
 
 The rule: nothing grows faster than linearly. A curve is taken for a + b nᵏ; k is at most 1.1, a limit that was stated
-before any run. How k is estimated was changed twice after trial runs, whose noise moved it: it is not fit for a curve as
-flat as that of videos. It is the one whose marginal cost, that of a size minus that of the smallest size, has the curve's slope against the size
-minus the smallest one, both logarithmic, over the upper half of the curve (sizes of at least the geometric mean of the
-smallest and the largest). A curve that ends less than a tenth above its beginning does not grow: k is 0.
+before any run. How k is estimated was changed twice after trial runs, whose noise moved it: it is not fit for a curve
+as flat as that of videos. It is the one whose marginal cost, that of a size minus that of the smallest size, has the
+curve's slope against the size minus the smallest one, both logarithmic, over the upper half of the curve (sizes of at
+least the geometric mean of the smallest and the largest). A curve that ends less than a tenth above its beginning
+does not grow: k is 0.
 """
 
 from __future__ import annotations
