@@ -42,16 +42,16 @@ env:  ## make the environment in VENV (default .venv)
 	  "$$PYTHON" -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v <= (3, 12) and f"Python {v[0]}.{v[1]} is not supported, 3.10 to 3.12 are; set PYTHON=")' && \
 	  "$$PYTHON" -m venv "$$VENV" && \
 	  { "$$VENV/bin/python" -m pip install --quiet --disable-pip-version-check uv && \
-	    "$$VENV/bin/uv" pip install --quiet --python "$$VENV/bin/python" -r requirements.lock || \
-	    "$$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.lock; } && \
+	    "$$VENV/bin/uv" pip install --quiet --no-deps --python "$$VENV/bin/python" -r requirements.lock || \
+	    "$$VENV/bin/python" -m pip install --quiet --no-deps --disable-pip-version-check -r requirements.lock; } && \
 	  "$$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable . && \
 	  cp requirements.lock "$$VENV/requirements.lock"; }
 
 ##@ Experiments
-reproduce-kinetics: env  ## train, test and tabulate on KINETICS_ROOT; without it, on embedded videos (about ten minutes)
+reproduce-kinetics: env  ## train, test and tabulate on KINETICS_ROOT; without it, on embedded videos (about eleven minutes)
 	$(RUN) run kinetics
 
-reproduce-ssv2: env  ## the same on SSV2_ROOT; without it, on embedded videos (about ten minutes)
+reproduce-ssv2: env  ## the same on SSV2_ROOT; without it, on embedded videos (minutes)
 	$(RUN) run ssv2
 
 search-kinetics: env  ## search Auto-TSNet's architecture on KINETICS_ROOT; without it, on embedded videos (minutes)
@@ -159,10 +159,11 @@ bench-save: env  ## time what is slow in this code (pytest-benchmark), as a base
 bench-compare: env  ## time it again, beside the reference's baseline, or that of RESULTS=
 	"$$VENV/bin/python" -m pytest -q --benchmark-enable --benchmark-only --benchmark-storage="$(VERIFIED)/benchmarks" tests/bench --benchmark-compare
 
+# Without opencv-python: it and opencv-contrib-python, which has more, write the same folder, and whichever comes last stays.
 lock: env  ## renew requirements.lock from pyproject.toml
 	"$$VENV/bin/python" -m pip install --quiet uv
 	"$$VENV/bin/uv" pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
-	  --no-annotate --no-header -c constraints.txt -o requirements.lock
+	  --no-annotate --no-header --no-emit-package opencv-python -c constraints.txt -o requirements.lock
 
 clean:  ## remove the environment, embedded videos and run folders (records stay)
 	rm -rf "$$VENV" .cache runs

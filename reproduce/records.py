@@ -56,7 +56,7 @@ PACKAGES = (
     "decord",
     "av",
     "numpy",
-    "opencv-python",
+    "opencv-contrib-python",
 )
 
 

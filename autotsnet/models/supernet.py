@@ -178,6 +178,7 @@ class SuperNet(SharedWeights):
             skeleton.done = self._done
             return skeleton(clip)
         finally:
+            skeleton.done = None  # else it would keep the batch's activations
             for mine, name, empty, _ in lent:
                 mine[name] = empty
 

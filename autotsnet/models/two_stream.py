@@ -175,14 +175,16 @@ class TwoStreamNet(nn.Module):
 
     def streams(self, clip: Tensor) -> list[Tensor]:
         """Clips B 3 T H W -> the output of each stream, slow B C T/alpha H' W' and fast B C' T H' W'."""
+        if self.done is None:
+            x = self._stems(clip)
+            for g in range(len(self.architecture.macro.strides)):
+                x = self._group(g, x)
+            return list(x.values())
         x = {}
         for level, path in enumerate(self.paths()):
-            if self.done is not None and self.done.get(level, (None,))[0] == path:
-                x = self.done[level][1]
-                continue
-            x = self._group(level - 1, x) if level else self._stems(clip)
-            if self.done is not None:
-                self.done[level] = path, x
+            if self.done.get(level, (None,))[0] != path:
+                self.done[level] = path, self._group(level - 1, x) if level else self._stems(clip)
+            x = self.done[level][1]
         return list(x.values())
 
     def paths(self) -> list[tuple[nn.Module, ...]]:

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.optim import CosineAnnealingLR, LinearLR, MultiStepLR
 
 from reproduce.engine.classifier import VIEWS
-from reproduce.engine.engines import PRECISIONS
+from reproduce.engine.engines import NO_AMX, PRECISIONS, torch_is_safe
 from reproduce.engine.runner import Bf16OptimWrapper
 from reproduce.protocol import Protocol
 
@@ -50,7 +50,7 @@ def optimiser(config: Config, accumulate: int) -> dict:
     """The optimiser's wrapper: its rate scaled from the batch that the recipe states it for, its precision.
 
     Raises:
-        ValueError: an unknown precision.
+        ValueError: an unknown precision, or one that torch cannot be trusted with here.
     """
     wrapper = config.optim_wrapper.to_dict()
     wrapper["accumulative_counts"] = accumulate
@@ -60,6 +60,8 @@ def optimiser(config: Config, accumulate: int) -> dict:
     if config.get("amp") not in (None, "bf16"):
         raise ValueError(f"amp={config.amp!r} is unknown; known: 'bf16', or leave it out for fp32")
     if config.get("amp"):
+        if not torch_is_safe():
+            raise ValueError(f"amp={config.amp!r}: torch's bf16 is not safe on CPUs with AMX; set {NO_AMX}")
         wrapper["type"] = Bf16OptimWrapper
     return wrapper
 

@@ -142,9 +142,7 @@ def test(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) ->
     weights = agreed(weights_of(folder) if get_rank() == 0 else None)
     at_once, videos = videos_at_once(config, protocol), len(manifest.videos) // get_world_size()
     how = agreed(_engine(spec, folder, protocol, videos, weights) if get_rank() == 0 else None)
-    made_by = " ".join(
-        part for part in (weights, *how) if part not in ("torch", "fp32")
-    )  # parts of others are not taken
+    made_by = " ".join(part for part in (weights, *how) if part not in ("torch", "fp32"))
     metric = Predictions(folder / "predictions.parquet", [v.id for v in manifest.videos], f"{spec.id} test", made_by)
     loader = DataLoader(
         dataset,

@@ -17,7 +17,7 @@ from reproduce.data.datasets import StreamSampler, TrainClips
 from reproduce.data.manifest import Manifest
 from reproduce.engine.compiled import check_compiler, compile_in_place, compiling
 from reproduce.engine.distributed import agreed, distribute
-from reproduce.engine.engines import NO_AMX, has_bf16, torch_is_safe
+from reproduce.engine.engines import has_bf16
 from reproduce.engine.rebuild import config_of, model_of
 from reproduce.engine.recipe import optimiser, passes, precision_of, schedule, videos_at_once
 from reproduce.engine.runner import (
@@ -56,8 +56,6 @@ def train(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) -
     config, world, alone = config_of(spec), get_world_size(), get_rank() == 0
     accumulate, clips = agreed(passes(config, world) if alone else None)  # one rank complains, not all
     precision_of(config)  # what the test would complain of, before hours of training
-    if config.get("amp") and not torch_is_safe():
-        raise ValueError(f"amp={config.amp!r}: torch's bf16 is not safe on CPUs with AMX; set {NO_AMX}")
     wrapper, compiled = optimiser(config, accumulate), bool(config.get("compiled"))
     if compiled:
         agreed(check_compiler() if alone else None)

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from baselines.peers import PEERS
 from reproduce.data.datasets import TestVideos
 from reproduce.engine.classifier import VideoClassifier
+from reproduce.engine.engines import NO_AMX, torch_is_safe
 from reproduce.engine.recipe import videos_at_once
 from reproduce.evidence.natives import NATIVES
 from reproduce.measure.macs import MacCount, count
@@ -116,6 +117,8 @@ def measure(subject: Subject, mode: Mode, cost: MacCount, device: torch.device, 
         matmul_gmacs_per_s=rates[mode.precision],
     )
     try:
+        if mode.precision == "bf16" and not torch_is_safe():
+            raise RuntimeError(f"torch's bf16 is not safe on CPUs with AMX; set {NO_AMX}")
         net = mode.prepared(subject.build(**subject.arguments).to(device))
         timings = dict(sweep(net, frames, crop, mode, LARGEST[device.type], LIMIT[device.type]))
         best = max(timings, key=lambda batch: batch / timings[batch].median)

@@ -30,7 +30,7 @@ from autotsnet.registry import MODELS
 from autotsnet.spaces import preset
 from baselines import VARIANTS
 from baselines.peers import PEERS
-from reproduce.engine.engines import NO_AMX, available, raced
+from reproduce.engine.engines import NO_AMX, has_bf16, raced
 from reproduce.launch.parallel import keep_memory
 from reproduce.measure.macs import count
 from reproduce.measure.throughput import Mode, matmul_rate, time_passes
@@ -42,8 +42,6 @@ from reproduce.whole_files import write_atomic, write_json
 TURNS, PASSES = 5, 2
 TORCH = "torch's layers"  # the same network, channels-last, as it was trained before there were kernels
 SUPERNET, STATIC = "supernet", "static models"  # of the same architectures
-
-
 TESTED = "x3d_m", "slow_8x8_r50", "slowfast_4x16_r50", "tsm_r50_8f", "tsm_mobilenetv2_8f", "mvit_b_16x4"
 
 
@@ -102,9 +100,9 @@ class Case:
         keep_memory()
         if source == "ours":
             net = Mode().prepared(space.supernet(8)).train()
-            return partial(_each, [partial(net, clips, a) for a in architectures], [*net.parameters()])
+            return partial(_each, [(net, partial(net, clips, a)) for a in architectures])
         nets = [quicken(Mode().prepared(space.static_model(a, 8))).train() for a in architectures]
-        return partial(_each, [partial(net, clips) for net in nets], [p for net in nets for p in net.parameters()])
+        return partial(_each, [(net, partial(net, clips)) for net in nets])
 
     def step(self, source: str) -> tuple[Callable[[], object], str]:
         """One pass of a network, ready to be timed, and what runs it."""
@@ -126,7 +124,7 @@ class Case:
             return partial(_trained, net.train(), clips, optimizer, bf16), "torch"
         name = "torch"
         if source == "ours":
-            found = raced(net.eval(), clips, ("torch", "openvino"), available(self.precision))
+            found = raced(net.eval(), clips, ("torch", "openvino"), self.precision)
             name = min(found, key=lambda name: found[name][0])
             net = found[name][1]
             clips = clips if name == "torch" else tuple(clip.contiguous() for clip in clips)
@@ -160,10 +158,9 @@ def _trained(net: nn.Module, clips: tuple[Tensor, ...], optimiser: torch.optim.O
     optimiser.step()
 
 
-def _each(forwards: list[Callable[[], Tensor]], parameters: list[nn.Parameter]) -> None:
-    for forward in forwards:
-        for parameter in parameters:
-            parameter.grad = None
+def _each(forwards: list[tuple[nn.Module, Callable[[], Tensor]]]) -> None:
+    for net, forward in forwards:
+        net.zero_grad()
         logits = forward()
         F.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[1]).backward()
 
@@ -236,8 +233,9 @@ def copy_rate() -> float:
 
 
 def bench(results: Path, cases: tuple[Case, ...] = CASES) -> str:
-    """Measure all cases, write ``peers/<device>.json`` and its table, and return the table."""
+    """Measure all cases, those of bf16 where the CPU has it; write and return ``peers/<device>.json``'s table."""
     path, rows = file_of(results, device_name()), []
+    cases = tuple(case for case in cases if case.precision == "fp32" or has_bf16())
     bare = dict(copy_gb_per_s=copy_rate(), device=device_name(), provenance=session().model_dump())
     with Progress("beside the peers", len(cases)) as progress:
         for case in cases:

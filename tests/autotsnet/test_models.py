@@ -62,6 +62,7 @@ def test_subnets_of_one_batch_share_what_they_have_in_common_and_say_the_same(fa
         assert sorted(order) == list(range(len(some)))
         assert len(calls) == (4 if fair else 2) * len(some) + (0 if fair else 2)
         assert all(torch.equal(apart[i], shared[i]) for i in order)
+        assert all(net.skeleton(a).done is None for a in some), "activations do not outlive their batch"
 
 
 def test_nonlocal_is_the_dot_product_non_local():

@@ -168,7 +168,7 @@ def test_one_rank_complains_where_all_could(cache, tmp_path):
     line = command(tmp_path, cache, "--entries", "tsm", "--gpus", "3", prefix=("-c", CPU_RANKS))
     done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 1
-    errors = [said for said in done.stderr.splitlines() if not said.startswith(("[1/1]", "┌", "│", "└"))]
+    errors = [said for said in done.stderr.splitlines() if not said.startswith(("[1/1]", "┌", "│", "└", "  "))]
     assert len(errors) == 1, done.stderr
     assert errors[0].startswith("error: batch 4 is no multiple of 3 ranks × 1 clips; choose another number of GPUs")
 
