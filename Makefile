@@ -42,7 +42,7 @@ env:  ## make the environment in VENV (default .venv)
 	  "$$PYTHON" -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v <= (3, 12) and f"Python {v[0]}.{v[1]} is not supported, 3.10 to 3.12 are; set PYTHON=")' && \
 	  "$$PYTHON" -m venv "$$VENV" && \
 	  { "$$VENV/bin/python" -m pip install --quiet --disable-pip-version-check uv && \
-	    "$$VENV/bin/uv" pip install --quiet --no-deps --python "$$VENV/bin/python" -r requirements.lock || \
+	    "$$VENV/bin/uv" pip install --quiet --no-deps --compile-bytecode --python "$$VENV/bin/python" -r requirements.lock || \
 	    "$$VENV/bin/python" -m pip install --quiet --no-deps --disable-pip-version-check -r requirements.lock; } && \
 	  "$$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable . && \
 	  cp requirements.lock "$$VENV/requirements.lock"; }
