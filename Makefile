@@ -48,7 +48,7 @@ env:  ## make the environment in VENV (default .venv)
 	  cp requirements.lock "$$VENV/requirements.lock"; }
 
 ##@ Experiments
-reproduce-kinetics: env  ## train, test and tabulate on KINETICS_ROOT; without it, on embedded videos (about eleven minutes)
+reproduce-kinetics: env  ## train, test and tabulate on KINETICS_ROOT; without it, on embedded videos (seven to eleven minutes)
 	$(RUN) run kinetics
 
 reproduce-ssv2: env  ## the same on SSV2_ROOT; without it, on embedded videos (minutes)

@@ -1,17 +1,22 @@
-"""Do the quick layers of a training change what is learnt? Families trained with them and with torch's own.
+"""What do the quick ways of a CPU change in accuracy? Families trained and tested with and without them.
 
-    python -m reproduce.studies.kernels --seeds 5
+    python -m reproduce.studies.kernels --entries slowfast,x3d,tsm --seeds 5
 
-The two sides differ by rounding only, which a training makes grow until its runs differ as those of two seeds do. The
-rule, stated before any run: the accuracies are unchanged if, for each family, the 95 % interval of the difference of
-the means (Welch's, over the seeds) holds 0. An interrupted study goes on where it was.
+Sides: ``torch``, trained with torch's own layers; ``ours``, with the quick ones, as every run is; ``bf16``, these in
+bf16 autocast (``amp``); ``tested``, the networks of ``ours`` tested in bf16 (``test_amp``).
+
+The quick layers differ from torch's by rounding only, which a training makes grow until its runs differ as those of two
+seeds do. The rule, stated before any run: the accuracies are unchanged if, for each family, the 95 % interval of the
+difference of the means (Welch's, over the seeds; of ``tested``, paired) holds 0. Families of another call are added to
+the record, and an interrupted study goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import sys
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -20,29 +25,77 @@ from unittest.mock import patch
 
 import pandas as pd
 import torch
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_ind, ttest_rel
 
 from reproduce.engine import runner
+from reproduce.engine.test import test
 from reproduce.evidence.reference import own_option
 from reproduce.launch import parallel
 from reproduce.launch.local import Job
 from reproduce.progress import Progress
 from reproduce.records import score, session
-from reproduce.whole_files import write_json
+from reproduce.spec import RunSpec
+from reproduce.suites import suite as suite_named
+from reproduce.whole_files import write_atomic, write_json
 
-SIDES = ("torch", "ours")
+AGAINST = dict(ours="torch", bf16="ours", tested="ours")  # side -> the one that it is set against
+SIDES = ("torch", *AGAINST)
+BF16 = '''"""{suite} in bf16; written by reproduce/studies/kernels.py."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from configs.suites.{module} import *
+
+amp = "bf16"
+'''
 
 
-def top1(entry: str, seed: int, side: str, suite: str, runs: Path, cache: Path) -> float:
-    """Percent of one run's test videos."""
+def top1(entry: str, seed: int, sides: Sequence[str], suite: str, runs: Path, cache: Path) -> list[float]:
+    """Percent of one seed's test videos, of each side."""
     torch.set_num_threads(1)
     parallel.keep_memory()
-    folder = runs / "kernels" / side
-    with patch.object(runner, "quicken", runner.quicken if side == "ours" else lambda net: net):
-        Job(suite, entry, seed, 0).run(cache, folder, folder / "results", timed=False)
-    (path,) = folder.glob(f"{suite}/{entry}-s{seed}-*/predictions.parquet")
-    table = pd.read_parquet(path)
-    return 100 * score(table)[0] / len(table)
+    found = {}
+    for side in sides:
+        results, path = runs / "results", runs / f"{suite.replace('-', '_')}_bf16.py"
+        if side == "tested":
+            tested_in_bf16(found["ours"].parent, runs / side / entry / str(seed), suite, cache)
+            found[side] = runs / side / entry / str(seed) / "predictions.parquet"
+            continue
+        write_atomic(path, lambda p: p.write_text(BF16.format(suite=suite, module=suite.replace("-", "_"))))
+        named = str(path) if side == "bf16" else suite
+        with patch.object(runner, "quicken", (lambda net: net) if side == "torch" else runner.quicken):
+            Job(named, entry, seed, 0).run(cache, runs / side, results, timed=False)
+        (found[side],) = (runs / side).glob(f"*/{entry}-s{seed}-*/predictions.parquet")
+    tables = map(pd.read_parquet, found.values())
+    return [100 * score(table)[0] / len(table) for table in tables]
+
+
+def tested_in_bf16(run: Path, folder: Path, suite: str, cache: Path) -> None:
+    """The predictions of a run's network in bf16, in another folder."""
+    if (folder / "predictions.parquet").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    spec, of = RunSpec.load(run), suite_named(suite)
+    spec = spec.model_copy(update=dict(recipe=spec.recipe | dict(test_amp="bf16")))
+    shutil.copyfile(run / "model.safetensors", folder / "model.safetensors")
+    test(spec, of.protocol, of.manifest("val", of.data_root(cache)), folder)
+
+
+def differences(of: dict[str, list[float]]) -> dict[str, dict]:
+    """Each side's difference to the one that it is set against, in points, and whether it is unchanged."""
+    found = {}
+    for side, other in AGAINST.items():
+        if side in of and other in of:
+            if side == "tested":
+                result = ttest_rel(of[side], of[other])
+            else:
+                result = ttest_ind(of[side], of[other], equal_var=False)
+            low, high = result.confidence_interval(0.95)
+            mean = (sum(of[side]) - sum(of[other])) / len(of[other])
+            unchanged = bool(low <= 0 <= high) or of[side] == of[other]  # equal pairs have no interval
+            found[side] = dict(against=other, points=[mean, low, high], unchanged=unchanged)
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -50,29 +103,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", default="kinetics-quick")
     parser.add_argument("--entries", default="slowfast,x3d,tsm", help="comma-separated")
+    parser.add_argument("--sides", default=",".join(SIDES), help="comma-separated; tested needs ours before it")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--runs", type=Path, default=Path(os.environ.get("RUNS") or "runs"))
     parser.add_argument("--cache", type=Path, default=Path(os.environ.get("CACHE") or ".cache"))
     own_option(parser, "--out", "studies/kernels.json")
     options = parser.parse_args(argv)
-    rest = options.suite, options.runs, options.cache
-    todo = [(e, seed, side) for e in options.entries.split(",") for side in SIDES for seed in range(options.seeds)]
-    found: dict[str, dict] = {e: {side: [] for side in SIDES} for e, *_ in todo}
+    sides = options.sides.split(",")
+    rest = sides, options.suite, options.runs / "kernels", options.cache
+    todo = [(entry, seed) for entry in options.entries.split(",") for seed in range(options.seeds)]
+    found: dict[str, dict] = {entry: {side: [] for side in sides} for entry, _ in todo}
     with (
         ProcessPoolExecutor(parallel.fitting(), get_context("spawn")) as pool,
-        Progress("with and without quick layers", len(todo)) as progress,
+        Progress("with and without quick ways", len(todo)) as progress,
     ):
-        for (entry, _, side), future in zip(todo, [pool.submit(top1, *job, *rest) for job in todo], strict=True):
-            found[entry][side].append(future.result())
+        for (entry, _), future in zip(todo, [pool.submit(top1, *job, *rest) for job in todo], strict=True):
+            for side, percent in zip(sides, future.result(), strict=True):
+                found[entry][side].append(percent)
             progress.step()
-    for entry, of in found.items():
-        test = ttest_ind(of["ours"], of["torch"], equal_var=False)
-        low, high = test.confidence_interval(0.95)
-        mean = sum(of["ours"]) / len(of["ours"]) - sum(of["torch"]) / len(of["torch"])
-        of |= dict(difference=[mean, low, high], unchanged=bool(low <= 0 <= high))
-        unchanged = "unchanged" if of["unchanged"] else "changed"
-        print(f"{entry}: {mean:+.1f} points [{low:+.1f}, {high:+.1f}], {unchanged}", file=sys.stdout)
-    write_json(options.out, dict(suite=options.suite, families=found, provenance=session().model_dump()))
+    record = json.loads(options.out.read_text()) if options.out.exists() else dict(families={})
+    for entry, top1s in found.items():
+        compared = differences(top1s)
+        made = dict(suite=options.suite, top1=top1s, differences=compared, provenance=session().model_dump())
+        record["families"][entry] = made
+        for side, d in compared.items():
+            mean, low, high = d["points"]
+            said = "unchanged" if d["unchanged"] else "changed"
+            print(f"{entry}: {side} - {d['against']} {mean:+.1f} points [{low:+.1f}, {high:+.1f}], {said}")
+    write_json(options.out, dict(families=record["families"]))
 
 
 if __name__ == "__main__":
