@@ -42,6 +42,7 @@ from reproduce.whole_files import write_atomic, write_json
 TURNS, PASSES = 5, 2
 TORCH = "torch's layers"  # the same network, channels-last, as it was trained before there were kernels
 SUPERNET, STATIC = "supernet", "static models"  # of the same architectures
+CORES = min(8, os.cpu_count() or 1)  # of a training and a test by the recipe of real data
 TESTED = "x3d_m", "slow_8x8_r50", "slowfast_4x16_r50", "tsm_r50_8f", "tsm_mobilenetv2_8f", "mvit_b_16x4"
 
 
@@ -135,9 +136,9 @@ CASES = (
     *(Case(entry, True, 16) for entry in ("auto_tsnet_uniform", "x3d", "slowfast", "tsm")),
     *(Case(entry, True, 16, precision="bf16") for entry in ("slowfast", "tsm")),
     Case(SUPERNET, True, 16),
-    Case("x3d_m", True, 2, 2),
-    *(Case(variant, False, 1) for variant in TESTED),
-    *(Case(variant, False, 1, precision="bf16") for variant in TESTED[:-1]),
+    Case("x3d_m", True, 2, CORES),
+    *(Case(variant, False, 1, CORES) for variant in TESTED),
+    *(Case(variant, False, 1, CORES, precision="bf16") for variant in TESTED[:-1]),
 )
 
 
