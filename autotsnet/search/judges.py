@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -81,6 +82,7 @@ class SupernetJudge:
         space: decodes the codes.
         sub_batch: clips per pass.
         batches: number of batches for finalists.
+        fixed: all architectures are judged on these batches, not each step's on one of its own.
     """
 
     def __init__(
@@ -90,9 +92,10 @@ class SupernetJudge:
         space: Space,
         sub_batch: int | None = None,
         batches: int = 4,
+        fixed: bool = False,
     ) -> None:
         self.runner, self.held_out, self.space = runner, held_out, space
-        self.sub_batch, self.batches = sub_batch, batches
+        self.sub_batch, self.batches, self.fixed = sub_batch, batches, fixed
         self.clips = self.images = 0
         self._drawn = 0  # batches
         self._stream: Iterator | None = None
@@ -100,7 +103,7 @@ class SupernetJudge:
     @torch.no_grad()
     def scores(self, codes: Tensor, alone: str | None = None, final: bool = False) -> Tensor:
         """See ``Judge``. Finalists run on the first channels, as the found network does."""
-        batches = self._first() if final else [self._next()]
+        batches = self._first if final or self.fixed else [self._next()]
         per_batch = [clips_in(b) * get_world_size() for b in batches]
         self.clips, self.images = sum(per_batch), self.images + sum(per_batch) * len(codes)
         net, architectures = self.runner.model.net, [self.space.decode(code, alone) for code in codes]
@@ -122,6 +125,7 @@ class SupernetJudge:
         self._drawn += 1
         return next(self._stream)
 
+    @cached_property
     def _first(self) -> list[Any]:
         """The first batches of the data set, split over the ranks; a resumed search takes the same ones."""
         dataset, size = self.held_out.dataset, self.held_out.batch_size

@@ -50,6 +50,9 @@ class SearchOptions:
         steps: steps of each stream's stage after its warm-up; the space of a stream is the largest.
         type_steps: steps of the fusion and of the attention stage, which have few variables.
         progressive: False searches all variables at once for as many steps as the stages have together: the ablation.
+        frozen: train, then search: the warm-up trains the shared weights on architectures drawn uniformly from those
+            that use the budget; after it they stay as they are, and a step only judges, always on the same
+            ``judge_batches`` batches. Not ``progressive``: later stages have weights of their own.
         sub_batch: clips per pass: batch norm's statistics are over them, and a step holds the activations of one pass.
             None: all clips of a rank in one pass.
         finalists: candidates judged once more at the end of a stage.
@@ -68,6 +71,7 @@ class SearchOptions:
     steps: int = 200
     type_steps: int = 80
     progressive: bool = True
+    frozen: bool = False
     sub_batch: int | None = None
     finalists: int = 8
     use_budget: float = 0.95
@@ -150,7 +154,8 @@ class ProgressiveSearchLoop(BaseLoop):
         if isinstance(constraint, dict):
             constraint = CONSTRAINTS.build(dict(constraint, space=self.space, num_classes=num_classes))
         self.constraint = constraint
-        judge = judge or dict(type=SupernetJudge, sub_batch=self.options.sub_batch, batches=self.options.judge_batches)
+        of_judge = dict(sub_batch=self.options.sub_batch, batches=self.options.judge_batches, fixed=self.options.frozen)
+        judge = judge or dict(type=SupernetJudge, **of_judge)
         if isinstance(judge, dict):
             judge = JUDGES.build(dict(judge, runner=runner, held_out=held_out, space=self.space))
         self.judge = judge
@@ -173,6 +178,10 @@ class ProgressiveSearchLoop(BaseLoop):
             raise SearchError(
                 f"no stage of space {self.space.name!r} decides {', '.join(v.name for v in missed)}; its stages decide "
                 f"{', '.join(sorted(decided))}: add {', '.join(sorted({v.stage for v in missed}))} to one"
+            )
+        if self.options.frozen and len(self.stages) > 1:
+            raise SearchError(
+                "frozen=True trains the weights of all variables before the search; set progressive=False"
             )
         limit, unit = self.constraint.limit, self.constraint.unit
         low, high = self.constraint.range()
@@ -248,9 +257,15 @@ class ProgressiveSearchLoop(BaseLoop):
         """One step: the weights on a training batch, then, after the warm-up, the strategy on the judge's scores."""
         runner, strategy, options = self.runner, self.strategy, self.options
         runner.model.train()
-        runner.model.net.reseed(self.seed * 1_000_003 + self._iter)  # a function of the step, equal on all ranks
+        number = self.seed * 1_000_003 + self._iter
+        runner.model.net.reseed(number)  # a function of the step, equal on all ranks
         warming = self._in_stage < self.stage.warmup
-        codes = strategy.ask()[:1] if warming else strategy.ask()
+        if options.frozen:
+            if not warming:
+                return self._judged_step()
+            codes = self._near_budget(torch.Generator().manual_seed(number))
+        else:
+            codes = strategy.ask()[:1] if warming else strategy.ask()
         clips = clips_in(train) * get_world_size()
         runner.optim_wrapper.zero_grad()
         parameters = list(runner.model.parameters())
@@ -266,14 +281,44 @@ class ProgressiveSearchLoop(BaseLoop):
             runner.optim_wrapper.step()
             self._trained += clips * len(codes)
             if not warming:
-                judged = self._scores(codes)
-                costs = self._cost(codes)
-                weights = strategy.tell(codes, judged, costs, self.judge.clips)
-                self._note(codes, judged, costs, weights)
+                self._learn(codes)
         except AllSamplesFailedError as error:
-            last = Path(runner.work_dir, "last.pth")
-            way_out = f"the last good checkpoint is {last}" if last.exists() else "there is no checkpoint yet"
-            raise SearchError(f"stage {self.stage.name}, step {self._in_stage}: {error}; {way_out}") from error
+            raise self._failed(error) from error
+        return self._outputs(losses)
+
+    def _judged_step(self) -> dict[str, Tensor | float]:
+        """One step of the strategy; the weights stay as they are."""
+        try:
+            return self._outputs((-self._learn(self.strategy.ask())).tolist())
+        except AllSamplesFailedError as error:
+            raise self._failed(error) from error
+
+    def _learn(self, codes: Tensor) -> Tensor:
+        """Let the strategy learn from the judge's scores, and return these."""
+        judged, costs = self._scores(codes), self._cost(codes)
+        self._note(codes, judged, costs, self.strategy.tell(codes, judged, costs, self.judge.clips))
+        return judged
+
+    def _near_budget(self, generator: torch.Generator) -> Tensor:
+        """An architecture drawn uniformly from those that use the stage's budget, ``1 M``."""
+        for _ in range(1000):
+            codes = self.restriction.domain.sample(256, generator)
+            share = self._cost(codes) / self.target
+            near = codes[(share >= self.options.use_budget) & (share <= 1)]
+            if len(near):
+                return near[:1]
+        raise SearchError(
+            f"none of 256,000 architectures costs {self.options.use_budget:.0%} to 100 % of {self.target:.4g} "
+            f"{self.constraint.unit}; choose a smaller use_budget"
+        )
+
+    def _failed(self, error: Exception) -> SearchError:
+        last = Path(self.runner.work_dir, "last.pth")
+        way_out = f"the last good checkpoint is {last}" if last.exists() else "there is no checkpoint yet"
+        return SearchError(f"stage {self.stage.name}, step {self._in_stage}: {error}; {way_out}")
+
+    def _outputs(self, losses: list[float]) -> dict[str, Tensor | float]:
+        strategy = self.strategy
         finite = [x for x in losses if math.isfinite(x)]
         numbers = {k: v for k, v in strategy.stats().items() if v == v}
         numbers |= dict(stage=float(self._epoch), dropped=strategy.dropped + self.dropped)

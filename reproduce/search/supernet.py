@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from mmengine.config import Config
 from mmengine.dist import barrier, get_rank, get_world_size
-from mmengine.optim import LinearLR
+from mmengine.optim import CosineAnnealingLR, LinearLR
 
 from autotsnet.architecture import Architecture, TwoStreamArchitecture
 from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions
@@ -44,7 +44,10 @@ class SupernetSearch(Method):
         recipe = [wrapper, config.batch, config.warmup, bool(config.get("fair")), config.label_smoothing]
         recipe += [config[key] for key in ("amp", "reference_batch", "judge") if config.get(key)]
         space = asdict(self.space) if is_dataclass(self.space) else config.space
-        return [PROCEDURE, space, asdict(self.options), asdict(self.suite.protocol), recipe]
+        options = asdict(self.options)
+        if not self.options.frozen:
+            del options["frozen"]  # as it was before there was any
+        return [PROCEDURE, space, options, asdict(self.suite.protocol), recipe]
 
     @cached_property
     def space(self) -> Space:
@@ -94,7 +97,12 @@ class SupernetSearch(Method):
         dataloader = loop.pop("dataloader")
         hook = RunHook(seed, name, interval=config.checkpoint)
         net = self.space.supernet(suite.classes, **(dict(fair=True) if config.get("fair") else {}))
-        steps = sum(s.warmup + s.steps for s in self.space.stages(self.options, suite.classes))
+        stages = self.space.stages(self.options, suite.classes)
+        trained = sum(s.warmup if self.options.frozen else s.warmup + s.steps for s in stages)
+        rising = max(1, round(config.warmup * trained))
+        rates = [dict(type=LinearLR, start_factor=0.01, begin=0, end=rising, by_epoch=False)]
+        if self.options.frozen:
+            rates.append(dict(type=CosineAnnealingLR, begin=rising, end=trained, eta_min=0, by_epoch=False))
         runner = build_runner(
             config,
             folder / "train",
@@ -103,11 +111,7 @@ class SupernetSearch(Method):
             train_dataloader=dataloader,
             train_cfg=loop,
             optim_wrapper=optimiser(config, 1),
-            param_scheduler=[
-                dict(
-                    type=LinearLR, start_factor=0.01, begin=0, end=max(1, round(config.warmup * steps)), by_epoch=False
-                )
-            ],
+            param_scheduler=rates,
             custom_hooks=[hook],
             randomness=dict(seed=seed),
             **resume_from(folder / "train"),
@@ -147,7 +151,8 @@ class SupernetSearch(Method):
         stages = self.space.stages(options, self.suite.classes)
         warmup, learnt = sum(s.warmup for s in stages), sum(s.steps for s in stages)
         judged = max(said.architectures, learnt)
-        passes = warmup + 2 * judged  # each architecture passes a batch of either half
+        # An architecture passes a batch of either half, or after the weights are frozen, all batches of the judge.
+        passes = warmup + judged * (options.judge_batches if options.frozen else 2)
         finalists = round((said.clips / config.batch - passes) / options.judge_batches)
         finalists = min(max(finalists, len(stages)), len(stages) * options.finalists)
         divides = said.devices > 0 and config.batch % said.devices == 0

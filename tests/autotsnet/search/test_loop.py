@@ -250,3 +250,38 @@ def test_space_and_options_come_as_config_and_the_judge_is_any():
         searched(SHORT, space="xl")
     with pytest.raises(SearchError, match="give a search one of them"):
         searched(SHORT, constraint=dict(type="gmacs", limit=1.0))
+
+
+def test_frozen_weights_are_trained_within_the_budget_and_then_only_judged():
+    trained: list[float] = []
+
+    def loss(model, architecture, clips):
+        if torch.is_grad_enabled():
+            assert clips.mean() == TRAINING
+            trained.append(CostModel(TINY, 10).gmacs(TINY.encode(architecture)[None]).item() / BUDGET)
+        return planted(model, architecture, clips)
+
+    options = replace(SHORT, frozen=True, progressive=False, strategy="evolution", warmup=8, steps=60, type_steps=20)
+    loop = searched(options, loss)
+    assert len(trained) == len(loop.runner.optim_wrapper.gradients) == 24
+    assert min(trained) >= 0.95
+    assert max(trained) <= 1
+    journal, _ = loop.journals()
+    assert len(journal) == 160 * options.batch
+    assert loop.images == CLIPS * (24 + len(journal) + options.finalists)
+    start = [right(TINY.decode(torch.tensor(code))) for code in journal.code[:100]]
+    assert right(loop.architecture) > max(start)
+
+
+def test_frozen_weights_judge_every_architecture_on_the_same_batches():
+    options = replace(SHORT, frozen=True, progressive=False, strategy="random", judge_batches=3)
+    loop = searched(options)
+    drawn = loop.judge._first
+    loop._scores(TINY.sample(2, torch.Generator().manual_seed(0)))
+    assert loop.judge._first is drawn
+    assert loop.judge.clips == 3 * CLIPS
+
+
+def test_frozen_weights_need_all_variables_at_once():
+    with pytest.raises(SearchError, match="set progressive=False"):
+        searched(replace(SHORT, frozen=True))
