@@ -15,10 +15,13 @@ from reproduce.cli import app
 from reproduce.data import synthetic
 from reproduce.engine.runner import DivergedError
 from reproduce.evidence import tables
+from reproduce.evidence.compare import compare
+from reproduce.launch import parallel
 from reproduce.records import RunRecord, Tuning, load_all
 from reproduce.spec import RunSpec
 from reproduce.suites import CONFIGS, SUITES, SuiteError, at_budget, suite
 from reproduce.tuning import Plan, Trial, TuningError, best_first, tune
+from reproduce.user_model import OwnModelError, own_entry
 from tests.reproduce.made import make
 
 LR, DECAY = "optim_wrapper.optimizer.lr", "optim_wrapper.optimizer.weight_decay"
@@ -192,7 +195,10 @@ def test_predictions_are_judged_by_hand(tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("tuning['structure'] = dict(x3d=[dict(blocks=(30, 30, 30, 30))])", "x3d: its structure {'blocks': [30,"),
+        (
+            "tuning['structure'] = dict(x3d=[dict(head_width=200_000)])",
+            "x3d: its structure {'head_width': 200000} does",
+        ),
         (
             "tuning['structure'] = dict(x3d=[dict(bloks=(1, 1))])",
             "x3d: its structure {'bloks': [1, 1]} does not meet",
@@ -352,3 +358,52 @@ def test_paths_are_folders_of_their_own(own, tiny):
     trial = Trial(of, RunSpec.of(of, of.entry("x3d"), 0, train, test), train, test, 1, {LR: 0.01, "net.blocks": [1, 2]})
     assert trial.folder(Path("runs")).parent == Path("runs/tuning/own")
     assert str(trial) == "x3d trial 1, 1 epochs: lr 0.01, blocks (1, 2)"
+
+
+MINE = """
+from torch import nn
+from autotsnet.registry import Knob, register_family
+recipe = {recipe}
+@register_family(Knob("width", 4, 400, 1))
+class Mine(nn.Module):
+    def __init__(self, num_classes, frames, crop, width=8):
+        super().__init__()
+        self.conv, self.head = nn.Conv3d(3, width, 3, 2, 1), nn.Linear(width, num_classes)
+    def forward(self, clips):
+        return self.head(self.conv(clips).mean((2, 3, 4)))
+"""
+
+
+def test_a_model_of_ones_own_gets_the_same_trials_and_begins_at_its_recipe(study, own, cache, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE.format(recipe={"warmup": 0.25, LR: 1e-3}))
+    study.worth = lambda trial: dict(top1=9 if trial.number == 0 else 5)
+    text = compare(
+        tmp_path / "mine.py", own(), ["x3d"], [0], cache, tmp_path / "runs", tmp_path / "results", tuned=True
+    )
+    assert "Mine" in text
+    assert [d[:2] for d in study.did[:6]] == [(name, number) for name in ("Mine", "x3d") for number in range(3)]
+    records = {r.entry: r for r in load_all(tmp_path / "results" / "records" / "own")}
+    assert records["Mine"].tuning.values == {"warmup": 0.25, LR: 1e-3}
+    assert records["Mine"].spec.recipe["optim_wrapper"]["optimizer"]["lr"] == 1e-3
+    assert records["Mine"].note == "own, mine.py, own recipe"
+    assert records["x3d"].tuning.values == {}
+    assert {r.tuning.trials for r in records.values()} == {3}
+    frame = tables.table(own(), list(records.values()), tmp_path / "results" / "records" / "own")
+    assert set(frame.tuning[frame["seeds"] == "1"]) == {"3 trials, 5.0 core-min"}
+
+
+@pytest.mark.parametrize("recipe", ['{"warmpu": 0.1}', '{"net.width": 3}', "dict(warmup=len([]))", "[1]"])
+def test_a_recipe_of_ones_own_that_the_suites_does_not_have_is_one_clear_line(own, tmp_path, recipe):
+    (tmp_path / "mine.py").write_text(MINE.format(recipe=recipe))
+    with pytest.raises(OwnModelError, match=r"mine\.py: `recipe` is no dictionary from places") as error:
+        own_entry(tmp_path / "mine.py", own())
+    assert "\n" not in str(error.value)
+
+
+def test_trials_go_side_by_side(own, cache, tmp_path):
+    of, (learned, held_out) = own(), tuning.videos(own(), cache)
+    trials = [tuning.Study(of, Plan.of(of.entry(name), 2), learned, held_out).trial(1) for name in ("x3d", "tsm")]
+    seen = []
+    parallel.side_by_side(trials, cache, tmp_path / "runs", tmp_path / "results", 2, lambda: seen.append(1))
+    assert all(trial.result(tmp_path / "runs")["seconds"] > 0 for trial in trials)
+    assert seen
