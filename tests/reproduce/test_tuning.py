@@ -19,7 +19,7 @@ from reproduce.evidence.compare import compare
 from reproduce.launch import parallel
 from reproduce.records import RunRecord, Tuning, load_all
 from reproduce.spec import RunSpec
-from reproduce.suites import CONFIGS, SUITES, SuiteError, at_budget, suite
+from reproduce.suites import SUITES, SuiteError, at_budget, suite
 from reproduce.tuning import Plan, Trial, TuningError, best_first, tune
 from reproduce.user_model import OwnModelError, own_entry
 from tests.reproduce.made import make
@@ -235,16 +235,14 @@ def test_real_recipes_stay_untouched():
         assert len({Plan.of(entry).hash for entry in SUITES[name].entries}) == 1
 
 
-@pytest.mark.parametrize("name", ["kinetics-quick", "ssv2-quick"])
-def test_runs_that_were_recorded_before_there_was_tuning_are_the_same_runs(name):
-    mine = SUITES[name]
-    records = [r for r in load_all(CONFIGS.parent / "results" / "records" / name) if r.spec and not r.search]
-    plain = [r for r in records if mine.entry(r.entry).search is None and not mine.entry(r.entry).tuning]
-    assert plain
-    for r in plain:
-        now = RunSpec.of(mine, mine.entry(r.entry), r.seed, r.data.train_manifest, r.data.test_manifest)
-        assert now.model_copy(update=dict(numerics=r.spec.numerics)).hash == r.run
-        assert "tuning" not in now.recipe
+def test_a_space_of_trials_is_no_part_of_a_run(own):
+    manifests = "a" * 12, "b" * 12
+    specs = [
+        [RunSpec.of(of, entry, 0, *manifests) for entry in of.entries]
+        for of in (own(), own("del tuning"), own('tuning["trials"] = 20'))
+    ]
+    assert specs[0] == specs[1] == specs[2]
+    assert not any({"tuning", "values"} & spec.recipe.keys() for spec in specs[0])
 
 
 def test_held_out_videos_are_of_training_and_apart(own, cache, tiny):
