@@ -16,6 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from reproduce.data.manifest import Manifest
+    from reproduce.suites import Suite
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -149,10 +150,7 @@ def run(
         return
     s = suite(choose(suite_name))
     check_reference(s.name)
-    if entries == "all":
-        names = [e.name for e in s.entries]
-    else:
-        names = [n for n in entries.split(",") if n] or [e.name for e in s.entries if not e.optional]
+    names = _names(s, entries)
     s.check(names)
     todo = local.jobs(s, names, numbers, None if variant < 0 else variant)
     if not todo:
@@ -169,6 +167,49 @@ def run(
         typer.echo(f"\n{found.render()}")
         if strict and found.doubt:
             raise ValueError(f"--strict: {found.doubt}")
+
+
+@app.command()
+def tune(
+    suite_name: SuiteArgument,
+    entries: Annotated[
+        str, typer.Option(envvar="MODELS", help='Comma-separated entries, or "all"; default: all but the optional.')
+    ] = "",
+    trials: Annotated[int, typer.Option(min=0, help="Of each entry; 0: as many as the recipe says.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the values that are tried, and of all trainings.")] = 0,
+    jobs: Annotated[
+        int, typer.Option(envvar="JOBS", min=0, help="Trials at a time; 0: as many as there is room for.")
+    ] = 1,
+    write: Annotated[
+        bool, typer.Option("--write", help="Make the chosen values the suite's recipe: <suite>.tuned.json beside it.")
+    ] = False,
+    runs: RunsOption = Path("runs"),
+    results: ResultsOption = Path("my-results"),
+    cache: CacheOption = Path(".cache"),
+) -> None:
+    """Try values of the recipe, the same number of trials for every entry, on training videos only.
+
+    The space of the trials is in the recipe (`tuning`), whose own values are the first. The trials, what they took and
+    what they chose are written to RESULTS/tuning; runs use it from --write on. Issue it again after any interruption.
+
+    Example: python -m reproduce tune kinetics-quick --entries x3d,tsm --trials 8
+    """
+    from reproduce import tuning
+    from reproduce.launch import parallel
+    from reproduce.suites import suite
+
+    check_folders(runs, results, cache)
+    s = suite(choose(suite_name))
+    chosen = [s.entry(name) for name in _names(s, entries)]
+    at_a_time = jobs or parallel.fitting()
+    studies = tuning.tune(s, chosen, cache, runs, results, trials, seed, at_a_time)
+    typer.echo(tuning.table(studies))
+    if write:
+        typer.echo(f"{tuning.take_over(s, studies)}: the recipe of {s.name} from now on; its runs are others now")
+    else:
+        typer.echo(
+            f"All trials: {results / 'tuning' / s.name}. The recipe is as before; --write takes the values over."
+        )
 
 
 @app.command()
@@ -265,6 +306,17 @@ def compare(
         str, typer.Option(envvar="SEEDS", help="Comma-separated seeds.", rich_help_panel=WITH_MODEL)
     ] = "0",
     common: Annotated[bool, typer.Option("--common", help="Of different videos, compare on those in common.")] = False,
+    tuned: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="First try values of the recipe, as many for each model; see tune.",
+            rich_help_panel=WITH_MODEL,
+        ),
+    ] = False,
+    jobs: Annotated[
+        int, typer.Option(envvar="JOBS", min=0, help="Of --tune: trials at a time.", rich_help_panel=WITH_MODEL)
+    ] = 1,
     gpus: GpusOption = 0,
     runs: RunsOption = Path("runs"),
     results: ResultsOption = Path("my-results"),
@@ -289,6 +341,7 @@ def compare(
             f"{' '.join(map(str, what))}: name one model's file and --dataset, or records (.json) of one model only"
         )
     from reproduce.evidence.compare import compare as beside
+    from reproduce.launch import parallel
     from reproduce.suites import suite
 
     numbers = _integers("--seeds", seeds)
@@ -297,7 +350,8 @@ def compare(
         return
     s = suite(choose(f"{dataset}@{budget}" if budget else dataset))
     names = [name for text in against for name in text.split(",") if name]
-    table = beside(what[0], s, names, numbers, cache, runs, results, common)
+    at_a_time = jobs or parallel.fitting()
+    table = beside(what[0], s, names, numbers, cache, runs, results, common, tuned, at_a_time)
     if RANK == 0:
         typer.echo(table)
 
@@ -698,6 +752,13 @@ def splits_of(layout: str, root: Path | None) -> tuple[Manifest, ...]:
         raise DataError(f"{unset}? See README")
     root = Path(root or os.environ[s.root]).absolute()
     return tuple(load(root, split, s.dataset if s else layout) for split in ("train", "val"))
+
+
+def _names(suite: Suite, entries: str) -> list[str]:
+    """The entries that an option names."""
+    if entries == "all":
+        return [e.name for e in suite.entries]
+    return [n for n in entries.split(",") if n] or [e.name for e in suite.entries if not e.optional]
 
 
 def _integers(option: str, text: str) -> list[int]:

@@ -38,6 +38,10 @@ class Progress:
         if time.monotonic() - self._shown >= self._every:
             self._show(note)
 
+    def skip(self, n: int) -> None:
+        """Count n steps that were done before; the ETA does not."""
+        self.done, self._from = self.done + n, self._from + n
+
     def _show(self, note: str, end: bool = False) -> None:
         now = time.monotonic()
         self._shown = now

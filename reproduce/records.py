@@ -204,6 +204,18 @@ class Search(_Part):
     recipe: dict = {}  # the search recipe; empty in old records
 
 
+class Tuning(_Part):
+    """What choosing values of the recipe took: trials on training videos, judged on others that are no test videos."""
+
+    trials: int
+    seconds: float  # of a core or a GPU, of all trials
+    unit: str  # core, GPU
+    values: dict  # chosen, by place in the config: ``optim_wrapper.optimizer.lr``; empty: the recipe as it stands
+    plan: str  # hash of space, lengths and seed
+    train_manifest: str
+    held_out_manifest: str
+
+
 class RunRecord(_Part):
     """One run of one entry of a suite with one seed."""
 
@@ -221,6 +233,7 @@ class RunRecord(_Part):
     result: Result
     training: Training
     search: Search | None  # present when the architecture was searched for
+    tuning: Tuning | None = None  # present when the recipe's values were chosen by trials
     throughput: Throughput
     provenance: Provenance
 

@@ -139,9 +139,11 @@ def execute(
         DivergedError: the loss is not finite.
     """
     folder, alone, listed = spec.folder(runs), get_rank() == 0, stages(spec.entry, spec.recipe)
-    whole = agreed((folder / "record.json").exists())  # then it is only read
+    whole = agreed(_whole(folder, entry) if alone else None)  # then it is only read
     with held(folder) if alone and not whole else nullcontext():
         if alone:
+            if not whole:
+                (folder / "record.json").unlink(missing_ok=True)
             _begin(spec, folder, listed)
         for stage in listed:
             if stage.alone and not timed:
@@ -185,6 +187,12 @@ def stages(entry: str, recipe: Mapping[str, Any]) -> list[Stage]:
     if [name for name in names if name in OURS] != list(OURS) or names[-1] != OURS[-1] or len(set(names)) < len(names):
         raise ValueError(f"{entry}: `stages` are {', '.join(names)}; others may stand between {', '.join(OURS)}")
     return [STAGES[name] for name in names]
+
+
+def _whole(folder: Path, entry: Entry) -> bool:
+    """Whether a run has its record. One that trials have confirmed since is recorded again, with what they took."""
+    path = folder / "record.json"
+    return path.exists() and RunRecord.load(path).tuning == entry.tuning
 
 
 def _begin(spec: RunSpec, folder: Path, listed: list[Stage]) -> None:
@@ -263,6 +271,7 @@ def _record(of: Run) -> None:
         ),
         training=Training(**json.loads((of.folder / "training.json").read_text())),
         search=of.search,
+        tuning=of.entry.tuning,
         throughput=Throughput(**json.loads((of.folder / "throughput.json").read_text())),
         provenance=Provenance(
             train=sessions["train"],

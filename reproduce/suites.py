@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, reduce
+from operator import getitem
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmengine.config import Config
 
@@ -21,13 +23,11 @@ from reproduce.data import kinetics, ssv2, synthetic  # noqa: F401  (registers l
 from reproduce.data.layouts import LAYOUTS
 from reproduce.data.manifest import DataError, Manifest, Video, resizing
 from reproduce.protocol import Crops, Protocol, Sampling, TwoSizeCrops
-from reproduce.spec import RunSpec, lasting
-
-if TYPE_CHECKING:
-    from reproduce.records import RunRecord
+from reproduce.records import RunRecord, Tuning
+from reproduce.spec import RunSpec, lasting, plain
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-FILE = ("suite", "entries", "literature", "nets", "searches")  # of a suite's file: what is no recipe
+FILE = ("suite", "entries", "literature", "nets", "searches", "tuning")  # of a suite's file: what is no recipe
 
 
 class SuiteError(ValueError):
@@ -57,6 +57,8 @@ class Entry:
         optional: only run when asked for, by name or with ``MODELS=all``.
         architecture: once it is known.
         source: of a user's model, the text that defines the family ``name``, see ``reproduce.user_model``.
+        values: in place of the config's, by place in it: ``optim_wrapper.optimizer.lr``, ``net.strides``.
+        tuning: what choosing the values took.
     """
 
     name: str
@@ -69,6 +71,8 @@ class Entry:
     architecture: Architecture | None = None
     source: str = ""
     net: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    tuning: Tuning | None = field(default=None, hash=False)
 
     def recipe(self, search: bool = False) -> Config:
         """The config of a training, or of the search, as it stands; the network in ``net`` not yet solved."""
@@ -80,7 +84,14 @@ class Entry:
             config.net = parts["nets"][self.net]
         if self.source:
             config.net = dict(type=f"{SCOPE}.{self.name}")
+        for place, value in {} if search else self.values.items():
+            *parents, last = place.split(".")
+            reduce(getitem, parents, config)[last] = value
         return config
+
+    def tuning_space(self) -> dict[str, Any]:
+        """What the config says of trials, see ``reproduce.tuning``, as plain data; empty: nothing."""
+        return plain(_read(self.config)).get("tuning", {})
 
 
 @dataclass(frozen=True)
@@ -118,6 +129,11 @@ class Suite:
         """What the command line calls it: its name, or for a user's suite its file, with a budget of its own."""
         own = self.file and self.file.parent != CONFIGS / "suites"
         return f"{self.file}{self.name[len(_name(self.file)) :]}" if own else self.name
+
+    @property
+    def tuned(self) -> Path:
+        """Where values stand that `tune` has chosen, beside the suite's file: ``kinetics_quick@0.03.tuned.json``."""
+        return self.file.with_name(f"{self.file.stem}{self.name[len(_name(self.file)) :]}.tuned.json")
 
     def entry(self, name: str) -> Entry:
         """The entry of that name; a ValueError lists the known ones."""
@@ -287,7 +303,36 @@ def load(path: Path) -> Suite:
         raise SuiteError(f"{path} is no suite: {said}; see configs/examples/my_suite.py") from error
     if wrong:
         raise SuiteError(f"{path}: {'; '.join(wrong)}")
-    return loaded
+    return _with_tuned(loaded)
+
+
+def _with_tuned(suite: Suite) -> Suite:
+    """The suite with the values that stand beside its file, and with no others: they are for one budget."""
+    found: dict[str, Tuning] = {}
+    if suite.file and suite.tuned.exists():
+        try:
+            found = {name: Tuning(**of) for name, of in json.loads(suite.tuned.read_text()).items()}
+            for name in found:
+                suite.entry(name)
+        except (AttributeError, TypeError, ValueError) as error:
+            said = str(error).splitlines()[0]
+            raise SuiteError(f"{suite.tuned} is not what `tune` writes: {said}; remove it, or tune again") from error
+        check_equal_care(found, suite.tuned)
+    values = {name: of.values for name, of in found.items()}
+    entries = [replace(e, values=values.get(e.name, {}), tuning=found.get(e.name)) for e in suite.entries]
+    return replace(suite, entries=tuple(entries))
+
+
+def check_equal_care(found: Mapping[str, Tuning], where: Path) -> None:
+    """Raise a SuiteError where entries were tuned by other numbers of trials, spaces, lengths, seeds or videos."""
+    first = next(iter(found), "")
+    for name, of in found.items():
+        what = ("trials", "plan", "train_manifest", "held_out_manifest")
+        if other := [part for part in what if getattr(of, part) != getattr(found[first], part)]:
+            raise SuiteError(
+                f"{where}: {first} and {name} were not tuned alike, by another {', '.join(other)}; "
+                "tune all of them by one command"
+            )
 
 
 def _faults(suite: Suite) -> Iterator[str]:
@@ -402,4 +447,4 @@ def at_budget(suite: Suite, budget: str | float) -> Suite:
         gmacs = math.nan
     if not 0 < gmacs < math.inf:
         raise ValueError(f"a budget of {budget} is no positive number of GMACs per view, such as {suite.gmacs:g}")
-    return suite if gmacs == suite.gmacs else replace(suite, name=f"{suite.name}@{gmacs:g}", gmacs=gmacs)
+    return suite if gmacs == suite.gmacs else _with_tuned(replace(suite, name=f"{suite.name}@{gmacs:g}", gmacs=gmacs))

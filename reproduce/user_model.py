@@ -19,8 +19,12 @@ import sys
 import tempfile
 import tokenize
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -62,6 +66,8 @@ def own_entry(path: Path, suite: Suite) -> Entry:
     except (KeyError, TypeError, ValueError) as error:
         raise OwnModelError(f"{path}: {name} cannot be registered: {_line(error)}; rename it, or mend it") from error
     entry = Entry(name, suite.entries[0].config, f"own, {path.name}", source=source)
+    if values := _recipe(path, entry):
+        entry = replace(entry, note=f"{entry.note}, own recipe", values=values)
     _check_outputs(path, found, suite)
     try:
         solution = suite.solution(entry)
@@ -83,6 +89,27 @@ def own_entry(path: Path, suite: Suite) -> Entry:
             file=sys.stderr,
         )
     return entry
+
+
+def _recipe(path: Path, entry: Entry) -> dict[str, Any]:
+    """What ``recipe`` in a user's file puts in place of the suite's: ``{"optim_wrapper.optimizer.lr": 0.01}``.
+
+    Raises:
+        OwnModelError: it is no such dictionary, or of something that the suite's recipe does not have.
+    """
+    for node in ast.parse(_text(path)).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "recipe" for t in node.targets):
+            try:
+                values = dict(ast.literal_eval(node.value))
+                for place in values:
+                    reduce(getitem, place.split("."), {**entry.recipe(), "net": None})
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise OwnModelError(
+                    f"{path}: `recipe` is no dictionary from places in the suite's recipe to values, such as "
+                    f'{{"optim_wrapper.optimizer.lr": 0.01, "warmup": 0.2}}: {_line(error)}'
+                ) from error
+            return values
+    return {}
 
 
 def read(path: Path) -> tuple[str, str]:

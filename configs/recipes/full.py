@@ -28,6 +28,13 @@ nets["assemblenet"] = dict(type=assemblenet)
 nets["assemblenet_searched"] = dict(type=assemblenet, learn_connections=True)
 nets["pvnas"] = dict(type=pvnas, blocks=(3, 4, 6, 3), strides=(1, 2, 2, 2))
 
+tuning["structure"] = dict(
+    tsm=[dict(depth=50)],
+    x3d=[dict(blocks=(1, 2, 5, 3)), dict(blocks=(3, 5, 11, 7))],
+    slowfast=[dict(alpha=8), dict(depth=50)],
+    mvit=[dict(kv_stride=4), dict(depth=10, downscale=(1, 3, 8))],
+)
+
 # Lengths and rates of the searches are ours: those of the papers are not public.
 searches["auto_tsnet"].update(
     space="s",

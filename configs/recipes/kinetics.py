@@ -4,6 +4,8 @@ From X3D's and SlowFast's public recipes (facebookresearch/SlowFast, configs/Kin
 SLOWFAST_4x16_R50.yaml): learning rate 0.1 per 128 clips, scaled linearly; 35 of 300 epochs of warm-up; weight decay
 5e-5, none on batch norm. Batch norm's statistics are over 8 clips, as on each GPU of SlowFast's recipe (64 clips on 8
 GPUs), for any number of GPUs here: a step of 128 clips is one pass on 16 GPUs, two on 8, sixteen on one.
+
+There is no `tuning` here: the published values are untouched. A suite of one's own may add one, as quick.py has it.
 """
 
 from mmengine.optim import OptimWrapper

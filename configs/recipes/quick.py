@@ -49,6 +49,24 @@ nets = dict(
     pvnas=dict(type=pvnas, blocks=(1, 2, 2, 1), strides=(1, 1, 2, 2), dropout=0.0),
 )
 
+# What `python -m reproduce tune` tries, as many trials for every entry; the first is the recipe as it stands.
+tuning = dict(
+    trials=8,
+    shares=(1 / 3, 1),  # of the epochs: the best third of the trials goes on
+    space={
+        "optim_wrapper.optimizer.lr": dict(low=1.25e-3, high=2e-2, log=True),
+        "optim_wrapper.optimizer.weight_decay": dict(low=0.01, high=0.1, log=True),
+        "warmup": dict(low=0.05, high=0.3),
+    },
+    # Networks by name, as their authors scale them; the width is solved for each. A searched entry has its own.
+    structure=dict(
+        tsm=[dict(strides=(1, 2, 2, 2)), dict(blocks=(1, 1, 1, 1)), dict(blocks=(2, 2, 2, 2))],
+        x3d=[dict(blocks=(1, 1, 1, 1)), dict(blocks=(1, 2, 2, 1)), dict(blocks=(1, 2, 4, 2))],
+        slowfast=[dict(alpha=2), dict(alpha=8), dict(blocks=(1, 2, 2, 1))],
+        mvit=[dict(kv_stride=2), dict(depth=4, downscale=(1, 3)), dict(depth=10, downscale=(3, 7))],
+    ),
+)
+
 searches = dict(
     # Shared weights learn at a constant rate, since later stages add new ones.
     auto_tsnet=dict(

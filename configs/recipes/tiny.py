@@ -28,6 +28,9 @@ nets["assemblenet"] = dict(type=assemblenet, modules=(1, 1, 1, 1), flow_iteratio
 nets["assemblenet_searched"] = dict(type=assemblenet, modules=(1, 1, 1, 1), flow_iterations=2, learn_connections=True)
 nets["pvnas"] = dict(type=pvnas, blocks=(1, 1), strides=(1, 2))
 
+tuning["trials"] = 3
+tuning["structure"] = dict(tsm=[dict(blocks=(1, 1, 2, 1))])
+
 searches["auto_tsnet"].update(
     epochs=3, checkpoint=1, options=dict(warmup=2, steps=4, type_steps=2, judge_batches=1, finalists=2)
 )

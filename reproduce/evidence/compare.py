@@ -14,10 +14,11 @@ from reproduce.data.manifest import Manifest
 from reproduce.evidence import tables
 from reproduce.evidence.copies import restricted
 from reproduce.evidence.reference import REFERENCE
-from reproduce.records import RecordError, RunRecord, predictions
+from reproduce.records import RecordError, RunRecord, Tuning, predictions
 from reproduce.run import run
 from reproduce.spec import run_id
-from reproduce.suites import Entry, Suite, difference
+from reproduce.suites import Entry, Suite, check_equal_care, difference
+from reproduce.tuning import tune
 from reproduce.user_model import own_entry
 
 
@@ -30,6 +31,8 @@ def compare(
     runs: Path,
     results: Path,
     common: bool = False,
+    tuned: bool = False,
+    at_a_time: int = 1,
 ) -> str:
     """Do what is missing of a user's model and of those that it is set against.
 
@@ -43,6 +46,8 @@ def compare(
         runs: folder of run folders.
         results: folder of records; the suite's table there gets a line for the user's model.
         common: of records made on other videos, take the videos in common.
+        tuned: first choose values of the recipe, by as many trials for each of them, see ``reproduce.tuning``.
+        at_a_time: trials, a process each.
 
     Returns:
         The table, in at most 100 columns.
@@ -58,6 +63,8 @@ def compare(
     if not others:
         raise ValueError(f"--against names no model; known: {', '.join(e.name for e in suite.entries)}")
     mine = own_entry(path, suite)
+    if tuned:
+        mine, *others = _tuned(suite, [mine, *others], cache, runs, results, at_a_time)
     root = suite.data_root(cache)
     train, test = suite.manifest("train", root), suite.manifest("val", root)
     todo = [(entry, seed, v) for seed in seeds for entry in (mine, *others) for v in range(entry.variants)]
@@ -87,6 +94,18 @@ def compare(
     return text
 
 
+def _tuned(suite: Suite, entries: list[Entry], cache: Path, runs: Path, results: Path, at_a_time: int) -> list[Entry]:
+    """The entries with values that as many trials have chosen for each; those that the suite has tuned stay so."""
+    trials = next((entry.tuning.trials for entry in entries if entry.tuning), 0)
+    studies = tune(suite, [e for e in entries if not e.tuning], cache, runs, results, trials, at_a_time=at_a_time)
+    chosen = {name: Tuning(**study["tuning"]) for name, study in studies.items()}
+    found = [
+        replace(e, values=chosen[e.name].values, tuning=chosen[e.name]) if e.name in chosen else e for e in entries
+    ]
+    check_equal_care({entry.name: entry.tuning for entry in found}, results / "tuning" / suite.name)
+    return found
+
+
 def _stored(
     suite: Suite,
     entry: Entry,
@@ -103,7 +122,7 @@ def _stored(
         if not path.exists():
             continue
         record = RunRecord.load(path)
-        if difference(record, suite, entry):
+        if difference(record, suite, entry) or record.tuning != entry.tuning:
             continue
         videos, here = (record.data.train_manifest, record.data.test_manifest), (train.hash, test.hash)
         if videos == here or (common and not entry.source):

@@ -162,6 +162,7 @@ class Row:
         matched: the residual is within the tolerance.
         speed: of the median run on the device that most were timed on.
         cost: of the search, as text.
+        tuning: what the recipe's values took, as text.
     """
 
     name: str
@@ -190,6 +191,7 @@ class Row:
     matched: bool = True
     speed: Throughput | None = None
     cost: str = NOT_RUN
+    tuning: str = NOT_RUN
 
     @property
     def label(self) -> str:
@@ -320,7 +322,8 @@ def _row(
     level: float | None,
     known: tuple[dict[str, Spread], dict[str, Spread]],
 ) -> Row:
-    row = Row(entry.name, title_of(entry.name), what, entry.note, tuple(records), cost=_search_cost(entry, records))
+    effort = dict(cost=_search_cost(entry, records), tuning=_tuning_cost(suite, records))
+    row = Row(entry.name, title_of(entry.name), what, entry.note, tuple(records), **effort)
     as_run, costs = suite.of(entry), [r.model for r in records]
     if not costs and not entry.search:
         try:
@@ -523,6 +526,15 @@ def _search_cost(entry: Entry, records: list[RunRecord]) -> str:
     return f"{minutes:.1f} device-min, {judged:.0f} architectures, {clips / 1000:.0f}k clips"
 
 
+def _tuning_cost(suite: Suite, records: list[RunRecord]) -> str:
+    if not records:
+        return NOT_RUN
+    found = next((r.tuning for r in records if r.tuning), None)
+    if found is None:
+        return "none" if suite.gmacs else "authors'"
+    return f"{found.trials} trials, {found.seconds / 60:.1f} {found.unit}-min"
+
+
 def with_own(suite: Suite, records: list[RunRecord]) -> Suite:
     """The suite with an entry for each user's model in its records."""
     known = {e.name for e in suite.entries}
@@ -559,6 +571,8 @@ def frame_of(suite: Suite, found: list[Row], against: str | None) -> pd.DataFram
     suite = with_own(suite, mine)
     several = len({r.throughput.device for r in mine} | {r.provenance.device for r in mine}) > 1
     frame = pd.DataFrame([_cells(suite, row, several) for row in found])
+    if any(r.tuning for r in mine):
+        frame.insert(frame.columns.get_loc("search cost"), "tuning", [row.tuning for row in found])
     if against or (against is not None and any(e.variants > 1 for e in suite.entries)):
         first = against or _first_control(suite)
         columns = {
@@ -748,6 +762,11 @@ def _notes(suite: Suite, found: list[Row], against: str, borrows: bool) -> str:
             f"− {against or 'random'}: top-1 minus that of {against or RANDOM}; interval bootstrapped over videos in "
             "common, the spread over runs by Student's t. How sure: p after Holm's correction over the table; ▲ better "
             "and ▼ worse: below 5 %. One run: how runs spread is not known, so nothing is claimed."
+        )
+    if any(r.tuning for row in ran for r in row.records):
+        notes.append(
+            "Tuning: values of the recipe chosen by so many trials, on training videos and judged on others that are "
+            "no test videos, and the time of all trials × the threads of each. None: the recipe as it stands."
         )
     if any(r.spec is None for row in ran for r in row.records):
         notes.append(f"Old record: it cannot prove {UNPROVEN}.")

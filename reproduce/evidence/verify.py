@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, reduce
 from math import ceil, inf, isclose, isfinite
+from operator import getitem
 from pathlib import Path
 from statistics import median
 
@@ -211,6 +212,8 @@ def _specified(record: RunRecord, spec: RunSpec, table: pd.DataFrame) -> Iterato
     yield "throughput.threads", speed.threads, measured and measured.threads
     if record.search:
         yield "search.seed", record.search.seed, spec.seed
+    for place, value in (record.tuning.values if record.tuning else {}).items():
+        yield f"tuning.values.{place}", value, reduce(getitem, place.split("."), recipe | dict(net=spec.net))
 
 
 def _bounds(record: RunRecord) -> Iterator[tuple[str, object, str, bool]]:
@@ -239,6 +242,9 @@ def _bounds(record: RunRecord) -> Iterator[tuple[str, object, str, bool]]:
     if search:
         for name in ("steps", "architectures", "clips", "wall_s", "devices"):
             yield over_0(f"search.{name}", getattr(search, name))
+    if record.tuning:
+        yield "tuning.trials", record.tuning.trials, "2 or more", record.tuning.trials >= 2
+        yield over_0("tuning.seconds", record.tuning.seconds)
 
 
 def _searched(search: Search, mine: Suite, entry: Entry, videos: int) -> Iterator[tuple[str, object, object]]:

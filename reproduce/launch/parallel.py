@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,6 +24,9 @@ from reproduce.launch import local
 from reproduce.launch.local import Job
 from reproduce.lease import HeldError
 from reproduce.suites import suite
+
+if TYPE_CHECKING:
+    from reproduce.tuning import Trial
 
 MEMORY = 4 * 2**30  # bytes a run may take: 1.9 GB were seen, with the process that decodes
 PR_SET_PDEATHSIG, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = 1, -1, -3, -4  # of Linux and glibc
@@ -71,16 +76,37 @@ def run_jobs(todo: list[Job], cache: Path, runs: Path, results: Path, at_a_time:
         # Embedded videos are generated once, here; what is wrong with the data is said once.
         unfinished = [job for job in todo if not job.whole(cache, runs)]
         if len(unfinished) > 1:
-            _side_by_side(unfinished, cache, runs, results, min(at_a_time, len(unfinished)))
+            at_a_time = min(at_a_time, len(unfinished))
+            print(f"{len(unfinished)} runs, {at_a_time} at a time; timed afterwards", file=sys.stderr)
+            side_by_side(longest_first(unfinished), cache, runs, results, at_a_time)
     # What failed in a worker fails again here, and says why; what is done is only timed.
     local.run_jobs(todo, cache, runs, results)
 
 
-def _side_by_side(todo: list[Job], cache: Path, runs: Path, results: Path, processes: int) -> None:
+def side_by_side(
+    todo: Sequence[Job | Trial],
+    cache: Path,
+    runs: Path,
+    results: Path,
+    processes: int,
+    seen: Callable[[], object] = lambda: None,
+) -> None:
+    """Go through runs or trials in several processes, each with its part of the cores; what fails is left undone.
+
+    Args:
+        todo: each has ``run``; in this order.
+        cache: folder of the embedded videos.
+        runs: folder of run folders.
+        results: folder of records.
+        processes: at a time.
+        seen: called every second.
+
+    Raises:
+        PreemptedError: SIGTERM; the same command goes on.
+    """
     threads = max(1, cores() // processes)
-    print(f"{len(todo)} runs, {processes} at a time, threads of each: {threads}; timed afterwards", file=sys.stderr)
     spawn = multiprocessing.get_context("spawn")
-    arguments = (longest_first(todo), cache, runs, results, threads, os.getpid())
+    arguments = (todo, cache, runs, results, threads, os.getpid())
     workers = [spawn.Process(target=_work, args=arguments) for _ in range(processes)]
     stopped = []
 
@@ -94,8 +120,9 @@ def _side_by_side(todo: list[Job], cache: Path, runs: Path, results: Path, proce
     try:
         for worker in workers:
             worker.start()
-        for worker in workers:
-            worker.join()
+        while any(worker.is_alive() for worker in workers):
+            multiprocessing.connection.wait([worker.sentinel for worker in workers if worker.is_alive()], timeout=1)
+            seen()
     finally:
         signal.signal(signal.SIGTERM, previous)
     if stopped:
@@ -112,7 +139,7 @@ def longest_first(todo: list[Job]) -> list[Job]:
     return sorted(todo, key=place)
 
 
-def _work(todo: list[Job], cache: Path, runs: Path, results: Path, threads: int, parent: int) -> None:
+def _work(todo: Sequence[Job | Trial], cache: Path, runs: Path, results: Path, threads: int, parent: int) -> None:
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # when the parent is killed: save, and end
     torch.set_num_threads(threads)
