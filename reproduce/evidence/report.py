@@ -98,6 +98,7 @@ MARKS = {
     "": "M0-5A5 5 0 1 1 0 5 5 5 0 1 1 0-5Z",
 }
 """SVG paths of the marks, as in the pictures' ``charts.KINDS``."""
+MOST_CONFUSIONS = 18  # panels of a picture; each takes half a second
 NOT_RUN = "–"
 
 
@@ -519,7 +520,8 @@ def _draw(suite: Suite, rows: Sequence[Row], results: Path, runs: Path) -> None:
         names.get(path.stem, path.stem): json.loads(path.read_text()) for path in temporal_files(results, suite.name)
     }
     found = [r for row in rows for r in row.records if r.search and "architecture" in r.model.net]
-    confused = {n: pd.concat([predictions(r, folder) for r in row.records]) for n, row in ran.items()}
+    shown = list(ran.items())[:MOST_CONFUSIONS]  # the best
+    confused = {n: pd.concat([predictions(r, folder) for r in row.records]) for n, row in shown}
     for suffix in ("png", "svg"):
         drawn = set()
 
