@@ -71,16 +71,21 @@ def run_jobs(todo: list[Job], cache: Path, runs: Path, results: Path, at_a_time:
         # Embedded videos are generated once, here; what is wrong with the data is said once.
         unfinished = [job for job in todo if not job.whole(cache, runs)]
         if len(unfinished) > 1:
-            _side_by_side(unfinished, cache, runs, results, min(at_a_time, len(unfinished)))
+            side_by_side(longest_first(unfinished), cache, runs, results, min(at_a_time, len(unfinished)))
     # What failed in a worker fails again here, and says why; what is done is only timed.
     local.run_jobs(todo, cache, runs, results)
 
 
-def _side_by_side(todo: list[Job], cache: Path, runs: Path, results: Path, processes: int) -> None:
+def side_by_side(todo: list[Job], cache: Path, runs: Path, results: Path, processes: int) -> None:
+    """Search, train and test in so many processes, in this order; what fails is left to the caller to do again.
+
+    Raises:
+        PreemptedError: SIGTERM.
+    """
     threads = max(1, cores() // processes)
     print(f"{len(todo)} runs, {processes} at a time, threads of each: {threads}; timed afterwards", file=sys.stderr)
     spawn = multiprocessing.get_context("spawn")
-    arguments = (longest_first(todo), cache, runs, results, threads, os.getpid())
+    arguments = (todo, cache, runs, results, threads, os.getpid())
     workers = [spawn.Process(target=_work, args=arguments) for _ in range(processes)]
     stopped = []
 
