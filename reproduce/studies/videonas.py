@@ -310,6 +310,8 @@ def outcome(spec: RunSpec, of: Suite, splits: Sequence[Manifest], folder: Path) 
     steps, _ = schedule(config, len(training.videos))
     losses = np.full(steps, np.nan)
     losses[by_step[:, 0].astype(int) - 1] = by_step[:, 1]
+    ends_at = [max(1, round(i * steps / LOSSES)) for i in range(LOSSES + 1)]
+    parts = [losses[min(begin, end - 1) : end] for begin, end in zip(ends_at[:-1], ends_at[1:], strict=True)]
     began = time.process_time()
     ends = {}
     if not diverged:
@@ -326,7 +328,7 @@ def outcome(spec: RunSpec, of: Suite, splits: Sequence[Manifest], folder: Path) 
     row: dict[str, Any] = dict(
         run=spec.hash,
         steps=steps,
-        losses=[float(part.mean()) if np.isfinite(part).all() else None for part in np.array_split(losses, LOSSES)],
+        losses=[float(part.mean()) if np.isfinite(part).all() else None for part in parts],
         core_s=float(by_step[:, 2].sum()) + validated - began,
         diverged=diverged,
         validation=ends["validation"]["top1"],
@@ -506,8 +508,9 @@ def table_of(plan: dict, of: Suite, runs: Path) -> pd.DataFrame:
             dict(code=job.code, seed=job.seed, **dict(zip(FACTORS, found, strict=True)))
             | {scales.get(key, key): network[key] for key in kept}
             | dict(architecture=json.dumps(architecture(job.code).to_dict()), architecture_hash=network["architecture"])
-            | dict(clips_per_s=speeds.get(job.code, {}).get("clips_per_s"))
-            | row
+            | dict(clips_per_s=speeds.get(job.code, {}).get("clips_per_s", np.nan))
+            | {name: np.nan if value is None else value for name, value in row.items()}
+            | dict(losses=np.array(row["losses"], "float32"))
             | {name: bytes.fromhex(row[name]) for name in ("answers", "test_answers")}
         )
     if len(origins) > 1:
@@ -515,7 +518,7 @@ def table_of(plan: dict, of: Suite, runs: Path) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     if rows:
         floats = [name for name in table if table[name].dtype == float and name != "gmacs"]
-        table[["clips_per_s", *floats]] = table[["clips_per_s", *floats]].astype("float32")
+        table[floats] = table[floats].astype("float32")
         made = [m for of_one in origins.values() for m in of_one]
         table.attrs["videonas"] = {key: plan[key] for key in ("space", "data", "setting", "changes", "budget")} | dict(
             suite=of.name,

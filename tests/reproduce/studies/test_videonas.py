@@ -79,7 +79,7 @@ def study(tmp_path, monkeypatch):
         monkeypatch.setattr("reproduce.suites.SUITES", type(suites.SUITES)())  # a file of the same name is another's
         out, runs = tmp_path / name / "out", tmp_path / name / "runs"
         where = ["--out", str(out), "--runs", str(runs), "--cache", str(tmp_path / "cache"), "--jobs", "1"]
-        main(["--setting", "small", "--data", "ssv2", "--limit", "2", *where, *arguments])
+        main(["--setting", "small", "--data", "ssv2", "--limit", "1", "--seeds", "0,1", *where, *arguments])
         path = out / "videonas.parquet"
         return pd.read_parquet(path) if path.exists() else pd.DataFrame()
 
@@ -89,7 +89,7 @@ def study(tmp_path, monkeypatch):
 
 def test_a_table_from_videos_to_card_and_the_same_after_interruptions(study, monkeypatch):
     whole = study("whole", "--part", "factorial,random,repeats")
-    assert len(whole) == 4 + 2, "two of each part, and the best again with two seeds"
+    assert list(zip(whole.part, whole.seed, strict=True)) == [("factorial", 0), ("random", 0), ("factorial", 1)]
     assert not whole.diverged.any()
     assert (whole.residual.abs() <= videonas.MISS).all()
     assert whole.clips_per_s.isna().all()
@@ -102,7 +102,7 @@ def test_a_table_from_videos_to_card_and_the_same_after_interruptions(study, mon
     assert "VideoNAS: synthetic-ssv2 headroom small" in (study.folder / "whole/out/README.md").read_text()
     table = VideoNAS(study.folder / "whole/out/videonas.parquet")
     best = max((c for c in table.codes), key=lambda c: table.query(c, seed=0)["validation"])
-    assert table.query(best)["seeds"] == [0, 1, 2]
+    assert table.query(best)["seeds"] == [0, 1]
 
     look = videonas.Along.after_train_iter
 
@@ -147,19 +147,19 @@ def test_a_run_that_diverges_counts_as_chance(study, monkeypatch):
     monkeypatch.setattr(videonas, "train", diverging)
     rows = study("diverged", "--part", "random")
     assert rows.diverged.all()
-    assert rows.test.tolist() == rows.validation_third.tolist() == [100 / 16] * 2
-    assert rows.test_log_loss.tolist() == pytest.approx([np.log(16)] * 2)
+    assert rows.test.tolist() == rows.validation_third.tolist() == [100 / 16]
+    assert rows.test_log_loss.tolist() == pytest.approx([np.log(16)])
 
 
 def test_the_plan_comes_first_and_is_kept(study, monkeypatch):
     assert study("plan", "--plan").empty
     path = study.folder / "plan/out/plan.json"
     plan = json.loads(path.read_text())
-    assert [n["part"] for n in plan["networks"]] == ["factorial"] * 2 + ["random"] * 2
+    assert [n["part"] for n in plan["networks"]] == ["factorial", "random"]
     assert plan["space"] == videonas.tabular.space_version()
-    study("plan", "--plan", "--limit", "3")
+    study("plan", "--plan", "--limit", "2")
     more = json.loads(path.read_text())["networks"]
-    assert len(more) == 6
+    assert len(more) == 4
     assert [n for n in more if n in plan["networks"]] == plan["networks"]
     with pytest.raises(ValueError, match=r"is the plan of another table \(setting, changes, budget differ\)"):
         study("plan", "--plan", "--setting", "base")
@@ -211,7 +211,7 @@ def test_two_streams_against_one():
 
 
 def test_tau_of_what_agrees_and_of_what_does_not():
-    assert tau(range(20), range(20)) == (1.0, 1.0, 1.0)
+    assert tau(range(20), range(20)) == pytest.approx((1.0, 1.0, 1.0))
     middle, low, high = tau(np.random.default_rng(0).random(60), range(60))
     assert low < 0 < high
     assert low < middle < high
