@@ -124,6 +124,9 @@ study-growth: env  ## does any cost grow faster than records, models, seeds, vid
 videonas: env  ## train about 400 networks of equal GMACs into RESULTS/videonas, or PART= of it (hours; goes on where it was)
 	"$$VENV/bin/python" -m reproduce.studies.videonas
 
+study-replay: env  ## search strategies on the table of videonas: regret against trainings (minutes)
+	"$$VENV/bin/python" -m reproduce.studies.replay --table "$(VERIFIED)/videonas/videonas.parquet"
+
 ##@ Development
 lint: env  ## style: ruff check and format
 	"$$VENV/bin/ruff" check .

@@ -176,9 +176,10 @@ class VideoNAS:
             surrogate: for an architecture that is not in the table, an estimate from all that are; it costs nothing.
 
         Returns:
-            ``validation`` in percent, ``loss`` of the training at that point, ``gmacs``, ``params``, ``clips_per_s``,
-            ``diverged`` (such a training counts as chance), ``charged`` for this query, ``seeds``; ``source`` is
-            ``table``, or ``surrogate``, which has ``validation`` and its standard deviation ``sd`` only.
+            ``validation`` in percent, at the end also its ``log_loss`` in nats, ``loss`` of the training at that point,
+            ``gmacs``, ``params``, ``clips_per_s``, ``diverged`` (such a training counts as chance), ``seeds``,
+            ``charged`` for this query. ``source`` is ``table``; of a ``surrogate`` there are ``validation`` and its
+            standard deviation ``sd`` only.
 
         Raises:
             KeyError: it is not in the table, or not with that seed; the message names the nearest.
@@ -207,6 +208,7 @@ class VideoNAS:
         found = self._mean(code, seeds, AT[share])
         if share == 1:
             self._found[code] = found["validation"]
+            found["log_loss"] = self._over(code, seeds, "log_loss")
         return found | dict(at=share, charged=charged)
 
     def _mean(self, code: str, seeds: list[int], end: str) -> dict[str, Any]:
@@ -257,9 +259,9 @@ class VideoNAS:
         if not means:
             return None
         best = max(means.values(), key=lambda found: found["validation"])
-        return best | dict(test=self._test(best["code"], best["seeds"], "test"))
+        return best | dict(test=self._over(best["code"], best["seeds"], "test"))
 
-    def _test(self, code: str, seeds: Sequence[int], column: str) -> float:
+    def _over(self, code: str, seeds: Sequence[int], column: str) -> float:
         return sum(self._runs[code][s][column] for s in seeds) / len(seeds)
 
     def final_report(self, code: str | None = None) -> dict[str, Any]:
@@ -283,13 +285,13 @@ class VideoNAS:
         if code not in self._runs:
             raise KeyError(f"{code} is not in the table; the nearest are {', '.join(self.nearest(code))}")
         seeds, best = sorted(self._runs[code]), self.optimum()
-        test = self._test(code, seeds, "test")
+        test = self._over(code, seeds, "test")
         return dict(
             code=code,
             seeds=seeds,
             validation=self._mean(code, seeds, "")["validation"],
             test=test,
-            test_log_loss=self._test(code, seeds, "test_log_loss"),
+            test_log_loss=self._over(code, seeds, "test_log_loss"),
             regret=best and best["test"] - test,
             spent=self.spent,
             queried=len({c for c, _ in self._paid}),

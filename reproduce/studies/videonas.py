@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -190,12 +191,11 @@ def planned(path: Path, layout: str, setting: str, of: Suite, limit: int | None,
             if code not in known:
                 known[code] = solved(of, part, i + len(codes["factorial"]) * (part == "random"), code)
             progress.step(note=code)
-    chosen = np.random.default_rng(1).permutation(codes["factorial"])[:REPEATED].tolist()
     plan = identity | dict(
         networks=sorted(known.values(), key=lambda network: network["number"]),
         seeds=list(seeds),
-        repeated_at_random=chosen,
-        repeated_best=min(REPEATED, len(codes["factorial"])),
+        repeated_at_random=codes["factorial"][:REPEATED],  # the order is random
+        repeated_best=REPEATED,
     )
     write_json(path, plan)
     return plan
@@ -311,11 +311,13 @@ def outcome(spec: RunSpec, of: Suite, splits: Sequence[Manifest], folder: Path) 
     losses = np.full(steps, np.nan)
     losses[by_step[:, 0].astype(int) - 1] = by_step[:, 1]
     ends_at = [max(1, round(i * steps / LOSSES)) for i in range(LOSSES + 1)]
-    parts = [losses[min(begin, end - 1) : end] for begin, end in zip(ends_at[:-1], ends_at[1:], strict=True)]
+    parts = [losses[min(begin, end - 1) : end] for begin, end in pairwise(ends_at)]
     began = time.process_time()
     ends = {}
     if not diverged:
         model = for_test(spec, folder, protocol).to("cuda" if torch.cuda.is_available() else "cpu")
+        diverged = not all(bool(p.isfinite().all()) for p in model.parameters())  # by the last step
+    if not diverged:
         at_once = videos_at_once(config, protocol)
         ends["validation"] = marks(*scores(model, validation, protocol, at_once), labels_of(validation))
         validated = time.process_time()
@@ -570,7 +572,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", choices=headroom.LAYOUTS, default=environment("DATA") or "ssv2")
     parser.add_argument("--setting", default=environment("SETTING") or "base", help="of the study of headroom")
     parser.add_argument(
-        "--part", default=environment("PART") or ",".join(PARTS), help=f"of {', '.join(PARTS)}; or none"
+        "--part", default=environment("PART") or ",".join(PARTS), help=f"of {', '.join(PARTS)}; none: only the table"
     )
     parser.add_argument("--limit", type=int, help="networks of each part, the first ones of the plan")
     parser.add_argument("--seeds", default="0,1,2", help="the first of all networks, the others of those repeated")

@@ -234,9 +234,12 @@ def card(table: pd.DataFrame) -> str:
     if len(two) >= LEAST:
         parts += _effects_text(two, sure)
     if rows := streams(first):
+        best = first.loc[first.groupby("split").validation.idxmax()].set_index("split")
+        text = ", ".join(f"{name} {best.test[name]:.1f} %" for name in FACTORS["split"])
         parts += [
             "## One stream or two?",
             _grid([(text, _pm(*ends, sign="+")) for text, *ends in rows], ("at equal GMACs, all else equal", "points")),
+            f"Test of the best by validation of each split, one run: {text}.",
         ]
     if len(drawn) >= LEAST:
         rows = [(PAPER[name], _pm(*ends, sign="+")) for name, *ends in traits_effects(drawn)]
