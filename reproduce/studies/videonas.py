@@ -575,7 +575,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--part", default=environment("PART") or ",".join(PARTS), help=f"of {', '.join(PARTS)}; none: only the table"
     )
     parser.add_argument("--limit", type=int, help="networks of each part, the first ones of the plan")
-    parser.add_argument("--seeds", default="0,1,2", help="the first of all networks, the others of those repeated")
+    parser.add_argument(
+        "--seeds", default=",".join(map(str, SEEDS)), help="the first of all networks, the others of those repeated"
+    )
     parser.add_argument("--plan", action="store_true", help="only write the list of networks")
     parser.add_argument("--jobs", type=int, default=int(environment("JOBS") or 0), help="runs at a time; 0: as fit")
     parser.add_argument("--runs", type=Path, default=Path(environment("RUNS") or "runs"))
