@@ -235,7 +235,7 @@ def card(table: pd.DataFrame) -> str:
         parts += _effects_text(two, sure)
     if rows := streams(first):
         best = first.loc[first.groupby("split").validation.idxmax()].set_index("split")
-        text = ", ".join(f"{name} {best.test[name]:.1f} %" for name in FACTORS["split"])
+        text = ", ".join(f"{name} {best.test[name]:.1f} %" for name in FACTORS["split"] if name in best.index)
         parts += [
             "## One stream or two?",
             _grid([(text, _pm(*ends, sign="+")) for text, *ends in rows], ("at equal GMACs, all else equal", "points")),
