@@ -30,6 +30,7 @@ export OMP_WAIT_POLICY ?= PASSIVE  # spinning OpenMP threads and decoding worker
 #? TIERS=instant,inference   what check-results and accept-results look at: also speed, training
 #? FROM=my-results     what update-reference takes over: a folder, or an archive of `submit`; REASON=: why, for CHANGES.md
 #? WORKERS=1           processes of the tests, by default as many as cores, at most 8; CHROMIUM=: for the test of report.html
+#? SETTING=base, DATA=ssv2, PART=factorial,random,repeats,speed   of videonas: which videos and budget, what is rebuilt
 #? RAY_ADDRESS=host:6379   the cluster of ENGINE=ray; TRACEBACK=1: errors with all that led to them
 
 help:  ## list the targets and the variables
@@ -118,6 +119,13 @@ study-kernels: env  ## are accuracies unchanged by the quick layers of a trainin
 
 study-growth: env  ## does any cost grow faster than records, models, seeds, videos or frames (minutes)
 	"$$VENV/bin/python" -m reproduce.studies.growth
+
+##@ Architectures as a table
+videonas: env  ## train about 400 networks of equal GMACs into RESULTS/videonas, or PART= of it (hours; goes on where it was)
+	"$$VENV/bin/python" -m reproduce.studies.videonas
+
+study-replay: env  ## search strategies on the table of videonas: regret against trainings (minutes)
+	"$$VENV/bin/python" -m reproduce.studies.replay --table "$(VERIFIED)/videonas/videonas.parquet"
 
 ##@ Development
 lint: env  ## style: ruff check and format

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from mmengine.dist import get_rank, get_world_size
-from mmengine.hooks import EMAHook
+from mmengine.hooks import EMAHook, Hook
 from torch.utils.data import DataLoader
 
 from autotsnet.inputs import channels
@@ -38,7 +39,7 @@ from reproduce.whole_files import save_weights, write_json
 SKIPPED = "train/skipped.txt"  # training videos that could not be decoded
 
 
-def train(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) -> None:
+def train(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path, hooks: Sequence[Hook] = ()) -> None:
     """Train a run, or go on; leave ``model.safetensors`` and ``training.json``. All ranks call it.
 
     Args:
@@ -46,6 +47,7 @@ def train(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) -
         protocol: sampling and crops.
         manifest: training videos.
         folder: of the run.
+        hooks: that look on, and change nothing.
 
     Raises:
         ValueError: the batch cannot be dealt out to the ranks, or the network not be compiled.
@@ -102,7 +104,7 @@ def train(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path) -
         train_cfg=dict(type=StreamLoop, max_iters=steps, passes=accumulate),
         optim_wrapper=wrapper,
         param_scheduler=schedulers,
-        custom_hooks=[h for h in (hook, ema, precise) if h],
+        custom_hooks=[h for h in (hook, ema, precise, *hooks) if h],
         randomness=dict(seed=spec.seed),
         **resume_from(work),
     )
