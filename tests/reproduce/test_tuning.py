@@ -363,7 +363,7 @@ from torch import nn
 from autotsnet.registry import Knob, register_family
 recipe = {recipe}
 @register_family(Knob("width", 4, 400, 1))
-class Mine(nn.Module):
+class {name}(nn.Module):
     def __init__(self, num_classes, frames, crop, width=8):
         super().__init__()
         self.conv, self.head = nn.Conv3d(3, width, 3, 2, 1), nn.Linear(width, num_classes)
@@ -373,7 +373,7 @@ class Mine(nn.Module):
 
 
 def test_a_model_of_ones_own_gets_the_same_trials_and_begins_at_its_recipe(study, own, cache, tmp_path):
-    (tmp_path / "mine.py").write_text(MINE.format(recipe={"warmup": 0.25, LR: 1e-3}))
+    (tmp_path / "mine.py").write_text(MINE.format(name="Mine", recipe={"warmup": 0.25, LR: 1e-3}))
     study.worth = lambda trial: dict(top1=9 if trial.number == 0 else 5)
     text = compare(
         tmp_path / "mine.py", own(), ["x3d"], [0], cache, tmp_path / "runs", tmp_path / "results", tuned=True
@@ -392,7 +392,7 @@ def test_a_model_of_ones_own_gets_the_same_trials_and_begins_at_its_recipe(study
 
 @pytest.mark.parametrize("recipe", ['{"warmpu": 0.1}', '{"net.width": 3}', "dict(warmup=len([]))", "[1]"])
 def test_a_recipe_of_ones_own_that_the_suites_does_not_have_is_one_clear_line(own, tmp_path, recipe):
-    (tmp_path / "mine.py").write_text(MINE.format(recipe=recipe))
+    (tmp_path / "mine.py").write_text(MINE.format(name=f"Mine{len(recipe)}", recipe=recipe))
     with pytest.raises(OwnModelError, match=r"mine\.py: `recipe` is no dictionary from places") as error:
         own_entry(tmp_path / "mine.py", own())
     assert "\n" not in str(error.value)
