@@ -1,4 +1,4 @@
-"""Checkpoints of PySlowFast, pytorchvideo, mmaction2 and TSM's authors, converted to ours and back.
+"""Checkpoints of PySlowFast, pytorchvideo, mmaction2, MoViNet's PyTorch port and TSM's authors, to ours and back.
 
 A map is a table of names, ours and theirs, read in both directions. It is strict: each tensor of the source becomes one
 of ours, with its shape; an unknown name is an error, and so is a missing tensor. Two kinds of tensors may be filled in,
@@ -32,6 +32,7 @@ from autotsnet.meta import on_meta
 
 VERSION = 1  # of the maps; part of the header of each converted file
 STATE_KEYS = ("model_state", "state_dict")  # the tensors of PySlowFast and pytorchvideo; of mmaction2 and TSM
+MOVINET_K400 = "the files published for Kinetics-400 are reported to be those for Kinetics-600: tensorflow/models#13566"
 _LEAF = r"(?P<leaf>(\.(weight|bias|running_mean|running_var|num_batches_tracked))?)"
 
 Names = dict[str, "str | tuple[str, ...]"]
@@ -49,7 +50,8 @@ class KeyMap:
     Attributes:
         names: ours to theirs, of modules or tensors; ``{b}`` stands for a number, ``{path}`` for anything. With
             several of theirs, their tensors are concatenated to ours. The first that fits is used.
-        layouts: for each of our tensors with another layout, the function that makes ours from theirs, and its inverse.
+        layouts: for our tensors with another layout, named as in ``names``, the function that makes ours from theirs,
+            and its inverse; the first that fits is used.
         bare_shortcuts: the source has no norm on a shortcut between equal widths; our norm there is the identity.
     """
 
@@ -77,7 +79,7 @@ class KeyMap:
             if any(tensor is None for tensor in tensors.values()):
                 raise KeyError(f"{name}: not all of {', '.join(tensors)}")
             tensor = torch.cat(tuple(tensors.values())) if len(tensors) > 1 else next(iter(tensors.values()))
-            ours[name] = self.layouts[name][0](tensor) if name in self.layouts else tensor
+            ours[name] = self._layout(name)[0](tensor)
         return ours | self._identities(ours)
 
     def theirs(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -98,7 +100,7 @@ class KeyMap:
             keys = next((keys for ours, to in self.names.items() if (keys := _translate(name, ours, to))), None)
             if keys is None:
                 raise KeyError(f"{name}: not a name of this family")
-            tensor = self.layouts[name][1](tensor) if name in self.layouts else tensor
+            tensor = self._layout(name)[1](tensor)
             chunks = tensor.chunk(len(keys)) if len(keys) > 1 else (tensor,)
             theirs |= {key: chunk.clone() for key, chunk in zip(keys, chunks, strict=True)}
         return theirs
@@ -112,6 +114,10 @@ class KeyMap:
                     return name[0], _translate(name[0], ours, theirs)
         return None, ()
 
+    def _layout(self, name: str) -> tuple[Layout, Layout]:
+        fitting = (layout for ours, layout in self.layouts.items() if _pattern(ours).fullmatch(name))
+        return next(fitting, (_same, _same))
+
     def _identities(self, ours: dict[str, Tensor]) -> dict[str, Tensor]:
         """The norms that the source leaves out."""
         identities = {}
@@ -123,6 +129,10 @@ class KeyMap:
                 # A norm divides by the root of variance plus eps, here by 1.
                 identities |= {norm + "running_var": ones - 1e-5, norm + "num_batches_tracked": torch.tensor(0)}
         return identities
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 @cache
@@ -214,6 +224,43 @@ def _fast_first(weight: Tensor) -> Tensor:
     return weight.roll(weight.shape[-1] // 9, -1)
 
 
+def _movinet(conv: str) -> Names:
+    """MoViNet's names in its PyTorch port, whose converted files have the names of TensorFlow's translated.
+
+    Args:
+        conv: the port's name of a convolution: of three axes in a base network, of two in a stream.
+    """
+    unit = {"conv": f"conv_1.{conv}", "norm": "conv_1.norm"}
+    layer, theirs = "blocks.{b}.{l}.", "blocks.b{b}_l{l}."
+    return {
+        **_under(unit, "stem.", "conv1."),
+        **_under(unit, f"{layer}expand.", f"{theirs}expand."),
+        **_under(unit, f"{layer}depthwise.", f"{theirs}deep."),
+        **_under({"conv": f"conv_2.{conv}", "norm": "conv_2.norm"}, f"{layer}temporal.", f"{theirs}deep."),
+        f"{layer}se.reduce": f"{theirs}se.fc1.conv_1.{conv}",
+        f"{layer}se.expand": f"{theirs}se.fc2.conv_1.{conv}",
+        **_under(unit, f"{layer}project.", f"{theirs}project."),
+        **_under(unit, f"{layer}shortcut.{{i}}.", f"{theirs}res.{{i}}."),
+        f"{layer}scale": f"{theirs}alpha",
+        **_under(unit, "project.", "conv7."),
+        "hidden": f"classifier.0.conv_1.{conv}",
+        "fc": f"classifier.3.conv_1.{conv}",
+    }
+
+
+def _planar(axis: int) -> tuple[Layout, Layout]:
+    """Convolutions of two axes that have three here, the one at ``axis`` of length 1; norms stay."""
+    return (
+        lambda tensor: tensor.unsqueeze(axis) if tensor.dim() == 4 else tensor,
+        lambda tensor: tensor.squeeze(axis) if tensor.dim() == 5 else tensor,
+    )
+
+
+def _pointwise(axes: int) -> tuple[Layout, Layout]:
+    """Convolutions of 1x1 or 1x1x1 that are linear layers here."""
+    return lambda weight: weight.flatten(1), lambda weight: weight[(..., *[None] * axes)]
+
+
 MAPS: dict[str, dict[str, KeyMap]] = {
     "pytorchvideo": {
         "x3d": KeyMap(
@@ -296,6 +343,21 @@ MAPS: dict[str, dict[str, KeyMap]] = {
         "tsm": KeyMap({"fc": "cls_head.fc_cls", "{path}": "backbone.{path}"}),
         "tsm_mobilenetv2": KeyMap({"fc": "cls_head.fc_cls", "{path}": "backbone.{path}"}),
     },
+    # Atze00/MoViNet-pytorch; the networks of a base and of a stream have different names.
+    "movinet-pytorch": {
+        "movinet": KeyMap(_movinet("conv3d"), layouts={"hidden.weight": _pointwise(3), "fc.weight": _pointwise(3)})
+    },
+    "movinet-pytorch, streams": {
+        "movinet": KeyMap(
+            _movinet("conv2d"),
+            layouts={
+                "hidden.weight": _pointwise(2),
+                "fc.weight": _pointwise(2),
+                "{path}.temporal.conv.weight": _planar(4),
+                "{path}.weight": _planar(2),
+            },
+        )
+    },
     # torchvision's names, under a data-parallel wrapper.
     "mit-han-lab": {
         "tsm": KeyMap(
@@ -327,7 +389,7 @@ def convert(
     """Convert a state dict of another project to that of a variant; its names tell the source.
 
     Args:
-        theirs: of PySlowFast, pytorchvideo, mmaction2 or TSM's authors.
+        theirs: of PySlowFast, pytorchvideo, mmaction2, MoViNet's PyTorch port or TSM's authors.
         variant: a name of ``baselines.VARIANTS``.
         num_classes: N of the source, if it is not the variant's own.
 
@@ -355,7 +417,8 @@ def convert(
     classes = ours["fc.bias"].numel()
     if classes != expected["fc.bias"][0]:
         native = expected["fc.bias"][0]
-        raise CheckpointError(f"{classes} classes, {variant} has {native}; if that is meant, say --classes {classes}")
+        said = f"{classes} classes, {variant} has {native}; if that is meant, say --classes {classes}"
+        raise CheckpointError(said + (f" ({MOVINET_K400})" if (_family(variant), classes) == ("movinet", 600) else ""))
     wrong = [name for name, shape in expected.items() if ours[name].shape != shape]
     if wrong:
         shapes = f"{tuple(ours[wrong[0]].shape)} for {tuple(expected[wrong[0]])}"
@@ -368,6 +431,8 @@ def _input(source: str, variant: str) -> str:
     """What weights were trained on, by their authors' recipes; this suite's clips are RGB, mean 0.45, std 0.225."""
     if source in ("mmaction2", "mit-han-lab") and not variant.startswith(("x3d", "mvit")):
         return "RGB, mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
+    if source.startswith("movinet"):
+        return "RGB, mean 0, std 1"
     channels = "BGR" if source == "pyslowfast" and variant.endswith("_ssv2") else "RGB"
     return f"{channels}, mean 0.45, std 0.225"
 

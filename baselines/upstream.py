@@ -18,6 +18,7 @@ _MODULES = {
     "Bottleneck": f"{_BACKBONES}.resnet",
     "Bottleneck3d": f"{_BACKBONES}.resnet3d",
     "ConvModule": "mmcv.cnn",
+    "DropPath": "mmcv.cnn.bricks",
     "InvertedResidual": f"{_BACKBONES}.mobilenet_v2",
     "MobileNetV2": f"{_BACKBONES}.mobilenet_v2",
     "MultiScaleBlock": f"{_BACKBONES}.mvit",

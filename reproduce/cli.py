@@ -532,6 +532,27 @@ def temporal(
     typer.echo(report([diagnose(folder, cache, results, trust) for folder in chosen]))
 
 
+@app.command()
+def stream(
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file of any length.")],
+    model: Annotated[
+        list[Path], typer.Option(help="A file of import-weights or a run folder, of a stream; several take turns.")
+    ],
+    every: Annotated[int, typer.Option(min=0, help="See every so many frames; 0: as the network was trained.")] = 0,
+    labels: Annotated[Path | None, typer.Option(help="Names of the classes, one a line.")] = None,
+    trust: TrustOption = False,
+) -> None:
+    """Show a video to a causal network frame by frame: the top classes so far, at constant memory.
+
+    Example: python -m reproduce stream video.mp4 --model movinet_a2_stream.safetensors
+
+    A temporal ensemble, each network at half the rate: --model first.safetensors --model second.safetensors
+    """
+    from reproduce.stream import stream as watch
+
+    typer.echo(watch(video, model, every, labels, trust))
+
+
 TiersOption = Annotated[str, typer.Option(envvar="TIERS", help="Of instant, inference, speed, training.")]
 
 
@@ -604,7 +625,8 @@ def generate(
 @app.command()
 def import_weights(
     file: Annotated[
-        Path, typer.Argument(help="A .pyth or .pth of PySlowFast, pytorchvideo, mmaction2 or mit-han-lab.")
+        Path,
+        typer.Argument(help="Of PySlowFast, pytorchvideo, mmaction2, mit-han-lab or MoViNet-pytorch: .pyth, .pth, …."),
     ],
     variant: Annotated[str, typer.Option("--as", help="Which model it is: a name of baselines.VARIANTS, x3d_m.")],
     classes: Annotated[int | None, typer.Option(help="Classes, where they are not the variant's own.")] = None,

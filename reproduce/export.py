@@ -1,9 +1,9 @@
 """Trained networks for other runtimes: a torch.export program, an ONNX graph, an OpenVINO model, checked against torch.
 
 What is exported is the network alone: normalised clips ``B C T H W`` in, one per input, logits ``B N`` out. B is free,
-H and W are the test crop's. T is free from 3 on where nothing depends on it (X3D, Slow, AssembleNet). It is fixed where
-the network is built for it (TSM, MViT), and where it settles what the graph is: which frames the slow stream sees
-(SlowFast, Auto-TSNet), how the shift moves memory (PV-NAS-style).
+H and W are the test crop's. T is free from 3 on where nothing depends on it (X3D, Slow, MoViNet, AssembleNet). It is
+fixed where the network is built for it (TSM, MViT), and where it settles what the graph is: which frames the slow
+stream sees (SlowFast, Auto-TSNet), how the shift moves memory (PV-NAS-style).
 """
 
 from __future__ import annotations

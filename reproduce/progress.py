@@ -11,7 +11,7 @@ class Progress:
 
     Args:
         label: what is going on.
-        total: number of steps of the whole job.
+        total: number of steps of the whole job; 0: it is not known.
         start: steps done before (a resumed job); the ETA counts only what is done now.
 
     Example:
@@ -46,9 +46,10 @@ class Progress:
         now = time.monotonic()
         self._shown = now
         elapsed, done = now - self._start, self.done - self._from
-        eta = elapsed / done * (self.total - self.done) if done else float("nan")
+        eta = elapsed / done * (self.total - self.done) if done and self.total else float("nan")
         clock = f"took {duration(elapsed)}" if end else f"ETA {duration(eta)}"
-        line = f"  {self.label}: {self.done}/{self.total}  {clock}  {note}".rstrip()
+        total = f"/{self.total}" if self.total else ""
+        line = f"  {self.label}: {self.done}{total}  {clock}  {note}".rstrip()
         if self._terminal:
             sys.stderr.write(f"\r\033[K{line}" + ("\n" if end else ""))
         else:

@@ -14,6 +14,7 @@ entries = [
     ),
     dict(name="auto_tsnet", note="searched", search="auto_tsnet"),
     dict(name="mvit", optional=True),
+    dict(name="movinet", optional=True),
     dict(name="assemblenet", note="the authors' graph", optional=True),
     dict(
         name="assemblenet_random",

@@ -4,6 +4,7 @@ from mmengine.config import read_base
 
 from autotsnet.models import auto_tsnet, auto_tsnet_uniform
 from baselines.assemblenet import assemblenet
+from baselines.movinet import movinet
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
 from baselines.slowfast import slowfast
@@ -24,6 +25,7 @@ nets["tsm"] = dict(type=tsm, depth=18)
 nets["auto_tsnet_uniform"] = dict(type=auto_tsnet_uniform, space="s")
 nets["auto_tsnet"] = dict(type=auto_tsnet)
 nets["mvit"] = dict(type=mvit, drop_path=0.1)
+nets["movinet"] = dict(type=movinet, drop_path=0.1)
 nets["assemblenet"] = dict(type=assemblenet)
 nets["assemblenet_searched"] = dict(type=assemblenet, learn_connections=True)
 nets["pvnas"] = dict(type=pvnas, blocks=(3, 4, 6, 3), strides=(1, 2, 2, 2))

@@ -13,6 +13,7 @@ from torch.optim import SGD
 
 from autotsnet.models import auto_tsnet, auto_tsnet_uniform
 from baselines.assemblenet import assemblenet
+from baselines.movinet import movinet
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
 from baselines.slowfast import slowfast
@@ -45,6 +46,7 @@ nets = dict(
     auto_tsnet_uniform=dict(type=auto_tsnet_uniform),
     auto_tsnet=dict(type=auto_tsnet),
     mvit=dict(type=mvit),
+    movinet=dict(type=movinet, size="a2"),
     assemblenet=dict(type=assemblenet),
     assemblenet_searched=dict(type=assemblenet, learn_connections=True),  # learnt with the other weights
     pvnas=dict(type=pvnas, blocks=(3, 4, 6, 3), strides=(1, 2, 2, 2)),

@@ -9,6 +9,7 @@ from torch.optim import AdamW
 
 from autotsnet.models import auto_tsnet, auto_tsnet_uniform
 from baselines.assemblenet import assemblenet
+from baselines.movinet import movinet
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
 from baselines.slowfast import slowfast
@@ -42,6 +43,7 @@ nets = dict(
     # A transformer from scratch needs longer: after these 450 steps it is still at chance on synthetic-kinetics
     # (n = 400), at a learning rate of 5e-3 (12.5 %) as at 1e-3 (12.0 %) and 3e-4 (14.8 %).
     mvit=dict(type=mvit, depth=7, downscale=(2, 5), kv_stride=4, drop_path=0.0, dropout=0.0),
+    movinet=dict(type=movinet, head_width=256, drop_path=0.0, dropout=0.0),
     assemblenet=dict(type=assemblenet, modules=(1, 2, 2, 1), flow_iterations=20, dropout=0.0),
     assemblenet_searched=dict(
         type=assemblenet, modules=(1, 2, 2, 1), flow_iterations=20, dropout=0.0, learn_connections=True

@@ -4,6 +4,7 @@ from mmengine.config import read_base
 
 from autotsnet.models import auto_tsnet, auto_tsnet_uniform
 from baselines.assemblenet import assemblenet
+from baselines.movinet import movinet
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
 from baselines.slowfast import slowfast
@@ -24,6 +25,7 @@ nets["tsm"] = dict(type=tsm, depth=50, blocks=(1, 1, 1, 1), shift_div=4)  # narr
 nets["auto_tsnet_uniform"] = dict(type=auto_tsnet_uniform, space="tiny")
 nets["auto_tsnet"] = dict(type=auto_tsnet)
 nets["mvit"] = dict(type=mvit, depth=3, downscale=(1,), kv_stride=2)
+nets["movinet"] = dict(type=movinet, head_width=32)
 nets["assemblenet"] = dict(type=assemblenet, modules=(1, 1, 1, 1), flow_iterations=2)
 nets["assemblenet_searched"] = dict(type=assemblenet, modules=(1, 1, 1, 1), flow_iterations=2, learn_connections=True)
 nets["pvnas"] = dict(type=pvnas, blocks=(1, 1), strides=(1, 2))

@@ -27,4 +27,5 @@ literature = dict(
     auto_tsnet=("Auto-TSNet", "Auto-TSNet-L"),
     pvnas=("PV-NAS", "PV-NAS-L"),
     mvit=("MViTv1", "MViT-B 16x4"),
+    movinet=("MoViNet", "A2-Base"),
 )

@@ -23,6 +23,12 @@ entries = [
     dict(name="tsm_r50_16f", config="../native/tsm_r50_16f.py"),
     dict(name="mvit_b_16x4", config="../native/mvit_b_16x4.py"),
     dict(name="mvit_b_32x3", config="../native/mvit_b_32x3.py"),
+    dict(name="movinet_a0", config="../native/movinet_a0.py"),
+    dict(name="movinet_a1", config="../native/movinet_a1.py"),
+    dict(name="movinet_a2", config="../native/movinet_a2.py"),
+    dict(name="movinet_a3", config="../native/movinet_a3.py"),
+    dict(name="movinet_a4", config="../native/movinet_a4.py"),
+    dict(name="movinet_a5", config="../native/movinet_a5.py"),
 ]
 
 # Rows of published.csv.
@@ -41,4 +47,10 @@ literature = dict(
     tsm_r50_16f=("TSM (mmaction2 re-train)", "TSM ResNet50 50e"),
     mvit_b_16x4=("MViTv1", "MViT-B 16x4"),
     mvit_b_32x3=("MViTv1", "MViT-B 32x3"),
+    movinet_a0=("MoViNet", "A0-Base"),
+    movinet_a1=("MoViNet", "A1-Base"),
+    movinet_a2=("MoViNet", "A2-Base"),
+    movinet_a3=("MoViNet", "A3-Base"),
+    movinet_a4=("MoViNet", "A4-Base"),
+    movinet_a5=("MoViNet", "A5-Base"),
 )

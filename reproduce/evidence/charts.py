@@ -31,6 +31,7 @@ FAMILIES = {
     "x3d": (GREEN, "s", "X3D"),
     "tsm": (ORANGE, "^", "TSM"),
     "mvit": ("#CC79A7", "v", "MViT"),
+    "movinet": ("#8C6D31", "H", "MoViNet"),
     "assemblenet": ("#56B4E9", "p", "AssembleNet"),
     "pvnas": (INK, "X", "PV-NAS"),
     "other": (GREY, "h", "other"),

@@ -26,6 +26,7 @@ from autotsnet.spaces import preset
 from baselines import VARIANTS
 from baselines.assemblenet.network import VARIANTS as ASSEMBLENETS
 from baselines.assemblenet.network import assemblenet
+from baselines.movinet import INPUTS as MOVINETS
 from reproduce.evidence.tables import PUBLISHED
 from reproduce.measure.macs import count
 from reproduce.measure.throughput import Mode
@@ -41,7 +42,7 @@ OVERVIEW = """\
 - Params and GMACs are counted, clips/s measured (`make bench`: forward passes at the best batch, fp32, channels-last)
   on the device named. Literature values are the papers' or model zoos' own, at their own settings.
 """
-DATASETS = {400: "Kinetics-400", 174: "Something-Something-V2"}
+DATASETS = {400: "Kinetics-400", 600: "Kinetics-600", 174: "Something-Something-V2"}
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ HEAD_OF_174 = "the printed size is that of a head for 174 classes"
 LAST_DIGIT = "{} with 5 per norm element; the last digit is unexplained"
 NO_HEAD = "with 2 per norm element and without the classifier our GMACs are the printed ones"
 ASSEMBLENET = "neither size nor cost is printed in the sources reached; the flow is element-wise and not counted"
+MOVINET = "the source rounds up, and prints the base network's cost for the stream"
 NATIVES = (
     _of("x3d_xs", "X3D", "X3D-XS", note="0.605 cut off, not rounded"),
     _of("x3d_s", "X3D", "X3D-S"),
@@ -123,6 +125,11 @@ NATIVES = (
     _of("tsm_r101_8f_ssv2", "TSM (mmaction2 re-train)", "TSM ResNet101", norm=2),
     _of("mvit_b_16x4", "MViTv1 (PyTorchVideo)", "MViT-B 16x4", norm=5),
     _of("mvit_b_32x3", "MViTv1 (PyTorchVideo)", "MViT-B 32x3", norm=5, note=LAST_DIGIT.format("170.364")),
+    *(
+        _of(f"movinet_{size}{stream}", "MoViNet", f"{size.upper()}-{'Stream' if stream else 'Base'}", note=MOVINET)
+        for stream in ("", "_stream")
+        for size in MOVINETS
+    ),
     *(
         Native(name, assemblenet, dict(num_classes=400, frames=32, crop=224, **arguments), 224, note=ASSEMBLENET)
         for name, arguments in ASSEMBLENETS.items()

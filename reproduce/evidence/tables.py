@@ -49,6 +49,7 @@ TITLES = {
     "x3d": "X3D",
     "tsm": "TSM",
     "mvit": "MViT",
+    "movinet": "MoViNet",
     "auto_tsnet_uniform": "Auto-TSNet (uniform)",
     "auto_tsnet_random": "Auto-TSNet (random)",
     "auto_tsnet": "Auto-TSNet (searched)",

@@ -56,6 +56,18 @@ NATIVE = {
     "tsm_mobilenetv2_8f": (2.74, 2.40),
     "mvit_b_16x4": (36.61, 70.60),
     "mvit_b_32x3": (36.61, 169.96),
+    "movinet_a0": (2.70, 2.63),
+    "movinet_a1": (4.28, 5.87),
+    "movinet_a2": (4.84, 11.56),
+    "movinet_a3": (6.99, 55.59),
+    "movinet_a4": (10.94, 103.34),
+    "movinet_a5": (18.24, 276.33),
+    "movinet_a0_stream": (3.75, 2.43),
+    "movinet_a1_stream": (6.45, 5.54),
+    "movinet_a2_stream": (7.33, 10.70),
+    "movinet_a3_stream": (10.99, 52.13),
+    "movinet_a4_stream": (18.14, 96.74),
+    "movinet_a5_stream": (31.50, 261.71),
 }
 # What papers and model zoos print at a test crop of 256, rounded as they do.
 AT_256 = {
