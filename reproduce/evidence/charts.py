@@ -33,6 +33,8 @@ FAMILIES = {
     "mvit": ("#CC79A7", "v", "MViT"),
     "assemblenet": ("#56B4E9", "p", "AssembleNet"),
     "pvnas": (INK, "X", "PV-NAS"),
+    "tiny_video_net": ("#8C564B", "8", "Tiny Video Network"),
+    "e3d": ("#B8A200", ">", "E3D"),
     "other": (GREY, "h", "other"),
 }
 """Colour, mark and name of each family. An entry is of the first family that its name begins with."""

@@ -56,6 +56,15 @@ NATIVE = {
     "tsm_mobilenetv2_8f": (2.74, 2.40),
     "mvit_b_16x4": (36.61, 70.60),
     "mvit_b_32x3": (36.61, 169.96),
+    "tvn_1": (26.54, 4.33),
+    "tvn_2": (109.57, 34.61),
+    "tvn_3": (67.87, 53.64),
+    "tvn_4": (43.79, 25.92),
+    "tvn_mobile_1": (7.36, 5.35),
+    "tvn_mobile_2": (5.54, 5.03),
+    "e3d_s": (2.33, 1.86),
+    "e3d_m": (2.19, 4.64),
+    "e3d_l": (4.45, 18.34),
 }
 # What papers and model zoos print at a test crop of 256, rounded as they do.
 AT_256 = {
