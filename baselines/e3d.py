@@ -366,14 +366,18 @@ class E3DSpace:
         """What the codes say, ``K M``; a kernel is at most two thirds of the side that it sees, as in the paper."""
         out, kernel, ratio, depth = codes[:, 1:].reshape(len(codes), len(STRIDES), 4).unbind(-1)
         kt, k = torch.tensor(KERNELS, dtype=torch.float64)[kernel].unbind(-1)
-        sides = torch.tensor([self.crop / 2 / math.prod(STRIDES[:i]) for i in range(len(STRIDES))], dtype=torch.float64)
-        largest = (2 * (((sides / 1.5).floor() + 1) // 2) - 1).clamp(min=1)
         mid = (torch.tensor(RATIOS, dtype=torch.float64)[ratio] * (out + 1)).round().clamp(min=1)
         ends = self.unit * (out + 1).double()
         stem = self.unit * (codes[:, 0] + 1).double()
         return Columns(
-            stem, ends, self.unit * mid, kt, torch.minimum(k, largest), (depth + 1).double(), self.unit * LAST
+            stem, ends, self.unit * mid, kt, torch.minimum(k, self._largest), (depth + 1).double(), self.unit * LAST
         )
+
+    @cached_property
+    def _largest(self) -> Tensor:
+        """The largest kernel of each stage, odd."""
+        sides = torch.tensor([self.crop / 2 / math.prod(STRIDES[:i]) for i in range(len(STRIDES))], dtype=torch.float64)
+        return (2 * (((sides / 1.5).floor() + 1) // 2) - 1).clamp(min=1)
 
     def score(self, codes: Tensor) -> Tensor:
         """STEntr, ``K``."""
@@ -453,12 +457,11 @@ class E3DSpace:
             ValueError: it is none of this space.
         """
         code = [architecture.stem // self.unit - 1]
-        for s in architecture.stages:
+        for s, largest in zip(architecture.stages, self._largest.tolist(), strict=True):
             out = s.out // self.unit
             ratios = [i for i, r in enumerate(RATIOS) if self.unit * max(1, round(r * out)) == s.mid]
-            if not ratios or (s.kt, s.k) not in KERNELS:
-                break
-            code += [out - 1, KERNELS.index((s.kt, s.k)), ratios[0], s.blocks - 1]
+            kernels = [i for i, (kt, k) in enumerate(KERNELS) if (kt, min(k, largest)) == (s.kt, s.k)]
+            code += [out - 1, *kernels[:1], *ratios[:1], s.blocks - 1]
         found = torch.tensor(code)
         if found.shape != self.counts.shape or (found >= self.counts).any() or self.decode(found) != architecture:
             raise ValueError(

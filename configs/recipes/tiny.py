@@ -4,9 +4,11 @@ from mmengine.config import read_base
 
 from autotsnet.models import auto_tsnet, auto_tsnet_uniform
 from baselines.assemblenet import assemblenet
+from baselines.e3d import e3d
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
 from baselines.slowfast import slowfast
+from baselines.tiny_video_net import tiny_video_net
 from baselines.tsm import tsm
 from baselines.x3d import x3d
 
@@ -27,6 +29,10 @@ nets["mvit"] = dict(type=mvit, depth=3, downscale=(1,), kv_stride=2)
 nets["assemblenet"] = dict(type=assemblenet, modules=(1, 1, 1, 1), flow_iterations=2)
 nets["assemblenet_searched"] = dict(type=assemblenet, modules=(1, 1, 1, 1), flow_iterations=2, learn_connections=True)
 nets["pvnas"] = dict(type=pvnas, blocks=(1, 1), strides=(1, 2))
+nets["tiny_video_net"] = dict(type=tiny_video_net, network="tvn_4", repeats=(1, 1, 1))
+nets["tiny_video_net_searched"] = dict(type=tiny_video_net)
+nets["e3d"] = dict(type=e3d, blocks=(1, 1, 1, 1, 1), hidden=64)
+nets["e3d_searched"] = dict(type=e3d, hidden=64)
 
 searches["auto_tsnet"].update(
     epochs=3, checkpoint=1, options=dict(warmup=2, steps=4, type_steps=2, judge_batches=1, finalists=2)
@@ -36,3 +42,6 @@ searches["assemblenet"].update(
 )
 searches["pvnas"].update(epochs=3)
 searches["pvnas"]["options"].update(warmup=2, steps=4, alpha=0.1)
+searches["tiny_video_net"].update(epochs=0.5)
+searches["tiny_video_net"]["options"].update(evaluations=3, population=2, tournament=1, epochs=1, judge_batches=1)
+searches["e3d"]["options"].update(structures=2000, population=32, unit=1)

@@ -8,6 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from autotsnet.meta import on_meta
+from autotsnet.search import Evolution, EvolutionOptions, RandomSearch
+from autotsnet.search.constraint import Runtime
+from autotsnet.search.progressive import SearchError
 from baselines.tiny_video_net import (
     NETWORKS,
     VARIANTS,
@@ -16,9 +19,13 @@ from baselines.tiny_video_net import (
     SamePool,
     TinyBlock,
     TinyVideoArchitecture,
+    TinyVideoSpace,
     tiny_video_net,
 )
 from reproduce.measure.macs import count
+from reproduce.search import stage
+from reproduce.search import tiny_video_net as method
+from reproduce.suites import suite
 
 # Parameters with 157 classes, millions with 174, 339 and 400, GMACs with 157, and T, side and C after each block: from
 # an analytic counter over the released structures.
@@ -66,8 +73,8 @@ def test_size_cost_and_stages_are_those_of_the_released_structures(name):
     assert [round(m, 4) for m in more] == list(millions)
     net, seen = on_meta(lambda: build(**arguments)).eval(), []
     x = torch.empty(1, 3, arguments["frames"], arguments["crop"], arguments["crop"], device="meta")
-    for stage in net.stages:
-        x = stage(x)
+    for blocks in net.stages:
+        x = blocks(x)
         seen.append((x.shape[2], x.shape[3], x.shape[1]))
     assert seen == stages
 
@@ -157,3 +164,120 @@ def test_peaks_weigh_each_frame_by_its_own_softmax():
     z = net.fc(net.features(clips).mean((3, 4)).transpose(1, 2))[0]
     expected = (z * (z / 2).softmax(0)).sum(0)
     torch.testing.assert_close(net(clips)[0], expected)
+
+
+SPACE = TinyVideoSpace(8, 48, width=0.125)
+
+
+class Clock:
+    """A planted device: a network takes as long as its blocks have filters, copies and pixels."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def net(self, architecture: TinyVideoArchitecture) -> nn.Module:
+        seconds, side, frames = 1e-4, architecture.side, architecture.frames
+        for block in architecture.blocks:
+            kind, k, s = block.spatial
+            side = -(-side // s)
+            work = frames * side**2 * block.filters * block.expansion
+            seconds += 1e-8 * work * block.repeats * (k**2 if kind == "std" else k)
+        net = nn.Identity()
+        net.register_forward_hook(lambda *args: setattr(self, "now", self.now + seconds))
+        return net
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Makes a runtime of so many milliseconds on the planted device."""
+    clock = Clock()
+    monkeypatch.setattr(TinyVideoSpace, "static_model", lambda self, architecture, classes: clock.net(architecture))
+    monkeypatch.setattr(TinyVideoSpace, "example", lambda self, batch=1: torch.zeros(1, 3, 8, 48, 48))
+
+    def make(milliseconds: float) -> Runtime:
+        options = dict(warmup=1, repeats=1, clock=lambda: clock.now, device="cpu")
+        return Runtime(milliseconds, space=SPACE, num_classes=5, **options)
+
+    return make
+
+
+class Planted:
+    """Fitness of a code: a value for each candidate of each variable, rising with its cost; blocks count if there."""
+
+    def __init__(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.values = [torch.rand(int(n), generator=generator).cumsum(0) / int(n) for n in SPACE.counts]
+
+    def __call__(self, codes: torch.Tensor) -> torch.Tensor:
+        values = torch.stack([v[c] for v, c in zip(self.values, codes.T, strict=True)], 1).double()
+        blocks = values[:, 3:].unflatten(1, (SPACE.most, -1)).clone()
+        there = codes[:, 3:].unflatten(1, (SPACE.most, -1))[:, :, 0] > 0
+        there[:, 0] = True
+        return values[:, :3].sum(1) + (blocks.sum(2) * there).sum(1)
+
+
+def found(kind: type, limit: Runtime, fitness: Planted, seed: int, evaluations: int = 200) -> float:
+    """The fitness that a search of so many evaluations ends with; nothing over the limit is evaluated."""
+    options = (EvolutionOptions(20, 5),) if kind is Evolution else ()
+    strategy = kind(SPACE, limit.cost, limit.limit, *options, batch=4, seed=seed)
+    strategy.at_once = 8
+    for _ in range(evaluations // 4):
+        codes = strategy.ask()
+        costs = limit.cost(codes)
+        assert (costs <= limit.limit).all(), "an offending candidate was evaluated"
+        strategy.tell(codes, fitness(codes), costs, 1)
+    assert limit.cost(strategy.best()[None]).item() <= limit.limit
+    return fitness(strategy.best()[None]).item()
+
+
+def test_evolution_under_a_runtime_beats_random_search_of_as_many_evaluations(timed):
+    drawn = SPACE.sample(200, torch.Generator().manual_seed(0))
+    limit = timed(timed(1e9).cost(drawn).quantile(0.4).item())
+    better = [found(Evolution, limit, Planted(s), s) > found(RandomSearch, limit, Planted(s), s) for s in range(10)]
+    assert sum(better) >= 9
+
+
+def test_the_space_holds_what_its_codes_say():
+    codes = SPACE.sample(30, torch.Generator().manual_seed(0))
+    children = SPACE.mutate(codes, torch.Generator().manual_seed(1))
+    assert ((codes != children).sum(1) == 1).all()
+    for code, child in zip(codes, children, strict=True):
+        architecture = SPACE.decode(code)
+        assert architecture != SPACE.decode(child), "a change of a block that is not there"
+        assert SPACE.decode(SPACE.encode(architecture)) == architecture
+        assert (architecture.frames - 1) * architecture.stride < 8
+    neighbours = SPACE.neighbours(codes[0])
+    assert len(neighbours) == (SPACE.counts - 1).sum()
+    assert ((neighbours != codes[0]).sum(1) == 1).all()
+    for code in (codes[:3], children[:3]):
+        for one in code:
+            net = SPACE.static_model(SPACE.decode(one), 5).eval()
+            assert net(SPACE.example(2)).shape == (2, 5)
+    other = TinyVideoArchitecture(NETWORKS["tvn_1"])
+    with pytest.raises(ValueError, match="is not of space 'tiny_video_net' on clips of 8 frames of 48 pixels"):
+        SPACE.encode(other)
+    for missing in (SPACE.cost, SPACE.supernet):
+        with pytest.raises(ValueError, match="space 'tiny_video_net' has no"):
+            missing(5)
+
+
+def test_the_first_candidates_are_the_fastest(timed):
+    limit = timed(1.0)
+    low, high = limit.range()
+    costs = limit.cost(SPACE.sample(200, torch.Generator().manual_seed(0)))
+    assert low <= costs.min() < costs.max() <= high
+
+
+@pytest.mark.parametrize("ms", [None, 1e-6])
+def test_a_runtime_below_the_fastest_candidate_says_the_range(timed, monkeypatch, ms):
+    s = suite("ssv2-tiny")
+    config = stage.search_config(s.entry("tiny_video_net_searched"))
+    config.options.update(milliseconds=ms)
+    how = stage.method(s, config)
+    monkeypatch.setattr(method, "Runtime", lambda most, **options: timed(most))
+    monkeypatch.setattr(method, "forward_ms", lambda net, *clips: 1e-6)  # of the entry that is the reference
+    message = (
+        r"a runtime of 1e-06 ms is below the fastest candidate .* take 0\.1\d+ to [\d.e+]+ ms here, choose at least"
+    )
+    with pytest.raises(SearchError, match=message):
+        _ = how.limit
