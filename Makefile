@@ -67,6 +67,9 @@ table-kinetics: env  ## tables of Kinetics-400 and of its embedded twin, from wh
 table-ssv2: env  ## tables of Something-Something-V2 and of its embedded twin
 	$(RUN) table ssv2 "ssv2-$$EMBEDDED"
 
+table-runtime: env  ## models at equal measured time on this device instead of equal GMACs (minutes; nothing else may run)
+	$(RUN) runtime "ssv2-$$EMBEDDED"
+
 ##@ Evidence
 verify: env  ## recompute every accuracy and every table of the reference, or of RESULTS=; fails where one disagrees
 	$(RUN) verify "$(VERIFIED)"

@@ -216,11 +216,14 @@ def tune(
 def search(
     suite_name: SuiteArgument,
     seeds: Annotated[str, typer.Option(envvar="SEEDS", help="Comma-separated seeds.")] = "0",
-    entry: Annotated[str, typer.Option(help="auto_tsnet, assemblenet_searched or pvnas.")] = "auto_tsnet",
+    entry: Annotated[
+        str, typer.Option(help="auto_tsnet, assemblenet_searched, pvnas, tiny_video_net_searched or e3d_searched.")
+    ] = "auto_tsnet",
     strategy: Annotated[
         str,
         typer.Option(
             help="auto_tsnet: fpnas, parsec, random, evolution; assemblenet_searched: connections, evolution, random; "
+            "tiny_video_net_searched: evolution, random; e3d_searched: stentr, depth, random; "
             "default: the recipe's."
         ),
     ] = "",
@@ -453,6 +456,33 @@ def natives(results: ResultsOption = Path("my-results")) -> None:
     from reproduce.evidence.reference import apart
 
     typer.echo(natives.render(apart(results)))
+
+
+@app.command()
+def runtime(
+    suite_name: SuiteArgument,
+    entries: Annotated[
+        str, typer.Option(envvar="MODELS", help="Comma-separated entries without a search of their own.")
+    ] = "slowfast,x3d,tsm,auto_tsnet_uniform,e3d,tiny_video_net,tiny_video_net_searched",
+    ms: Annotated[float, typer.Option(help="Milliseconds of one clip; 0: those of x3d at the suite's budget.")] = 0.0,
+    seeds: Annotated[str, typer.Option(envvar="SEEDS", help="Comma-separated seeds.")] = "0",
+    runs: RunsOption = Path("runs"),
+    results: ResultsOption = Path("my-results"),
+    cache: CacheOption = Path(".cache"),
+) -> None:
+    """Compare models at equal measured time on this device instead of equal GMACs; trains what is not there yet.
+
+    Nothing else should run. A Tiny Video Network is searched under that time.
+
+    Example: python -m reproduce runtime ssv2-quick --seeds 0,1,2
+    """
+    from reproduce.evidence.runtime import equal_time
+    from reproduce.suites import suite
+
+    numbers = _integers("--seeds", seeds)
+    check_folders(runs, results, cache)
+    names = [name for name in entries.split(",") if name]
+    typer.echo(equal_time(suite(choose(suite_name)), names, ms or None, numbers, cache, runs, results))
 
 
 @app.command()

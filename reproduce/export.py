@@ -1,9 +1,9 @@
 """Trained networks for other runtimes: a torch.export program, an ONNX graph, an OpenVINO model, checked against torch.
 
 What is exported is the network alone: normalised clips ``B C T H W`` in, one per input, logits ``B N`` out. B is free,
-H and W are the test crop's. T is free from 3 on where nothing depends on it (X3D, Slow, MoViNet, AssembleNet). It is
-fixed where the network is built for it (TSM, MViT), and where it settles what the graph is: which frames the slow
-stream sees (SlowFast, Auto-TSNet), how the shift moves memory (PV-NAS-style).
+H and W are the test crop's. T is free from 3 on where nothing depends on it (X3D, Slow, E3D, MoViNet, AssembleNet). It
+is fixed where the network is built for it (TSM, MViT, Tiny Video Networks), and where it settles what the graph is:
+which frames the slow stream sees (SlowFast, Auto-TSNet), how the shift moves memory (PV-NAS-style).
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from autotsnet.models import TwoStreamNet
 from baselines.mvit import MViT
 from baselines.pvnas.network import PVNet
 from baselines.slowfast import SlowFast
+from baselines.tiny_video_net import TinyVideoNet
 from baselines.tsm import FrameNet
 from reproduce.engine.engines import to_openvino
 from reproduce.engine.rebuild import trained
 from reproduce.spec import RunSpec
 from reproduce.whole_files import write_atomic
 
-FIXED_FRAMES = (FrameNet, MViT, PVNet, SlowFast, TwoStreamNet)
+FIXED_FRAMES = (FrameNet, MViT, PVNet, SlowFast, TinyVideoNet, TwoStreamNet)
 TOLERANCE = 1e-4  # of a logit; relative to the largest logit if that is above 1
 TRACED, CHECKED = 2, 3  # clips per batch: the check runs another batch size than the trace
 

@@ -19,16 +19,18 @@ SMALL = {
     "auto_tsnet": dict(architecture=uniform_architecture("tiny").to_dict(), width=0.5),
     "auto_tsnet_uniform": dict(space="tiny", width=0.5),
     "movinet": dict(width=0.25, head_width=32),
+    "e3d": dict(width=0.25, blocks=(1, 1, 2, 1, 1), hidden=32),
     "mvit": dict(embed_dim=8, depth=4, downscale=(1, 3)),
     "pvnas": dict(base_channels=8, ops=("2d", "shift", "dw3d", "3d"), blocks=(1, 1, 1, 1)),
     "slow": dict(channels=8, depth=18, blocks=(1, 1, 1, 1)),
     "slowfast": dict(slow_channels=8, depth=18, blocks=(1, 1, 1, 1), alpha=4),
+    "tiny_video_net": dict(network="tvn_4", width=0.125, repeats=(2, 1, 1)),
     "tsm": dict(base_channels=8, depth=18, blocks=(1, 1, 1, 1)),
     "tsm_mobilenetv2": dict(width=0.25),
     "x3d": dict(width=8, blocks=(1, 1, 1, 1), head_width=32),
 }
 FRAMES, CROP, CLASSES = 8, 32, 5
-FREE_FRAMES = {"assemblenet", "movinet", "slow", "x3d"}  # whose exports take any T
+FREE_FRAMES = {"assemblenet", "e3d", "movinet", "slow", "x3d"}  # whose exports take any T
 
 
 def build(name: str):

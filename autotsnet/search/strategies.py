@@ -71,6 +71,7 @@ def sample_in_budget(
     target: float | None,
     generator: torch.Generator,
     max_draws: int = 1_000_000,
+    at_once: int = 256,
 ) -> Tensor:
     """Draw ``num`` in-budget architectures from the domain, by rejection; LongTensor ``K M``.
 
@@ -81,6 +82,7 @@ def sample_in_budget(
         target: budget in GMACs; None accepts all.
         generator: random state.
         max_draws: number of draws after which it gives up.
+        at_once: draws whose costs are asked for together; few, where each has to be measured.
 
     Raises:
         ValueError: too few in ``max_draws`` draws; the message says the range that was drawn.
@@ -95,7 +97,7 @@ def sample_in_budget(
                 f"{found} of {num} architectures of at most {target:g} GMACs in {draws} draws; "
                 f"those drawn have {least:g} to {most:g} GMACs"
             )
-        codes = domain.sample(256, generator)
+        codes = domain.sample(at_once, generator)
         gmacs = cost(codes)
         least, most = min(least, gmacs.min().item()), max(most, gmacs.max().item())
         kept.append(codes[gmacs <= target])
@@ -174,7 +176,12 @@ class RandomSearch:
         target: budget in GMACs; None: none.
         batch: K.
         seed: of the draws.
+
+    Attributes:
+        at_once: see ``sample_in_budget``.
     """
+
+    at_once = 256
 
     def __init__(self, domain: Domain, cost: Cost, target: float | None, batch: int = 14, seed: int = 0) -> None:
         """Nothing judged yet."""
@@ -185,7 +192,7 @@ class RandomSearch:
 
     def ask(self) -> Tensor:
         """``batch`` fresh architectures."""
-        return sample_in_budget(self.domain, self.cost, self.batch, self.target, self.generator)
+        return sample_in_budget(self.domain, self.cost, self.batch, self.target, self.generator, at_once=self.at_once)
 
     def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int) -> Tensor:
         """Remember the best; all have the same weight.
@@ -285,7 +292,7 @@ class Evolution(RandomSearch):
         missing = self.options.population - len(self._alive)
         if missing > 0:
             num = min(missing, self.batch)
-            return sample_in_budget(self.domain, self.cost, num, self.target, self.generator)
+            return sample_in_budget(self.domain, self.cost, num, self.target, self.generator, at_once=self.at_once)
         return self._children()
 
     def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int) -> Tensor:

@@ -4,10 +4,12 @@ from mmengine.config import read_base
 
 from autotsnet.models import auto_tsnet, auto_tsnet_uniform
 from baselines.assemblenet import assemblenet
+from baselines.e3d import e3d
 from baselines.movinet import movinet
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
 from baselines.slowfast import slowfast
+from baselines.tiny_video_net import tiny_video_net
 from baselines.tsm import tsm
 from baselines.x3d import x3d
 
@@ -29,6 +31,10 @@ nets["movinet"] = dict(type=movinet, drop_path=0.1)
 nets["assemblenet"] = dict(type=assemblenet)
 nets["assemblenet_searched"] = dict(type=assemblenet, learn_connections=True)
 nets["pvnas"] = dict(type=pvnas, blocks=(3, 4, 6, 3), strides=(1, 2, 2, 2))
+nets["tiny_video_net"] = dict(type=tiny_video_net, network="tvn_4")
+nets["tiny_video_net_searched"] = dict(type=tiny_video_net)
+nets["e3d"] = dict(type=e3d)
+nets["e3d_searched"] = dict(type=e3d)
 
 tuning["structure"] = dict(
     tsm=[dict(depth=50)],
@@ -49,3 +55,7 @@ searches["assemblenet"].update(
     options=dict(keep=0.35, evaluations=100, population=20, tournament=5, epochs=1, judge_batches=16),
 )
 searches["pvnas"]["options"].update(warmup=2000, steps=4000, alpha=0.005)
+searches["tiny_video_net"]["options"].update(
+    width=0.5, evaluations=100, population=20, tournament=5, epochs=1, judge_batches=16
+)
+searches["e3d"]["options"].update(layers=83, unit=8)

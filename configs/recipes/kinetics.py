@@ -13,10 +13,12 @@ from torch.optim import SGD
 
 from autotsnet.models import auto_tsnet, auto_tsnet_uniform
 from baselines.assemblenet import assemblenet
+from baselines.e3d import e3d
 from baselines.movinet import movinet
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
 from baselines.slowfast import slowfast
+from baselines.tiny_video_net import tiny_video_net
 from baselines.tsm import tsm
 from baselines.x3d import x3d
 
@@ -50,6 +52,10 @@ nets = dict(
     assemblenet=dict(type=assemblenet),
     assemblenet_searched=dict(type=assemblenet, learn_connections=True),  # learnt with the other weights
     pvnas=dict(type=pvnas, blocks=(3, 4, 6, 3), strides=(1, 2, 2, 2)),
+    tiny_video_net=dict(type=tiny_video_net, network="tvn_4"),
+    tiny_video_net_searched=dict(type=tiny_video_net),
+    e3d=dict(type=e3d, network="e3d_m"),
+    e3d_searched=dict(type=e3d),
 )
 
 # Lengths and rates of the searches are ours: those of the papers are not public.
@@ -87,5 +93,23 @@ searches = dict(
             cost_weight=1.0,  # of |expected / budget - 1|, beside the loss in nats
             temperature=1.0,  # of the Gumbel-softmax
         ),
+    ),
+    tiny_video_net=dict(
+        method="tiny_video_net",
+        strategy="evolution",
+        options=dict(
+            width=1.0,
+            reference="x3d",
+            evaluations=200,
+            population=50,
+            tournament=10,
+            epochs=5,
+            judge_batches=50,
+        ),
+    ),
+    e3d=dict(
+        method="e3d",
+        strategy="stentr",
+        options=dict(structures=100_000, population=256, layers=83, unit=8),  # as the authors', for M
     ),
 )

@@ -9,10 +9,12 @@ from torch.optim import AdamW
 
 from autotsnet.models import auto_tsnet, auto_tsnet_uniform
 from baselines.assemblenet import assemblenet
+from baselines.e3d import e3d
 from baselines.movinet import movinet
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
 from baselines.slowfast import slowfast
+from baselines.tiny_video_net import tiny_video_net
 from baselines.tsm import tsm
 from baselines.x3d import x3d
 
@@ -49,6 +51,10 @@ nets = dict(
         type=assemblenet, modules=(1, 2, 2, 1), flow_iterations=20, dropout=0.0, learn_connections=True
     ),
     pvnas=dict(type=pvnas, blocks=(1, 2, 2, 1), strides=(1, 1, 2, 2), dropout=0.0),
+    tiny_video_net=dict(type=tiny_video_net, network="tvn_4", repeats=(2, 1, 1), dropout=0.0),  # made for 8 frames
+    tiny_video_net_searched=dict(type=tiny_video_net, dropout=0.0),
+    e3d=dict(type=e3d, blocks=(1, 1, 2, 2, 1), hidden=256, dropout=0.0),
+    e3d_searched=dict(type=e3d, hidden=256, dropout=0.0),
 )
 
 # What `python -m reproduce tune` tries, as many trials for every entry; the first is the recipe as it stands.
@@ -105,6 +111,31 @@ searches = dict(
             diverse=True,  # rates in opposite phase, see DiverseRates
             cost_weight=1.0,  # of |expected / budget - 1|, beside the loss in nats
             temperature=1.0,  # of the Gumbel-softmax
+        ),
+    ),
+    # Under a runtime, of one clip on this device; what is found is scaled to the budget as all others are.
+    tiny_video_net=dict(
+        method="tiny_video_net",
+        strategy="evolution",
+        options=dict(
+            width=0.125,  # factor on the filters of the space
+            reference="x3d",  # the entry whose time, as it is at the suite's budget, is the limit; or ``milliseconds``
+            evaluations=24,  # trained candidates
+            population=8,
+            tournament=3,
+            epochs=0.3,  # of half of the videos, for each candidate
+            judge_batches=8,
+        ),
+    ),
+    # By STEntr, or ``depth``: python -m reproduce search ssv2 --entry e3d_searched --strategy depth
+    e3d=dict(
+        method="e3d",
+        strategy="stentr",
+        options=dict(
+            structures=50_000,  # drawn, most of them over the budget
+            population=256,
+            layers=23,  # of the deepest: 7 blocks, as the entry ``e3d`` has
+            unit=2,  # channels are multiples of it
         ),
     ),
 )

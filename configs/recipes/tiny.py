@@ -4,10 +4,12 @@ from mmengine.config import read_base
 
 from autotsnet.models import auto_tsnet, auto_tsnet_uniform
 from baselines.assemblenet import assemblenet
+from baselines.e3d import e3d
 from baselines.movinet import movinet
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
 from baselines.slowfast import slowfast
+from baselines.tiny_video_net import tiny_video_net
 from baselines.tsm import tsm
 from baselines.x3d import x3d
 
@@ -29,6 +31,10 @@ nets["movinet"] = dict(type=movinet, head_width=32)
 nets["assemblenet"] = dict(type=assemblenet, modules=(1, 1, 1, 1), flow_iterations=2)
 nets["assemblenet_searched"] = dict(type=assemblenet, modules=(1, 1, 1, 1), flow_iterations=2, learn_connections=True)
 nets["pvnas"] = dict(type=pvnas, blocks=(1, 1), strides=(1, 2))
+nets["tiny_video_net"] = dict(type=tiny_video_net, network="tvn_4", repeats=(1, 1, 1))
+nets["tiny_video_net_searched"] = dict(type=tiny_video_net)
+nets["e3d"] = dict(type=e3d, blocks=(1, 1, 1, 1, 1), hidden=64)
+nets["e3d_searched"] = dict(type=e3d, hidden=64)
 
 tuning["trials"] = 3
 tuning["structure"] = dict(tsm=[dict(blocks=(1, 1, 2, 1))])
@@ -41,3 +47,6 @@ searches["assemblenet"].update(
 )
 searches["pvnas"].update(epochs=3)
 searches["pvnas"]["options"].update(warmup=2, steps=4, alpha=0.1)
+searches["tiny_video_net"].update(epochs=0.5)
+searches["tiny_video_net"]["options"].update(evaluations=3, population=2, tournament=1, epochs=1, judge_batches=1)
+searches["e3d"]["options"].update(structures=2000, population=32, unit=1)

@@ -34,6 +34,8 @@ FAMILIES = {
     "movinet": ("#8C6D31", "H", "MoViNet"),
     "assemblenet": ("#56B4E9", "p", "AssembleNet"),
     "pvnas": (INK, "X", "PV-NAS"),
+    "tiny_video_net": ("#8C564B", "8", "Tiny Video Network"),
+    "e3d": ("#B8A200", ">", "E3D"),
     "other": (GREY, "h", "other"),
 }
 """Colour, mark and name of each family. An entry is of the first family that its name begins with."""

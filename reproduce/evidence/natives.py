@@ -27,6 +27,7 @@ from baselines import VARIANTS
 from baselines.assemblenet.network import VARIANTS as ASSEMBLENETS
 from baselines.assemblenet.network import assemblenet
 from baselines.movinet import INPUTS as MOVINETS
+from baselines.tiny_video_net import VARIANTS as TINY_VIDEO_NETS
 from reproduce.evidence.tables import PUBLISHED
 from reproduce.measure.macs import count
 from reproduce.measure.throughput import Mode
@@ -57,6 +58,7 @@ class Native:
         source: model and variant in ``published.csv``; None: nothing is printed.
         norm: operations that the source's counter counts per element of a norm.
         note: explains other differences.
+        dataset: of the source, where the number of classes does not say it.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Native:
     source: tuple[str, str] | None = None
     norm: int = 0
     note: str = ""
+    dataset: str = ""
 
 
 def _of(name: str, model: str, variant: str, crop: int | None = None, **kwargs: Any) -> Native:
@@ -90,6 +93,11 @@ def _uniform(size: str, classes: int) -> Native:
 HEAD_OF_174 = "the printed size is that of a head for 174 classes"
 LAST_DIGIT = "{} with 5 per norm element; the last digit is unexplained"
 NO_HEAD = "with 2 per norm element and without the classifier our GMACs are the printed ones"
+TINY = "neither size nor cost is printed in the sources reached"
+SSV1 = "Something-Something-V1"
+E3D_M = (
+    "the convolutions alone are 4.643; as the authors' code counts, with norms and activations, 4.863; neither is 4.7"
+)
 ASSEMBLENET = "neither size nor cost is printed in the sources reached; the flow is element-wise and not counted"
 MOVINET = "the source rounds up, and prints the base network's cost for the stream"
 NATIVES = (
@@ -125,6 +133,10 @@ NATIVES = (
     _of("tsm_r101_8f_ssv2", "TSM (mmaction2 re-train)", "TSM ResNet101", norm=2),
     _of("mvit_b_16x4", "MViTv1 (PyTorchVideo)", "MViT-B 16x4", norm=5),
     _of("mvit_b_32x3", "MViTv1 (PyTorchVideo)", "MViT-B 32x3", norm=5, note=LAST_DIGIT.format("170.364")),
+    *(_without_source(name, TINY, arguments["crop"]) for name, (_, arguments) in TINY_VIDEO_NETS.items()),
+    _of("e3d_s", "E3D", "E3D-S", dataset=SSV1),
+    _of("e3d_m", "E3D", "E3D-M", dataset=SSV1, note=E3D_M),
+    _of("e3d_l", "E3D", "E3D-L", dataset=SSV1),
     *(
         _of(f"movinet_{size}{stream}", "MoViNet", f"{size.upper()}-{'Stream' if stream else 'Base'}", note=MOVINET)
         for stream in ("", "_stream")
@@ -161,7 +173,7 @@ def printed(native: Native) -> pd.Series:
     rows = table[
         (table.model == native.source[0])
         & (table.variant == native.source[1])
-        & (table.dataset == DATASETS[native.arguments["num_classes"]])
+        & (table.dataset == (native.dataset or DATASETS[native.arguments["num_classes"]]))
         & (table.frames == str(native.arguments["frames"]))
         & table.gflops_per_view.notna()
     ]
@@ -241,7 +253,7 @@ def overview(results: Path, classes: int) -> str:
         }
     rows = {}
     for native, (_, row) in zip(NATIVES, counted.iterrows(), strict=True):
-        if native.arguments["num_classes"] != classes:
+        if native.arguments["num_classes"] != classes or native.dataset:
             continue
         key = row.variant, row["frames×crop"]
         known = dict(row[["variant", "frames×crop", "params M", "GMACs"]])

@@ -58,6 +58,12 @@ TITLES = {
     "assemblenet_searched": "AssembleNet-style (searched)",
     "pvnas_random": "PV-NAS-style (random)",
     "pvnas": "PV-NAS-style (searched)",
+    "tiny_video_net": "Tiny Video Network",
+    "tiny_video_net_random": "Tiny Video Network (random)",
+    "tiny_video_net_searched": "Tiny Video Network (searched)",
+    "e3d": "E3D",
+    "e3d_random": "E3D (random)",
+    "e3d_searched": "E3D (searched)",
 }
 RANDOM = "random architectures, of the space that a model was searched in, else of Auto-TSNet's"
 INTERVALS = (

@@ -240,7 +240,8 @@ def _bounds(record: RunRecord) -> Iterator[tuple[str, object, str, bool]]:
         yield there(f"provenance.{stage}", getattr(made, stage))
     yield there("search", search, searched)
     if search:
-        for name in ("steps", "architectures", "clips", "wall_s", "devices"):
+        trained = search.steps or search.clips  # a score may need no training; its cost is recomputed
+        for name in ("architectures", "wall_s", "devices", *(("steps", "clips") if trained else ())):
             yield over_0(f"search.{name}", getattr(search, name))
     if record.tuning:
         yield "tuning.trials", record.tuning.trials, "2 or more", record.tuning.trials >= 2

@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import torch
 from mmengine.config import Config
-from torch import nn
 
 from autotsnet.registry import family
 from autotsnet.search import Evolution, EvolutionOptions, RandomSearch
@@ -29,10 +28,10 @@ from baselines.assemblenet.evolution import GraphOptions, GraphSpace, random_gra
 from reproduce.budget import Solution, solve
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.recipe import optimiser, passes, schedule
-from reproduce.engine.runner import DivergedError, RunHook, StreamLoop, build_runner, resume_from
+from reproduce.engine.runner import DivergedError, RunHook
 from reproduce.records import Search
 from reproduce.search.method import METHODS, Method, halves, stream
+from reproduce.search.short import fit, log_likelihood
 from reproduce.whole_files import write_atomic, write_json
 
 STRATEGIES = ("evolution", "random")
@@ -149,7 +148,7 @@ class AssembleNetSearch(Method):
                 label = f"{name}, graph {number} of {o.evaluations}"
                 model, hook, n = self._fit(graph, seed, weights, o.epochs, work, label)
                 space.learned(code[0], learned(model.net))
-                fitness = _log_likelihood(model, batches)
+                fitness = log_likelihood(model, batches)
                 seconds, steps = seconds + hook.seconds_total, steps + n
             except DivergedError:
                 fitness = math.nan
@@ -198,39 +197,10 @@ class AssembleNetSearch(Method):
         suite, config = self.suite, self.config
         solution = self._solution(graph, learn_connections=True)
         torch.manual_seed(seed)
-        steps, schedulers = schedule(Config(dict(config, epochs=epochs)), len(manifest.videos))
-        hook = RunHook(seed, name, interval=config.checkpoint)
-        parts, _ = passes(config, 1)
-        runner = build_runner(
-            config,
-            folder,
-            name,
-            model=VideoClassifier(
-                family("assemblenet").build(**self._size, **solution.kwargs), label_smoothing=config.label_smoothing
-            ),
-            train_dataloader=stream(manifest, config, suite, seed, steps, parts),
-            train_cfg=dict(type=StreamLoop, max_iters=steps, passes=parts),
-            optim_wrapper=optimiser(config, parts),
-            param_scheduler=schedulers,
-            custom_hooks=[hook],
-            randomness=dict(seed=seed),
-            **resume_from(folder),
-        )
-        runner.train()
-        return runner.model, hook, steps
+        net = family("assemblenet").build(**self._size, **solution.kwargs)
+        return fit(net, suite, config, seed, manifest, epochs, folder, name)
 
 
 def _free(codes: torch.Tensor) -> torch.Tensor:
     """No graph costs more than another: each is as wide as the budget allows."""
     return torch.zeros(len(codes), dtype=torch.float64)
-
-
-@torch.no_grad()
-def _log_likelihood(model: VideoClassifier, batches: list[dict]) -> float:
-    """Mean per held-out clip; with the statistics of each batch, as those that training averaged are young."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.eval()
-    losses = [model(**model.data_preprocessor(b, True), mode="loss")["loss"].item() for b in batches]
-    return -sum(losses) / len(losses)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch.utils.data import DataLoader
 from autotsnet.architecture import Architecture
 from autotsnet.plugins import OpenRegistry
 from autotsnet.registry import family
+from reproduce.budget import BudgetError, solve
 from reproduce.data.datasets import StreamSampler, TrainClips
 from reproduce.data.manifest import Manifest, Video
 from reproduce.engine.runner import ignore_sigterm
@@ -78,6 +81,18 @@ class Method(ABC):
     @abstractmethod
     def draw(self, seed: int) -> Architecture:
         """A random architecture of the space: the control."""
+
+
+def first_at_budget(drawn: Iterable[Architecture], suite: Suite, config: Config) -> Architecture:
+    """The first architecture that a suite's budget can be met with by the knobs of its family; else the last."""
+    net, protocol = {k: v for k, v in config.net.items() if k != "type"}, suite.protocol
+    kind = family(config.net["type"])
+    size = dict(frames=protocol.sampling.frames, crop=protocol.crops.size, num_classes=suite.classes)
+    for architecture in drawn:
+        with suppress(BudgetError):
+            if solve(kind.build, kind.knobs, suite.gmacs, **size, fixed=net | architecture.arguments()).matched:
+                break
+    return architecture
 
 
 def halves(manifest: Manifest, seed: int) -> tuple[Manifest, Manifest]:

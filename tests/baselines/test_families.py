@@ -68,6 +68,15 @@ NATIVE = {
     "movinet_a3_stream": (10.99, 52.13),
     "movinet_a4_stream": (18.14, 96.74),
     "movinet_a5_stream": (31.50, 261.71),
+    "tvn_1": (26.54, 4.33),
+    "tvn_2": (109.57, 34.61),
+    "tvn_3": (67.87, 53.64),
+    "tvn_4": (43.79, 25.92),
+    "tvn_mobile_1": (7.36, 5.35),
+    "tvn_mobile_2": (5.54, 5.03),
+    "e3d_s": (2.33, 1.86),
+    "e3d_m": (2.19, 4.64),
+    "e3d_l": (4.45, 18.34),
 }
 # What papers and model zoos print at a test crop of 256, rounded as they do.
 AT_256 = {

@@ -28,7 +28,11 @@ from reproduce.suites import SUITES, Entry, Suite
 
 RIGHT = dict(slowfast=0.5, x3d=0.45, tsm=0.6, mvit=0.125)  # share of the answers; of all others 0.8
 SEARCHES = dict(  # steps, architectures and clips, as the quick recipes make them
-    auto_tsnet=(1460, 1042, 52672), assemblenet_searched=(450, 1, 7200), pvnas=(950, 1400, 22400)
+    auto_tsnet=(1460, 1042, 52672),
+    assemblenet_searched=(450, 1, 7200),
+    pvnas=(950, 1400, 22400),
+    e3d_searched=(0, 50_000, 0),
+    tiny_video_net_searched=(552, 24, 11904),
 )
 TIME = "2026-01-01T00:00:00+00:00"
 SESSION = Session(
@@ -105,7 +109,8 @@ def _record(suite: Suite, entry: Entry, variant: int, seed: int, recipe: dict, n
         drawn = stage.method(suite, config).draw(variant if entry.variants > 1 else 9 + seed)
         if entry.variants == 1:
             steps, architectures, clips = SEARCHES[entry.name]
-            spaces = dict(assemblenet_searched="AssembleNet graphs", pvnas="PV-NAS-style")
+            spaces = dict(assemblenet_searched="AssembleNet graphs", pvnas="PV-NAS-style", e3d_searched="e3d")
+            spaces |= dict(tiny_video_net_searched="tiny_video_net")
             search = Search(
                 strategy=config.strategy,
                 space=spaces.get(entry.name) or config.space,

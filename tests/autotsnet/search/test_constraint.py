@@ -55,6 +55,13 @@ def test_a_runtime_is_the_median_after_a_warm_up_and_measured_once(measured):
     assert hinge_cost(constraint.cost(CODES), constraint.limit).tolist() == pytest.approx([0, 0.5])
 
 
+def test_a_hopeless_candidate_is_measured_once(measured):
+    now, built = measured
+    constraint = runtime(now, milliseconds=2.5, repeats=5, hopeless=2.0)
+    assert constraint.cost(CODES).tolist() == pytest.approx([2, 6])
+    assert [net.passes for net in built] == [8, 4]
+
+
 def test_a_ratio_is_to_what_the_reference_takes_here(measured):
     now, _ = measured
     assert runtime(now, ratio=1.5, reference=Net(now, 0.01)).limit == pytest.approx(15)

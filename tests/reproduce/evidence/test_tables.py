@@ -40,8 +40,12 @@ def test_a_searched_model_is_set_against_random_ones_of_its_own_space():
         "auto_tsnet_random": None,
         "assemblenet_random": None,
         "pvnas_random": None,
+        "e3d_random": None,
+        "tiny_video_net_random": None,
         "assemblenet_searched": "assemblenet_random",
         "pvnas": "pvnas_random",
+        "tiny_video_net_searched": "tiny_video_net_random",
+        "e3d_searched": "e3d_random",
     }
 
 
