@@ -114,7 +114,7 @@ def stream(video: Path, models: Sequence[Path], every: int = 0, labels: Path | N
     net = TemporalEnsemble(*(of.model.net for of in watchers)) if len(watchers) > 1 else first.model.net
 
     state, logits, seen, busy, start = None, None, 0, 0.0, time.perf_counter()
-    with Progress(f"stream {video.name}", _frames(video) // every) as progress:
+    with Progress(f"stream {video.name}", -(-_frames(video) // every)) as progress:
         for picture in _pictures(video, every):
             (clip,) = first.model.prepare(torch.from_numpy(first.crops.test(picture[None])[0][None]))  # 1 3 1 H W
             began = time.perf_counter()
