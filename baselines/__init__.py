@@ -4,8 +4,8 @@
 classes, frames and training crop of the original: ``build(**arguments)`` is the network.
 """
 
-from baselines import assemblenet, mvit, pvnas, slowfast, tsm, x3d
+from baselines import assemblenet, evanet, mvit, pvnas, slowfast, tsm, x3d
 
 VARIANTS = {**slowfast.VARIANTS, **x3d.VARIANTS, **tsm.VARIANTS, **mvit.VARIANTS}
 
-__all__ = ["VARIANTS", "assemblenet", "mvit", "pvnas", "slowfast", "tsm", "x3d"]
+__all__ = ["VARIANTS", "assemblenet", "evanet", "mvit", "pvnas", "slowfast", "tsm", "x3d"]
