@@ -175,7 +175,9 @@ def run(
 def search(
     suite_name: SuiteArgument,
     seeds: Annotated[str, typer.Option(envvar="SEEDS", help="Comma-separated seeds.")] = "0",
-    entry: Annotated[str, typer.Option(help="auto_tsnet, assemblenet_searched or pvnas.")] = "auto_tsnet",
+    entry: Annotated[
+        str, typer.Option(help="auto_tsnet, auto_x3d, assemblenet_searched, evanet_searched or pvnas.")
+    ] = "auto_tsnet",
     strategy: Annotated[
         str,
         typer.Option(

@@ -2,8 +2,9 @@
 
 from mmengine.config import read_base
 
-from autotsnet.models import auto_tsnet, auto_tsnet_uniform
+from autotsnet.models import auto_tsnet, auto_tsnet_uniform, auto_x3d
 from baselines.assemblenet import assemblenet
+from baselines.evanet import evanet
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
 from baselines.slowfast import slowfast
@@ -27,6 +28,10 @@ nets["mvit"] = dict(type=mvit, drop_path=0.1)
 nets["assemblenet"] = dict(type=assemblenet)
 nets["assemblenet_searched"] = dict(type=assemblenet, learn_connections=True)
 nets["pvnas"] = dict(type=pvnas, blocks=(3, 4, 6, 3), strides=(1, 2, 2, 2))
+nets["auto_x3d"] = dict(type=auto_x3d)
+nets["evanet_a"] = dict(type=evanet, structures="a")
+nets["evanet_b"] = dict(type=evanet, structures="b")
+nets["evanet"] = dict(type=evanet)
 
 # Lengths and rates of the searches are ours: those of the papers are not public.
 searches["auto_tsnet"].update(
@@ -35,8 +40,17 @@ searches["auto_tsnet"].update(
     options=dict(warmup=1000, steps=2000, type_steps=800),
     fpnas=dict(lr=0.05),
 )
+searches["auto_x3d"].update(
+    space="x3d_s",
+    checkpoint=100,
+    options=dict(warmup=1000, steps=2000),
+    fpnas=dict(lr=0.05),
+)
 searches["assemblenet"].update(
     epochs=5,
     options=dict(keep=0.35, evaluations=100, population=20, tournament=5, epochs=1, judge_batches=16),
+)
+searches["evanet"]["options"].update(
+    evaluations=100, population=20, tournament=5, epochs=1, judge_batches=16, repeats=(1, 2, 3, 4, 5, 6)
 )
 searches["pvnas"]["options"].update(warmup=2000, steps=4000, alpha=0.005)

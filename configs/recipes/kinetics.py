@@ -9,8 +9,9 @@ GPUs), for any number of GPUs here: a step of 128 clips is one pass on 16 GPUs, 
 from mmengine.optim import OptimWrapper
 from torch.optim import SGD
 
-from autotsnet.models import auto_tsnet, auto_tsnet_uniform
+from autotsnet.models import auto_tsnet, auto_tsnet_uniform, auto_x3d
 from baselines.assemblenet import assemblenet
+from baselines.evanet import evanet
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
 from baselines.slowfast import slowfast
@@ -46,6 +47,10 @@ nets = dict(
     assemblenet=dict(type=assemblenet),
     assemblenet_searched=dict(type=assemblenet, learn_connections=True),  # learnt with the other weights
     pvnas=dict(type=pvnas, blocks=(3, 4, 6, 3), strides=(1, 2, 2, 2)),
+    auto_x3d=dict(type=auto_x3d),
+    evanet_a=dict(type=evanet, structures="a"),
+    evanet_b=dict(type=evanet, structures="b"),
+    evanet=dict(type=evanet),
 )
 
 # Lengths and rates of the searches are ours: those of the papers are not public.
@@ -59,6 +64,15 @@ searches = dict(
         fpnas=dict(lr=0.025),  # Auto-X3D: 0.025; a shorter search needs a larger step
         warmup=0.03,
     ),
+    auto_x3d=dict(
+        method="supernet",
+        space="x3d_m",
+        fair=True,
+        strategy="fpnas",
+        options=dict(warmup=20_000, steps=40_000),  # of each half; a third warms up: Auto-X3D's 200 of 600 epochs
+        fpnas=dict(lr=0.025),  # Auto-X3D's
+        warmup=0.03,
+    ),
     assemblenet=dict(
         method="assemblenet",
         strategy="connections",
@@ -70,6 +84,21 @@ searches = dict(
             tournament=10,
             epochs=5,
             judge_batches=50,
+        ),
+    ),
+    evanet=dict(
+        method="evanet",
+        strategy="evolution",
+        options=dict(
+            evaluations=200,  # number of trained structures
+            population=50,
+            tournament=10,
+            epochs=5,
+            judge_batches=50,
+            repeats=(1, 2, 3, 4, 5, 6),  # candidates
+            largest=12,  # changes of a child at the start; one at the end
+            members=2,  # of the ensemble, as of each input of the published one
+            distance=0.5,  # at least, of any two members
         ),
     ),
     pvnas=dict(

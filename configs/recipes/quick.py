@@ -7,8 +7,9 @@ at 2e-3 or 1e-2 less than at 5e-3 (X3D on synthetic-ssv2: 27, 30 and 40 %). No d
 from mmengine.optim import OptimWrapper
 from torch.optim import AdamW
 
-from autotsnet.models import auto_tsnet, auto_tsnet_uniform
+from autotsnet.models import auto_tsnet, auto_tsnet_uniform, auto_x3d
 from baselines.assemblenet import assemblenet
+from baselines.evanet import evanet
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
 from baselines.slowfast import slowfast
@@ -47,6 +48,10 @@ nets = dict(
         type=assemblenet, modules=(1, 2, 2, 1), flow_iterations=20, dropout=0.0, learn_connections=True
     ),
     pvnas=dict(type=pvnas, blocks=(1, 2, 2, 1), strides=(1, 1, 2, 2), dropout=0.0),
+    auto_x3d=dict(type=auto_x3d, dropout=0.0),
+    evanet_a=dict(type=evanet, structures="a", repeats=(1, 2, 2, 1), dropout=0.0),
+    evanet_b=dict(type=evanet, structures="b", repeats=(1, 2, 2, 1), dropout=0.0),
+    evanet=dict(type=evanet, dropout=0.0),
 )
 
 searches = dict(
@@ -58,6 +63,17 @@ searches = dict(
         strategy="fpnas",
         options=dict(warmup=360, steps=120, type_steps=70),  # warm-up is cheap, untrained weights rank nothing
         fpnas=dict(lr=0.1),  # a short search needs a large step, see FPNASOptions
+        warmup=0.03,
+        checkpoint=50,
+    ),
+    # One stream, searched with the same means, all at once for as many steps as both streams; fair, as its authors say.
+    auto_x3d=dict(
+        method="supernet",
+        space="x3d_tiny",
+        fair=True,
+        strategy="fpnas",
+        options=dict(warmup=360, steps=120),
+        fpnas=dict(lr=0.1),
         warmup=0.03,
         checkpoint=50,
     ),
@@ -73,6 +89,21 @@ searches = dict(
             tournament=3,
             epochs=0.3,  # of half of the videos, for each graph
             judge_batches=8,
+        ),
+    ),
+    evanet=dict(
+        method="evanet",
+        strategy="evolution",
+        options=dict(
+            evaluations=24,  # number of trained structures
+            population=8,
+            tournament=3,
+            epochs=0.3,  # of half of the videos, for each structure
+            judge_batches=8,
+            repeats=(1, 2),  # candidates
+            largest=12,  # changes of a child at the start; one at the end
+            members=2,  # of the ensemble
+            distance=0.5,  # at least, of any two members
         ),
     ),
     pvnas=dict(

@@ -2,8 +2,9 @@
 
 from mmengine.config import read_base
 
-from autotsnet.models import auto_tsnet, auto_tsnet_uniform
+from autotsnet.models import auto_tsnet, auto_tsnet_uniform, auto_x3d
 from baselines.assemblenet import assemblenet
+from baselines.evanet import evanet
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
 from baselines.slowfast import slowfast
@@ -27,12 +28,18 @@ nets["mvit"] = dict(type=mvit, depth=3, downscale=(1,), kv_stride=2)
 nets["assemblenet"] = dict(type=assemblenet, modules=(1, 1, 1, 1), flow_iterations=2)
 nets["assemblenet_searched"] = dict(type=assemblenet, modules=(1, 1, 1, 1), flow_iterations=2, learn_connections=True)
 nets["pvnas"] = dict(type=pvnas, blocks=(1, 1), strides=(1, 2))
+nets["auto_x3d"] = dict(type=auto_x3d)
+nets["evanet_a"] = dict(type=evanet, structures="a", repeats=(1, 1, 1, 1))
+nets["evanet_b"] = dict(type=evanet, structures="b", repeats=(1, 1, 1, 1))
+nets["evanet"] = dict(type=evanet)
 
 searches["auto_tsnet"].update(
     epochs=3, checkpoint=1, options=dict(warmup=2, steps=4, type_steps=2, judge_batches=1, finalists=2)
 )
+searches["auto_x3d"].update(epochs=3, checkpoint=1, options=dict(warmup=1, steps=3, judge_batches=1, finalists=2))
 searches["assemblenet"].update(
     epochs=0.5, options=dict(keep=0.35, evaluations=3, population=2, tournament=1, epochs=1, judge_batches=1)
 )
+searches["evanet"]["options"].update(evaluations=3, population=2, tournament=1, epochs=1, judge_batches=1, repeats=(1,))
 searches["pvnas"].update(epochs=3)
 searches["pvnas"]["options"].update(warmup=2, steps=4, alpha=0.1)

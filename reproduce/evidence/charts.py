@@ -33,6 +33,8 @@ FAMILIES = {
     "mvit": ("#CC79A7", "v", "MViT"),
     "assemblenet": ("#56B4E9", "p", "AssembleNet"),
     "pvnas": (INK, "X", "PV-NAS"),
+    "auto_x3d": ("#8C564B", ">", "Auto-X3D"),
+    "evanet": ("#7F9A2F", "H", "EvaNet"),
     "other": (GREY, "h", "other"),
 }
 """Colour, mark and name of each family. An entry is of the first family that its name begins with."""

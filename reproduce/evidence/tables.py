@@ -57,6 +57,12 @@ TITLES = {
     "assemblenet_searched": "AssembleNet-style (searched)",
     "pvnas_random": "PV-NAS-style (random)",
     "pvnas": "PV-NAS-style (searched)",
+    "auto_x3d_random": "Auto-X3D-style (random)",
+    "auto_x3d": "Auto-X3D-style (searched)",
+    "evanet_a": "EvaNet (A)",
+    "evanet_b": "EvaNet (B)",
+    "evanet_random": "EvaNet-style (random)",
+    "evanet_searched": "EvaNet-style (searched)",
 }
 RANDOM = "random architectures, of the space that a model was searched in, else of Auto-TSNet's"
 INTERVALS = (

@@ -17,7 +17,7 @@ def test_every_entry_of_the_suites_has_one_and_others_have_none():
     found = {e.name: numerics.numerics(e.name) for e in suite.entries}
     assert all(len(version) == 8 for version in found.values())
     searched = {e.name for e in suite.entries if e.search and e.variants == 1}
-    assert searched == {"auto_tsnet", "assemblenet_searched", "pvnas"}
+    assert searched == {"auto_tsnet", "assemblenet_searched", "pvnas", "auto_x3d", "evanet_searched"}
     for entry in suite.entries:
         if entry.name in searched:
             assert found[entry.name] == found[suite.control(entry).name]

@@ -40,8 +40,12 @@ def test_a_searched_model_is_set_against_random_ones_of_its_own_space():
         "auto_tsnet_random": None,
         "assemblenet_random": None,
         "pvnas_random": None,
+        "auto_x3d_random": None,
+        "evanet_random": None,
         "assemblenet_searched": "assemblenet_random",
         "pvnas": "pvnas_random",
+        "auto_x3d": "auto_x3d_random",
+        "evanet_searched": "evanet_random",
     }
 
 
