@@ -195,7 +195,7 @@ class TGMConv3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         """B C T H W -> B C' ceil(T/s) ceil(H/s) ceil(W/s)."""
         kernel = self.kernel()
-        return self._conv_forward(same(x, kernel.shape[2:], self.stride), kernel, None)
+        return self._conv_forward(same(x, kernel.shape[2:], self.stride), kernel, self.bias)
 
 
 def conv_bn(in_chs: int, out_chs: int, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> nn.Sequential:
