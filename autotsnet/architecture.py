@@ -51,6 +51,13 @@ class Architecture(ABC):
         """Inverse of ``arguments``; None where a network's config names no architecture."""
         return cls.from_dict(net[cls.argument]) if net.get(cls.argument) else None
 
+    @classmethod
+    def given(cls, value: Self | dict | str | Path) -> Self:
+        """An architecture as a config states it: the value, its dict form, or the path of its file."""
+        if isinstance(value, dict):
+            return cls.from_dict(value)
+        return cls.load(value) if isinstance(value, (str, Path)) else value
+
     @property
     def hash(self) -> str:
         """Twelve hex digits of the content; equal architectures, equal hashes."""
@@ -207,13 +214,6 @@ class TwoStreamArchitecture(Architecture):
             return cls(MacroArchitecture(**macro), stream(data["slow"]), stream(data["fast"]), tuple(data["fusions"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not an architecture: {type(error).__name__} {error}") from error
-
-
-def architecture_of(value: TwoStreamArchitecture | dict | str | Path) -> TwoStreamArchitecture:
-    """An architecture as a config states it: the value, its dict form, or the path of its file."""
-    if isinstance(value, dict):
-        return TwoStreamArchitecture.from_dict(value)
-    return TwoStreamArchitecture.load(value) if isinstance(value, (str, Path)) else value
 
 
 def one_of(value: str, allowed: tuple[str, ...], what: str) -> None:

@@ -23,7 +23,7 @@ from autotsnet.architecture import STREAMS, BlockChoice
 from autotsnet.layers.attention import reduced
 from autotsnet.layers.mbconv3d import expanded
 from autotsnet.models.two_stream import STEM_TEMPORAL_KERNELS
-from autotsnet.space import Space
+from autotsnet.space import ProductSpace
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,17 @@ class _Term:
     table: Tensor  # rows × (MACs, parameters)
 
 
-class CostModel:
-    """GMACs and parameters of a space's architectures.
+class Costs:
+    """GMACs and parameters of a space's architectures: a constant and terms, which a subclass adds.
 
     Args:
-        space: a two-stream space.
-        num_classes: N of the classifier.
-        stream: ``slow`` or ``fast``: cost of that stream alone with its own head, as stage 1 of the search trains it.
+        space: a product of candidates.
     """
 
-    def __init__(self, space: Space, num_classes: int, stream: str | None = None) -> None:
+    def __init__(self, space: ProductSpace) -> None:
         self.space = space
         self._terms: list[_Term] = []
         self._constant = torch.zeros(2, dtype=torch.float64)
-        self._streams = (stream,) if stream else STREAMS
-        self._build(num_classes)
 
     def __call__(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """GMACs per view and parameters of codes ``K M``: two tensors ``K``."""
@@ -84,15 +80,28 @@ class CostModel:
         strides = torch.tensor([prod(counts[i + 1 :]) for i in range(len(counts))])
         self._terms.append(_Term(torch.tensor(positions), strides, table))
 
+
+class CostModel(Costs):
+    """GMACs and parameters of a two-stream space's architectures.
+
+    Args:
+        space: a two-stream space.
+        num_classes: N of the classifier.
+        stream: ``slow`` or ``fast``: cost of that stream alone with its own head, as stage 1 of the search trains it.
+    """
+
+    def __init__(self, space: ProductSpace, num_classes: int, stream: str | None = None) -> None:
+        super().__init__(space)
+        self._streams = (stream,) if stream else STREAMS
+        self._build(num_classes)
+
     def _build(self, num_classes: int) -> None:
         macro = self.space.macro
         frames = {"slow": macro.frames // macro.alpha, "fast": macro.frames}
         side = ceil(macro.crop / 2)
         for stream in self._streams:
             i = STREAMS.index(stream)
-            c, t = macro.stems[i], STEM_TEMPORAL_KERNELS[i]
-            taps = 3 * 9 + (t if t > 1 else 0)
-            self._constant += torch.tensor((taps * c * frames[stream] * side**2, taps * c + 2 * c))
+            self._constant += torch.tensor(stem_cost(macro.stems[i], STEM_TEMPORAL_KERNELS[i], frames[stream], side))
         # a width is either a constant of the macro-architecture (after the stem) or the C of the group before
         width = {s: None for s in self._streams}
 
@@ -116,10 +125,8 @@ class CostModel:
 
                     def block(*values, first=first, before=before, n=n, stream=stream, after=after):
                         c_in, values = with_stem(stream, values) if first else (values[0], values)
-                        c, t, k, e = values
-                        mid = expanded(BlockChoice(t, k, e), c)
-                        macs = c_in * mid * n * before**2 + (t * k * k + c) * mid * n * after**2
-                        return macs, mid * (c_in + t * k * k + c) + 2 * (2 * mid + c)
+                        c, *choice = values
+                        return block_cost(c_in, c, BlockChoice(*choice), n, before, after)
 
                     self._add(
                         [*(reads(stream) if first else []), f"{name}.c", *(f"{name}.{b}.{v}" for v in "tke")],
@@ -159,6 +166,19 @@ class CostModel:
             return macs, parameters
 
         self._add([*reads("slow"), *reads("fast"), f"fusion.{g}", f"slow.{g}.c", f"slow.{g}.0.e"], fusion)
+
+
+def stem_cost(c: int, t: int, frames: int, side: int) -> tuple[int, int]:
+    """MACs and parameters of a stem with a temporal kernel t, whose output is c × frames × side × side."""
+    taps = 3 * 9 + (t if t > 1 else 0)
+    return taps * c * frames * side**2, taps * c + 2 * c
+
+
+def block_cost(c_in: int, c: int, choice: BlockChoice, frames: int, before: int, after: int) -> tuple[int, int]:
+    """MACs and parameters of an MBConv3D block from c_in × frames × before² to c × frames × after²."""
+    mid, taps = expanded(choice, c), choice.t * choice.k**2
+    macs = c_in * mid * frames * before**2 + (taps + c) * mid * frames * after**2
+    return macs, mid * (c_in + taps + c) + 2 * (2 * mid + c)
 
 
 def attention_cost(kind: str, c: int, frames: int, side: int) -> tuple[int, int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -100,6 +102,94 @@ class Product:
         shift = 1 + (torch.rand(len(codes), generator=generator) * others).long().clamp(max=others - 1)
         codes[rows, variables] = (codes[rows, variables] + shift) % counts[variables]
         return codes
+
+
+class ProductSpace:
+    """What follows from the variables of a space whose architectures are all combinations of their candidates.
+
+    Attributes:
+        name: in messages and records.
+        variables: in the order of the code.
+    """
+
+    name: str
+    variables: Sequence[Variable]
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Position of each variable in the code."""
+        return {v.name: i for i, v in enumerate(self.variables)}
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Number of candidates of each variable, ``M``."""
+        return torch.tensor([len(v.candidates) for v in self.variables])
+
+    @property
+    def size(self) -> int:
+        """Number of architectures, exact."""
+        return prod(len(v.candidates) for v in self.variables)
+
+    def positions(self, *stages: str) -> list[int]:
+        """Positions in the code of the variables that those stages decide (all stages when none is named)."""
+        return [i for i, v in enumerate(self.variables) if not stages or v.stage in stages]
+
+    def blocks(self, *stages: str) -> Blocks:
+        """Candidate counts of ``positions(*stages)``, grouped by block: the form that the search engine takes."""
+        groups: dict[str, list[int]] = {}
+        for i in self.positions(*stages):
+            variable = self.variables[i]
+            groups.setdefault(variable.block, []).append(len(variable.candidates))
+        return tuple(tuple(g) for g in groups.values())
+
+    def sample(self, num: int, generator: torch.Generator | np.random.Generator) -> Tensor:
+        """``num`` architectures drawn uniformly, ``K M``; recorded controls were drawn by numpy's generator."""
+        if isinstance(generator, np.random.Generator):
+            return torch.from_numpy(generator.integers(0, self.counts.numpy(), size=(num, len(self.counts))))
+        return Product(self.blocks()).sample(num, generator)
+
+    def mutate(self, codes: Tensor, generator: torch.Generator) -> Tensor:
+        """A copy of ``codes`` (``K M``), another candidate in one variable of each."""
+        return Product(self.blocks()).mutate(codes, generator)
+
+    def neighbours(self, code: Tensor) -> Tensor:
+        """Every architecture that differs from ``code`` in exactly one variable, ``K M``."""
+        rows = [(i, c) for i, n in enumerate(self.counts.tolist()) for c in range(n) if c != code[i]]
+        out = code.repeat(len(rows), 1)
+        variables, candidates = torch.tensor(rows).T
+        out[torch.arange(len(rows)), variables] = candidates
+        return out
+
+    def values(self, code: Tensor) -> dict[str, Any]:
+        """The candidate of each variable, by name, of a code ``M``.
+
+        Raises:
+            ValueError: wrong length, or a code out of range; the message names the variable.
+        """
+        if code.shape != self.counts.shape:
+            raise ValueError(
+                f"a code of space {self.name!r} has {len(self.counts)} entries, got shape {tuple(code.shape)}"
+            )
+        bad = ((code < 0) | (code >= self.counts)).nonzero()
+        if len(bad):
+            v = self.variables[bad[0]]
+            raise ValueError(f"{v.name}={int(code[bad[0]])} is out of range, it has {len(v.candidates)} candidates")
+        return {v.name: v.candidates[c] for v, c in zip(self.variables, code.tolist(), strict=True)}
+
+    def code(self, values: Mapping[str, Any]) -> Tensor:
+        """Inverse of ``values``, ``M``.
+
+        Raises:
+            ValueError: a variable is absent, or its value is no candidate; the message names it.
+        """
+        code = []
+        for v in self.variables:
+            if v.name not in values:
+                raise ValueError(f"{v.name} is absent from the architecture")
+            if values[v.name] not in v.candidates:
+                raise ValueError(f"{v.name}={values[v.name]} is not a candidate of space {self.name!r}: {v.candidates}")
+            code.append(v.candidates.index(values[v.name]))
+        return torch.tensor(code)
 
 
 class CostModel(Protocol):

@@ -4,9 +4,21 @@
 classes, frames and training crop of the original: ``build(**arguments)`` is the network.
 """
 
-from baselines import assemblenet, e3d, movinet, mvit, pvnas, slowfast, tiny_video_net, tsm, x3d
+from baselines import assemblenet, e3d, evanet, movinet, mvit, pvnas, slowfast, tiny_video_net, tsm, x3d
 
 VARIANTS = {**slowfast.VARIANTS, **x3d.VARIANTS, **tsm.VARIANTS, **mvit.VARIANTS, **movinet.VARIANTS}
 VARIANTS |= {**tiny_video_net.VARIANTS, **e3d.VARIANTS}
 
-__all__ = ["VARIANTS", "assemblenet", "e3d", "movinet", "mvit", "pvnas", "slowfast", "tiny_video_net", "tsm", "x3d"]
+__all__ = [
+    "VARIANTS",
+    "assemblenet",
+    "e3d",
+    "evanet",
+    "movinet",
+    "mvit",
+    "pvnas",
+    "slowfast",
+    "tiny_video_net",
+    "tsm",
+    "x3d",
+]

@@ -217,7 +217,10 @@ def search(
     suite_name: SuiteArgument,
     seeds: Annotated[str, typer.Option(envvar="SEEDS", help="Comma-separated seeds.")] = "0",
     entry: Annotated[
-        str, typer.Option(help="auto_tsnet, assemblenet_searched, pvnas, tiny_video_net_searched or e3d_searched.")
+        str,
+        typer.Option(
+            help="auto_tsnet, auto_x3d, pvnas, and assemblenet, evanet, tiny_video_net, e3d with _searched behind."
+        ),
     ] = "auto_tsnet",
     strategy: Annotated[
         str,

@@ -1,9 +1,10 @@
 """Trained networks for other runtimes: a torch.export program, an ONNX graph, an OpenVINO model, checked against torch.
 
 What is exported is the network alone: normalised clips ``B C T H W`` in, one per input, logits ``B N`` out. B is free,
-H and W are the test crop's. T is free from 3 on where nothing depends on it (X3D, Slow, E3D, MoViNet, AssembleNet). It
-is fixed where the network is built for it (TSM, MViT, Tiny Video Networks), and where it settles what the graph is:
-which frames the slow stream sees (SlowFast, Auto-TSNet), how the shift moves memory (PV-NAS-style).
+H and W are the test crop's. T is free from 3 on where nothing depends on it (X3D, Slow, E3D, MoViNet, AssembleNet,
+Auto-X3D-style). It is fixed where the network is built for it (TSM, MViT, Tiny Video Networks), and where it settles
+what the graph is: which frames the slow stream sees (SlowFast, Auto-TSNet), how layers pad (EvaNet), how the shift
+moves memory (PV-NAS-style).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch.export import Dim, ExportedProgram
 
 from autotsnet.inputs import example, inputs_of
 from autotsnet.models import TwoStreamNet
+from baselines.evanet import EvaNet
 from baselines.mvit import MViT
 from baselines.pvnas.network import PVNet
 from baselines.slowfast import SlowFast
@@ -33,7 +35,7 @@ from reproduce.engine.rebuild import trained
 from reproduce.spec import RunSpec
 from reproduce.whole_files import write_atomic
 
-FIXED_FRAMES = (FrameNet, MViT, PVNet, SlowFast, TinyVideoNet, TwoStreamNet)
+FIXED_FRAMES = (EvaNet, FrameNet, MViT, PVNet, SlowFast, TinyVideoNet, TwoStreamNet)
 TOLERANCE = 1e-4  # of a logit; relative to the largest logit if that is above 1
 TRACED, CHECKED = 2, 3  # clips per batch: the check runs another batch size than the trace
 

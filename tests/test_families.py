@@ -8,18 +8,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from autotsnet.models.families import uniform_architecture
 from autotsnet.registry import FAMILIES, MODELS, family
+from autotsnet.spaces import X3D_PRESETS
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.inference import accelerate, fold
 from reproduce.export import export
 from reproduce.measure.macs import count
 
 family("x3d")  # registers all
+X3D_TINY = X3D_PRESETS["x3d_tiny"]
 SMALL = {
     "assemblenet": dict(width=0.125, modules=(2, 2, 2, 2), flow_iterations=2),
     "auto_tsnet": dict(architecture=uniform_architecture("tiny").to_dict(), width=0.5),
     "auto_tsnet_uniform": dict(space="tiny", width=0.5),
     "movinet": dict(width=0.25, head_width=32),
     "e3d": dict(width=0.25, blocks=(1, 1, 2, 1, 1), hidden=32),
+    "auto_x3d": dict(architecture=X3D_TINY.decode(X3D_TINY.counts - 1).to_dict(), width=0.5),
+    "evanet": dict(width=0.05, structures="ab", repeats=(1, 1, 1, 1)),
     "mvit": dict(embed_dim=8, depth=4, downscale=(1, 3)),
     "pvnas": dict(base_channels=8, ops=("2d", "shift", "dw3d", "3d"), blocks=(1, 1, 1, 1)),
     "slow": dict(channels=8, depth=18, blocks=(1, 1, 1, 1)),
@@ -30,7 +34,7 @@ SMALL = {
     "x3d": dict(width=8, blocks=(1, 1, 1, 1), head_width=32),
 }
 FRAMES, CROP, CLASSES = 8, 32, 5
-FREE_FRAMES = {"assemblenet", "e3d", "movinet", "slow", "x3d"}  # whose exports take any T
+FREE_FRAMES = {"assemblenet", "auto_x3d", "e3d", "movinet", "slow", "x3d"}  # whose exports take any T
 
 
 def build(name: str):
@@ -147,7 +151,17 @@ def test_a_network_that_cannot_be_folded_stays_as_it_is(kind):
 
 
 # Of many layers, or of layers that others have, too.
-DEEP = {"assemblenet", "auto_tsnet_uniform", "movinet", "mvit", "pvnas", "slow", "slowfast", "tsm_mobilenetv2"}
+DEEP = {
+    "assemblenet",
+    "auto_tsnet_uniform",
+    "evanet",
+    "movinet",
+    "mvit",
+    "pvnas",
+    "slow",
+    "slowfast",
+    "tsm_mobilenetv2",
+}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in DEEP else n for n in sorted(SMALL)])

@@ -7,6 +7,8 @@ residual branches whose last norm starts at zero, so that a fresh block is the i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from keyword import iskeyword
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -123,11 +125,24 @@ class Attention(nn.Module):
     def __init__(self, kinds: Sequence[str], channels: Channels, name: str) -> None:
         super().__init__()
         self.kind = kinds[0]
-        self.ops = nn.ModuleDict({k: BLOCKS[k](channels, f"{name}.{k}") for k in kinds if k != "none"})
+        self.ops = nn.ModuleDict({_attribute(k): BLOCKS[k](channels, f"{name}.{k}") for k in kinds if k != "none"})
 
     def forward(self, x: Tensor) -> Tensor:
         """B C T H W -> the same shape."""
-        return x if self.kind == "none" else self.ops[self.kind](x)
+        return x if self.kind == "none" else self.ops[_attribute(self.kind)](x)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        """Also weights of before, when parts were called by the kind itself."""
+        for kind in filter(iskeyword, BLOCKS):
+            old = f"{prefix}ops.{kind}."
+            for key in [key for key in state_dict if key.startswith(old)]:
+                state_dict[f"{prefix}ops.{_attribute(kind)}.{key.removeprefix(old)}"] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def _attribute(kind: str) -> str:
+    """Name of a kind's part: torch.export writes Python, in which ``nonlocal`` is no attribute."""
+    return f"{kind}_" if iskeyword(kind) else kind
 
 
 @MODELS.register_module(name="Attention")

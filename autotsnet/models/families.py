@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from autotsnet.architecture import BlockChoice, GroupChoice, TwoStreamArchitecture, architecture_of
+from autotsnet.architecture import BlockChoice, GroupChoice, TwoStreamArchitecture
 from autotsnet.layouts import layout
 from autotsnet.models.two_stream import TwoStreamNet
 from autotsnet.registry import Knob, register_family
@@ -50,7 +50,7 @@ def auto_tsnet(
     Raises:
         ValueError: ``frames`` is not a multiple of the architecture's alpha.
     """
-    architecture = architecture_of(architecture)
+    architecture = TwoStreamArchitecture.given(architecture)
     if frames is not None and frames % architecture.macro.alpha:
         raise ValueError(f"frames={frames} is no multiple of the architecture's alpha={architecture.macro.alpha}")
     return TwoStreamNet(architecture.scaled(width, expansion), num_classes, dropout=dropout)

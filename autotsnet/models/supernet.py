@@ -6,15 +6,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autotsnet.architecture import TwoStreamArchitecture
+from autotsnet.architecture import Architecture
 from autotsnet.layers.elastic import Channels, narrow
 from autotsnet.layers.quick import quicken
 from autotsnet.meta import on_meta
-from autotsnet.models.two_stream import TwoStreamNet
 from autotsnet.registry import MODELS
 from autotsnet.space import SharedWeights, Space, space_of
 
@@ -57,12 +57,13 @@ class FairWindow:
 class SuperNet(SharedWeights):
     """All architectures of a space with shared weights.
 
-    ``whole`` is the largest static model with every fusion and attention type at every position. A subnet is the
+    ``whole`` is the largest static model with every type at every position, of ``space.whole``. A subnet is the
     static model of its architecture, run on slices of ``whole``'s tensors: it costs what the architecture costs, and
     a step holds the activations of one subnet. In training mode its norms use the batch's own statistics.
 
     Args:
-        space: the space, its name or its config, see ``space_of``.
+        space: the space, its name or its config, see ``space_of``. It has a ``whole``, and both this and its
+            ``static_model`` take ``dropout``, the latter ``part`` too, see ``TwoStreamNet``.
         num_classes: N.
         dropout: before the classifier.
         fair: fair channel selection while training instead of prefix slicing.
@@ -83,15 +84,9 @@ class SuperNet(SharedWeights):
         super().__init__()
         self.space = space = space_of(space)
         self.num_classes, self.dropout = num_classes, dropout
-        self.whole = TwoStreamNet(
-            space.extreme(largest=True),
-            num_classes,
-            dropout=dropout,
-            fusions=space.fusions,
-            attentions=space.attentions,
-        )
+        self.whole = space.whole(num_classes, dropout=dropout)
         self.fair = FairWindow(torch.Generator().manual_seed(seed)) if fair else None
-        self._skeletons: OrderedDict[TwoStreamArchitecture, TwoStreamNet] = OrderedDict()
+        self._skeletons: OrderedDict[Architecture, nn.Module] = OrderedDict()
         self._parts: dict[tuple, nn.Module] = {}  # of skeletons
         self._layers = dict(self.whole.named_modules())
         self._keep = skeletons
@@ -102,18 +97,21 @@ class SuperNet(SharedWeights):
         if self.fair:
             self.fair.generator.manual_seed(seed)
 
-    def skeleton(self, architecture: TwoStreamArchitecture) -> TwoStreamNet:
+    def skeleton(self, architecture: Architecture) -> nn.Module:
         """The static model of an architecture on the meta device: structure without storage.
 
         Skeletons share their parts: a block that was in another architecture at the same place is not made again.
         """
         if architecture not in self._skeletons:
-            net = on_meta(lambda: TwoStreamNet(architecture, self.num_classes, dropout=self.dropout, part=self._part))
+            net = on_meta(lambda: self._static(architecture, part=self._part))
             self._skeletons[architecture] = net
             if len(self._skeletons) > self._keep:
                 self._skeletons.popitem(last=False)
         self._skeletons.move_to_end(architecture)
         return self._skeletons[architecture].train(self.training)
+
+    def _static(self, architecture: Architecture, **options: Any) -> nn.Module:
+        return self.space.static_model(architecture, self.num_classes, dropout=self.dropout, **options)
 
     def _part(self, make: Callable[..., nn.Module], *args, **kwargs) -> nn.Module:
         key = make, args, tuple(kwargs.items())
@@ -123,11 +121,11 @@ class SuperNet(SharedWeights):
             self._parts[key] = quicken(make(*args, **kwargs))
         return self._parts[key]
 
-    def slices(self, skeleton: TwoStreamNet) -> dict[str, Tensor]:
+    def slices(self, skeleton: nn.Module) -> dict[str, Tensor]:
         """The subnet's parameters and buffers as views of the supernet's (copies where a fair window wraps)."""
         return {f"{path}.{name}": tensor for path, _, name, tensor in self._slices(skeleton)}
 
-    def _slices(self, skeleton: TwoStreamNet) -> Iterator[tuple[str, dict[str, Tensor], str, Tensor]]:
+    def _slices(self, skeleton: nn.Module) -> Iterator[tuple[str, dict[str, Tensor], str, Tensor]]:
         """Path of a layer of the skeleton, its parameters or its buffers, the name of one and what takes its place."""
         window = prefix
         if self.fair and self.training:
@@ -162,13 +160,13 @@ class SuperNet(SharedWeights):
         finally:
             self._done = None
 
-    def order(self, architectures: Sequence[TwoStreamArchitecture]) -> list[int]:
+    def order(self, architectures: Sequence[Architecture]) -> list[int]:
         """Their indices, those side by side that have most in common."""
         seen: dict[nn.Module, int] = {}
         paths = [[seen.setdefault(p, len(seen)) for p in self.skeleton(a).paths()[-1]] for a in architectures]
         return sorted(range(len(paths)), key=paths.__getitem__)
 
-    def forward(self, clip: Tensor, architecture: TwoStreamArchitecture) -> Tensor:
+    def forward(self, clip: Tensor, architecture: Architecture) -> Tensor:
         """Clips B 3 T H W -> logits B N of one architecture."""
         skeleton = self.skeleton(architecture)
         lent = [(mine, name, mine[name], tensor) for _, mine, name, tensor in self._slices(skeleton)]
@@ -182,12 +180,12 @@ class SuperNet(SharedWeights):
             for mine, name, empty, _ in lent:
                 mine[name] = empty
 
-    def extract(self, architecture: TwoStreamArchitecture) -> TwoStreamNet:
+    def extract(self, architecture: Architecture) -> nn.Module:
         """A stand-alone static model with copies of the subnet's tensors; same outputs in evaluation mode.
 
         Running statistics of batch norm are those accumulated over all subnets: ``recalibrate`` first.
         """
-        net = TwoStreamNet(architecture, self.num_classes, dropout=self.dropout)
+        net = self._static(architecture)
         with self.prefix_windows():
             net.load_state_dict({k: v.detach().clone() for k, v in self.slices(net).items()})
         return net.train(self.training)
@@ -196,7 +194,7 @@ class SuperNet(SharedWeights):
 def recalibrate(
     model: nn.Module,
     batches: Iterable[Tensor],
-    architecture: TwoStreamArchitecture | None = None,
+    architecture: Architecture | None = None,
     group=None,
 ) -> int:
     """Replace batch norm's running statistics by those of some batches (precise BN), equal on all ranks.

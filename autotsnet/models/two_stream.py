@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autotsnet.architecture import STREAMS, GroupChoice, TwoStreamArchitecture, architecture_of
+from autotsnet.architecture import STREAMS, GroupChoice, TwoStreamArchitecture
 from autotsnet.layers.attention import Attention
 from autotsnet.layers.elastic import BatchNorm3d, Channels, Conv3d, Linear
 from autotsnet.layers.fusion import TSFusion
@@ -34,7 +34,8 @@ def slow_frames(clips: Tensor, alpha: int) -> Tensor:
 Part = Callable[..., nn.Module]
 
 
-def _new(make: Callable[..., nn.Module], *args, **kwargs) -> nn.Module:
+def new(make: Callable[..., nn.Module], *args, **kwargs) -> nn.Module:
+    """A part of its own; see ``Part``."""
     return make(*args, **kwargs)
 
 
@@ -124,10 +125,10 @@ class TwoStreamNet(nn.Module):
         dropout: float = 0.5,
         fusions: Sequence[str] | None = None,
         attentions: Sequence[str] | None = None,
-        part: Part = _new,
+        part: Part = new,
     ) -> None:
         super().__init__()
-        self.architecture = architecture = architecture_of(architecture)
+        self.architecture = architecture = TwoStreamArchitecture.given(architecture)
         macro = architecture.macro
         self.stems = nn.ModuleDict()
         self.groups = nn.ModuleDict()

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
 from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from autotsnet.architecture import (
@@ -28,13 +26,13 @@ from autotsnet.cost import CostModel
 from autotsnet.inputs import RGB, example
 from autotsnet.layouts import LAYOUTS, Layout, layout
 from autotsnet.models import SuperNet, TwoStreamNet
-from autotsnet.space import SPACES, Product, Stage, Variable
+from autotsnet.space import SPACES, ProductSpace, Stage, Variable
 
 STAGES = ("slow", "fast", "fusion", "attention")
 
 
 @dataclass(frozen=True)
-class SearchSpace(Layout):
+class SearchSpace(ProductSpace, Layout):
     """A finite product of candidates over a macro-architecture.
 
     An encoded architecture is a row of int64 codes, one per entry of ``variables``.
@@ -62,51 +60,6 @@ class SearchSpace(Layout):
             out += [Variable(n, self.attentions, "attention", n) for n in names]
         return tuple(out)
 
-    @cached_property
-    def index(self) -> dict[str, int]:
-        """Position of each variable in the code."""
-        return {v.name: i for i, v in enumerate(self.variables)}
-
-    @cached_property
-    def counts(self) -> Tensor:
-        """Number of candidates of each variable, ``M``."""
-        return torch.tensor([len(v.candidates) for v in self.variables])
-
-    @property
-    def size(self) -> int:
-        """Number of architectures, exact."""
-        return prod(len(v.candidates) for v in self.variables)
-
-    def positions(self, *stages: str) -> list[int]:
-        """Positions in the code of the variables that those stages decide (all stages when none is named)."""
-        return [i for i, v in enumerate(self.variables) if not stages or v.stage in stages]
-
-    def blocks(self, *stages: str) -> tuple[tuple[int, ...], ...]:
-        """Candidate counts of ``positions(*stages)``, grouped by block: the form that the search engine takes."""
-        groups: dict[str, list[int]] = {}
-        for i in self.positions(*stages):
-            variable = self.variables[i]
-            groups.setdefault(variable.block, []).append(len(variable.candidates))
-        return tuple(tuple(g) for g in groups.values())
-
-    def sample(self, num: int, generator: torch.Generator | np.random.Generator) -> Tensor:
-        """``num`` architectures drawn uniformly, ``K M``; recorded controls were drawn by numpy's generator."""
-        if isinstance(generator, np.random.Generator):
-            return torch.from_numpy(generator.integers(0, self.counts.numpy(), size=(num, len(self.counts))))
-        return Product(self.blocks()).sample(num, generator)
-
-    def mutate(self, codes: Tensor, generator: torch.Generator) -> Tensor:
-        """A copy of ``codes`` (``K M``), another candidate in one variable of each."""
-        return Product(self.blocks()).mutate(codes, generator)
-
-    def neighbours(self, code: Tensor) -> Tensor:
-        """Every architecture that differs from ``code`` in exactly one variable, ``K M``."""
-        rows = [(i, c) for i, n in enumerate(self.counts.tolist()) for c in range(n) if c != code[i]]
-        out = code.repeat(len(rows), 1)
-        variables, candidates = torch.tensor(rows).T
-        out[torch.arange(len(rows)), variables] = candidates
-        return out
-
     def extreme(self, largest: bool) -> TwoStreamArchitecture:
         """The architecture of all first or all last candidates, without fusion and attention."""
         code = (self.counts - 1) * largest
@@ -117,9 +70,14 @@ class SearchSpace(Layout):
         """Closed-form costs; of one stream only, if ``alone`` names it."""
         return CostModel(self, num_classes, alone)
 
-    def static_model(self, architecture: TwoStreamArchitecture, num_classes: int) -> TwoStreamNet:
-        """The stand-alone network of an architecture."""
-        return TwoStreamNet(architecture, num_classes)
+    def static_model(self, architecture: TwoStreamArchitecture, num_classes: int, **options: Any) -> TwoStreamNet:
+        """The stand-alone network of an architecture; options are those of ``TwoStreamNet``."""
+        return TwoStreamNet(architecture, num_classes, **options)
+
+    def whole(self, num_classes: int, **options: Any) -> TwoStreamNet:
+        """The largest static model, with every type at every position."""
+        largest = self.extreme(largest=True)
+        return TwoStreamNet(largest, num_classes, fusions=self.fusions, attentions=self.attentions, **options)
 
     def supernet(self, num_classes: int, **options: Any) -> SuperNet:
         """The shared weights; options are those of ``SuperNet``."""
@@ -156,15 +114,7 @@ class SearchSpace(Layout):
         Raises:
             ValueError: wrong length, or a code out of range; the message names the variable.
         """
-        if code.shape != self.counts.shape:
-            raise ValueError(
-                f"a code of space {self.name!r} has {len(self.counts)} entries, got shape {tuple(code.shape)}"
-            )
-        bad = ((code < 0) | (code >= self.counts)).nonzero()
-        if len(bad):
-            v = self.variables[bad[0]]
-            raise ValueError(f"{v.name}={int(code[bad[0]])} is out of range, it has {len(v.candidates)} candidates")
-        values = {v.name: v.candidates[c] for v, c in zip(self.variables, code.tolist(), strict=True)}
+        values = self.values(code)
 
         def groups(stream: str) -> Iterator[GroupChoice]:
             for g, group in enumerate(getattr(self, stream)):
@@ -198,14 +148,7 @@ class SearchSpace(Layout):
                 values[f"{stream}.attention.{g}"] = group.attention
                 for b, block in enumerate(group.blocks):
                     values |= {f"{name}.{b}.{v}": getattr(block, v) for v in "tke"}
-        code = []
-        for v in self.variables:
-            if v.name not in values:
-                raise ValueError(f"{v.name} is absent from the architecture")
-            if values[v.name] not in v.candidates:
-                raise ValueError(f"{v.name}={values[v.name]} is not a candidate of space {self.name!r}: {v.candidates}")
-            code.append(v.candidates.index(values[v.name]))
-        return torch.tensor(code)
+        return self.code(values)
 
 
 PRESETS = {name: SearchSpace(**vars(found)) for name, found in LAYOUTS.items()}

@@ -2,9 +2,10 @@
 
 from mmengine.config import read_base
 
-from autotsnet.models import auto_tsnet, auto_tsnet_uniform
+from autotsnet.models import auto_tsnet, auto_tsnet_uniform, auto_x3d
 from baselines.assemblenet import assemblenet
 from baselines.e3d import e3d
+from baselines.evanet import evanet
 from baselines.movinet import movinet
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
@@ -35,6 +36,10 @@ nets["tiny_video_net"] = dict(type=tiny_video_net, network="tvn_4")
 nets["tiny_video_net_searched"] = dict(type=tiny_video_net)
 nets["e3d"] = dict(type=e3d)
 nets["e3d_searched"] = dict(type=e3d)
+nets["auto_x3d"] = dict(type=auto_x3d)
+nets["evanet_a"] = dict(type=evanet, structures="a")
+nets["evanet_b"] = dict(type=evanet, structures="b")
+nets["evanet"] = dict(type=evanet)
 
 tuning["structure"] = dict(
     tsm=[dict(depth=50)],
@@ -50,9 +55,18 @@ searches["auto_tsnet"].update(
     options=dict(warmup=1000, steps=2000, type_steps=800),
     fpnas=dict(lr=0.05),
 )
+searches["auto_x3d"].update(
+    space="x3d_s",
+    checkpoint=100,
+    options=dict(warmup=1000, steps=2000),
+    fpnas=dict(lr=0.05),
+)
 searches["assemblenet"].update(
     epochs=5,
     options=dict(keep=0.35, evaluations=100, population=20, tournament=5, epochs=1, judge_batches=16),
+)
+searches["evanet"]["options"].update(
+    evaluations=100, population=20, tournament=5, epochs=1, judge_batches=16, repeats=(1, 2, 3, 4, 5, 6)
 )
 searches["pvnas"]["options"].update(warmup=2000, steps=4000, alpha=0.005)
 searches["tiny_video_net"]["options"].update(

@@ -11,9 +11,10 @@ There is no `tuning` here: the published values are untouched. A suite of one's 
 from mmengine.optim import OptimWrapper
 from torch.optim import SGD
 
-from autotsnet.models import auto_tsnet, auto_tsnet_uniform
+from autotsnet.models import auto_tsnet, auto_tsnet_uniform, auto_x3d
 from baselines.assemblenet import assemblenet
 from baselines.e3d import e3d
+from baselines.evanet import evanet
 from baselines.movinet import movinet
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
@@ -56,6 +57,10 @@ nets = dict(
     tiny_video_net_searched=dict(type=tiny_video_net),
     e3d=dict(type=e3d, network="e3d_m"),
     e3d_searched=dict(type=e3d),
+    auto_x3d=dict(type=auto_x3d),
+    evanet_a=dict(type=evanet, structures="a"),
+    evanet_b=dict(type=evanet, structures="b"),
+    evanet=dict(type=evanet),
 )
 
 # Lengths and rates of the searches are ours: those of the papers are not public.
@@ -69,6 +74,15 @@ searches = dict(
         fpnas=dict(lr=0.025),  # Auto-X3D: 0.025; a shorter search needs a larger step
         warmup=0.03,
     ),
+    auto_x3d=dict(
+        method="supernet",
+        space="x3d_m",
+        fair=True,
+        strategy="fpnas",
+        options=dict(warmup=20_000, steps=40_000),  # of each half; a third warms up: Auto-X3D's 200 of 600 epochs
+        fpnas=dict(lr=0.025),  # Auto-X3D's
+        warmup=0.03,
+    ),
     assemblenet=dict(
         method="assemblenet",
         strategy="connections",
@@ -80,6 +94,21 @@ searches = dict(
             tournament=10,
             epochs=5,
             judge_batches=50,
+        ),
+    ),
+    evanet=dict(
+        method="evanet",
+        strategy="evolution",
+        options=dict(
+            evaluations=200,  # number of trained structures
+            population=50,
+            tournament=10,
+            epochs=5,
+            judge_batches=50,
+            repeats=(1, 2, 3, 4, 5, 6),  # candidates
+            largest=12,  # changes of a child at the start; one at the end
+            members=2,  # of the ensemble, as of each input of the published one
+            distance=0.5,  # at least, of any two members
         ),
     ),
     pvnas=dict(

@@ -7,9 +7,10 @@ at 2e-3 or 1e-2 less than at 5e-3 (X3D on synthetic-ssv2: 27, 30 and 40 %). No d
 from mmengine.optim import OptimWrapper
 from torch.optim import AdamW
 
-from autotsnet.models import auto_tsnet, auto_tsnet_uniform
+from autotsnet.models import auto_tsnet, auto_tsnet_uniform, auto_x3d
 from baselines.assemblenet import assemblenet
 from baselines.e3d import e3d
+from baselines.evanet import evanet
 from baselines.movinet import movinet
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
@@ -55,6 +56,10 @@ nets = dict(
     tiny_video_net_searched=dict(type=tiny_video_net, dropout=0.0),
     e3d=dict(type=e3d, blocks=(1, 1, 2, 2, 1), hidden=256, dropout=0.0),
     e3d_searched=dict(type=e3d, hidden=256, dropout=0.0),
+    auto_x3d=dict(type=auto_x3d, dropout=0.0),
+    evanet_a=dict(type=evanet, structures="a", repeats=(1, 2, 2, 1), dropout=0.0),
+    evanet_b=dict(type=evanet, structures="b", repeats=(1, 2, 2, 1), dropout=0.0),
+    evanet=dict(type=evanet, dropout=0.0),
 )
 
 # What `python -m reproduce tune` tries, as many trials for every entry; the first is the recipe as it stands.
@@ -87,6 +92,17 @@ searches = dict(
         warmup=0.03,
         checkpoint=50,
     ),
+    # One stream, searched with the same means, all at once for as many steps as both streams; fair, as its authors say.
+    auto_x3d=dict(
+        method="supernet",
+        space="x3d_tiny",
+        fair=True,
+        strategy="fpnas",
+        options=dict(warmup=360, steps=120),
+        fpnas=dict(lr=0.1),
+        warmup=0.03,
+        checkpoint=50,
+    ),
     # ``connections``: the dense graph is trained once and its weak connections pruned, as AssembleNet++ does.
     # ``evolution``, as AssembleNet: python -m reproduce search ssv2 --entry assemblenet_searched --strategy evolution
     assemblenet=dict(
@@ -99,6 +115,21 @@ searches = dict(
             tournament=3,
             epochs=0.3,  # of half of the videos, for each graph
             judge_batches=8,
+        ),
+    ),
+    evanet=dict(
+        method="evanet",
+        strategy="evolution",
+        options=dict(
+            evaluations=24,  # number of trained structures
+            population=8,
+            tournament=3,
+            epochs=0.3,  # of half of the videos, for each structure
+            judge_batches=8,
+            repeats=(1, 2),  # candidates
+            largest=12,  # changes of a child at the start; one at the end
+            members=2,  # of the ensemble
+            distance=0.5,  # at least, of any two members
         ),
     ),
     pvnas=dict(

@@ -2,9 +2,10 @@
 
 from mmengine.config import read_base
 
-from autotsnet.models import auto_tsnet, auto_tsnet_uniform
+from autotsnet.models import auto_tsnet, auto_tsnet_uniform, auto_x3d
 from baselines.assemblenet import assemblenet
 from baselines.e3d import e3d
+from baselines.evanet import evanet
 from baselines.movinet import movinet
 from baselines.mvit import mvit
 from baselines.pvnas import pvnas
@@ -35,6 +36,10 @@ nets["tiny_video_net"] = dict(type=tiny_video_net, network="tvn_4", repeats=(1, 
 nets["tiny_video_net_searched"] = dict(type=tiny_video_net)
 nets["e3d"] = dict(type=e3d, blocks=(1, 1, 1, 1, 1), hidden=64)
 nets["e3d_searched"] = dict(type=e3d, hidden=64)
+nets["auto_x3d"] = dict(type=auto_x3d)
+nets["evanet_a"] = dict(type=evanet, structures="a", repeats=(1, 1, 1, 1))
+nets["evanet_b"] = dict(type=evanet, structures="b", repeats=(1, 1, 1, 1))
+nets["evanet"] = dict(type=evanet)
 
 tuning["trials"] = 3
 tuning["structure"] = dict(tsm=[dict(blocks=(1, 1, 2, 1))])
@@ -42,9 +47,11 @@ tuning["structure"] = dict(tsm=[dict(blocks=(1, 1, 2, 1))])
 searches["auto_tsnet"].update(
     epochs=3, checkpoint=1, options=dict(warmup=2, steps=4, type_steps=2, judge_batches=1, finalists=2)
 )
+searches["auto_x3d"].update(epochs=3, checkpoint=1, options=dict(warmup=1, steps=3, judge_batches=1, finalists=2))
 searches["assemblenet"].update(
     epochs=0.5, options=dict(keep=0.35, evaluations=3, population=2, tournament=1, epochs=1, judge_batches=1)
 )
+searches["evanet"]["options"].update(evaluations=3, population=2, tournament=1, epochs=1, judge_batches=1, repeats=(1,))
 searches["pvnas"].update(epochs=3)
 searches["pvnas"]["options"].update(warmup=2, steps=4, alpha=0.1)
 searches["tiny_video_net"].update(epochs=0.5)

@@ -89,6 +89,8 @@ DARK = {
     "#56b4e9": "#9adcf7",
     "#8a3b73": "#cf8dba",
     "#0a4a86": "#2f74b8",
+    "#8c564b": "#c58b7f",
+    "#7f9a2f": "#b5d05c",
 }
 """The colours on a dark page, by the colours of the pictures."""
 MARKS = {
@@ -519,7 +521,7 @@ def _draw(suite: Suite, rows: Sequence[Row], results: Path, runs: Path) -> None:
     diagnosed = {
         names.get(path.stem, path.stem): json.loads(path.read_text()) for path in temporal_files(results, suite.name)
     }
-    found = [r for row in rows for r in row.records if r.search and "architecture" in r.model.net]
+    found = [r for row in rows for r in row.records if r.search and r.model.family == "auto_tsnet"]
     shown = list(ran.items())[:MOST_CONFUSIONS]  # the best
     confused = {n: pd.concat([predictions(r, folder) for r in row.records]) for n, row in shown}
     for suffix in ("png", "svg"):

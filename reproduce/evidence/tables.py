@@ -64,6 +64,12 @@ TITLES = {
     "e3d": "E3D",
     "e3d_random": "E3D (random)",
     "e3d_searched": "E3D (searched)",
+    "auto_x3d_random": "Auto-X3D-style (random)",
+    "auto_x3d": "Auto-X3D-style (searched)",
+    "evanet_a": "EvaNet (A)",
+    "evanet_b": "EvaNet (B)",
+    "evanet_random": "EvaNet-style (random)",
+    "evanet_searched": "EvaNet-style (searched)",
 }
 RANDOM = "random architectures, of the space that a model was searched in, else of Auto-TSNet's"
 INTERVALS = (

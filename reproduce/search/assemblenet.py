@@ -6,42 +6,37 @@ Either way a graph is as wide as the budget allows, and trained by what trains t
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import random
-import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
-import torch
 from mmengine.config import Config
+from torch import Tensor, nn
 
-from autotsnet.registry import family
-from autotsnet.search import Evolution, EvolutionOptions, RandomSearch
-from autotsnet.search.progressive import SearchError
 from baselines.assemblenet import ASSEMBLENET_50, Graph
 from baselines.assemblenet.connections import dense, learned, pruned
 from baselines.assemblenet.evolution import GraphOptions, GraphSpace, random_graph
-from reproduce.budget import Solution, solve
 from reproduce.data.manifest import Manifest
-from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.runner import DivergedError, RunHook
 from reproduce.records import Search
-from reproduce.search.method import METHODS, Method, halves, stream
-from reproduce.search.short import fit, log_likelihood
+from reproduce.search.method import METHODS
+from reproduce.search.trainings import STRATEGIES, TrainingSearch
 from reproduce.whole_files import write_atomic, write_json
 
-STRATEGIES = ("evolution", "random")
 PROCEDURE = 2  # of these two; to be raised when the same options find something else
 DRAWS = 20  # graphs of the same kind, random or pruned, until one can be brought to the budget
 
 
 @METHODS.register_module(name="assemblenet")
-class AssembleNetSearch(Method):
+class AssembleNetSearch(TrainingSearch):
     """Evolution of graphs, or one dense graph whose weak connections are pruned."""
+
+    family = "assemblenet"
+    space = "AssembleNet graphs"
+    what = "graph"
+    fixed: ClassVar = {"learn_connections": True}
 
     def identity(self) -> list:
         """See ``Method``: network, options and recipe."""
@@ -57,28 +52,26 @@ class AssembleNetSearch(Method):
         if config.strategy == "connections":
             graph, journal, cost = self._connections(seed, manifest, folder, name)
         elif config.strategy in STRATEGIES:
-            graph, journal, cost = self._evolution(seed, manifest, folder, name)
+            _, graph, journal, cost = self.evolve(seed, manifest, folder, name)
         else:
             raise ValueError(
                 f"unknown strategy {config.strategy!r} for assemblenet; known: connections, {', '.join(STRATEGIES)}"
             )
         write_atomic(folder / "journal.parquet", lambda p: journal.to_parquet(p, index=False))
         write_json(folder / "architecture.json", graph.to_dict())
-        record = Search(strategy=config.strategy, space="AssembleNet graphs", seed=seed, devices=1, **cost)
+        record = Search(strategy=config.strategy, space=self.space, seed=seed, devices=1, **cost)
         write_json(folder / "search.json", record.model_dump())
 
     def cost(self, said: Search, videos: int) -> dict[str, Any]:
         """See ``Method``."""
-        config, options = self.config, self.config.options
+        config = self.config
         steps, judged = math.ceil(config.epochs * videos / config.batch), 1
         clips = steps * config.batch
         if config.strategy != "connections":
-            judged, half = options.evaluations, (videos + self.suite.classes) / 2
-            steps = min(said.steps, judged * math.ceil(options.epochs * half / config.batch))
-            clips = (steps + options.judge_batches * judged) * config.batch
+            steps, judged, clips = self.evolved_cost(said.steps, videos)
         return dict(
             strategy=config.strategy,
-            space="AssembleNet graphs",
+            space=self.space,
             steps=steps,
             architectures=judged,
             clips=clips,
@@ -87,15 +80,13 @@ class AssembleNetSearch(Method):
 
     def picture(self, folder: Path, path: Path) -> None:
         """See ``Method``: what became of the connections, or of the population."""
-        from reproduce.pictures.search import draw_connections, draw_curves  # matplotlib takes long to import
+        from reproduce.pictures.search import draw_connections  # matplotlib takes long to import
 
         journal = pd.read_parquet(folder / "journal.parquet")
         if self.config.strategy == "connections":
             draw_connections(journal, path)
         else:
-            fitness = journal.log_likelihood.to_numpy()
-            curves = {"best so far": [np.fmax.accumulate(fitness)], "each graph": [fitness]}
-            draw_curves(curves, path, "graph", "log-likelihood of held-out clips (nats per clip)")
+            self.draw_evolution(journal, path)
 
     def draw(self, seed: int) -> Graph:
         """A random over-connected graph, as evolution starts from, the first that some width brings to the budget."""
@@ -126,81 +117,15 @@ class AssembleNetSearch(Method):
         graphs = [pruned(whole, share) for share in tried]
         return next((graph for graph in graphs if self._solution(graph).matched), graphs[0])
 
-    def _evolution(self, seed: int, manifest: Manifest, folder: Path, name: str) -> tuple[Graph, pd.DataFrame, dict]:
-        suite, config = self.suite, self.config
-        o, space = config.options, GraphSpace()
-        strategy = RandomSearch(space, _free, None, batch=1, seed=seed)
-        if config.strategy == "evolution":
-            strategy = Evolution(space, _free, None, EvolutionOptions(o.population, o.tournament), batch=1, seed=seed)
-        state, journal, seconds, steps = folder / "journal.pth", [], 0.0, 0
-        if state.exists():
-            saved = torch.load(state, weights_only=True)
-            journal, seconds, steps = saved["journal"], saved["seconds"], saved["steps"]
-            space.load_state_dict(saved["graphs"])
-            strategy.load_state_dict(saved["strategy"])
-        weights, held_out = halves(manifest, seed)
-        batches = list(itertools.islice(stream(held_out, config, suite, seed), o.judge_batches))
-        while len(journal) < o.evaluations:
-            number, code = len(journal) + 1, strategy.ask()
-            graph = space.decode(code[0])
-            work = folder / "candidates" / str(number)
-            try:
-                label = f"{name}, graph {number} of {o.evaluations}"
-                model, hook, n = self._fit(graph, seed, weights, o.epochs, work, label)
-                space.learned(code[0], learned(model.net))
-                fitness = log_likelihood(model, batches)
-                seconds, steps = seconds + hook.seconds_total, steps + n
-            except DivergedError:
-                fitness = math.nan
-            if math.isfinite(fitness):  # what failed is never born
-                told = torch.tensor([fitness], dtype=torch.float64)
-                strategy.tell(code, told, _free(code), config.batch * o.judge_batches)
-            journal.append((int(code), fitness))
-            saved = dict(journal=journal, seconds=seconds, steps=steps)
-            saved |= dict(graphs=space.state_dict(), strategy=strategy.state_dict())
-            write_atomic(state, lambda path, saved=saved: torch.save(saved, path))
-            shutil.rmtree(work)
-        if not any(math.isfinite(fitness) for _, fitness in journal):
-            raise SearchError(
-                f"{name}: all {len(journal)} graphs failed, the loss of none was finite; lower `lr` in the recipe's "
-                "`optim_wrapper`, which makes it another search"
-            )
-        judged = [(space.graphs[number], fitness) for number, fitness in journal]
-        rows = [
-            dict(
-                log_likelihood=fitness,
-                nodes=len(graph.nodes),
-                connections=sum(len(n.inputs) for n in graph.nodes),
-                graph=json.dumps(graph.to_dict()),
-            )
-            for graph, fitness in judged
-        ]
-        clips = config.batch * (steps + o.judge_batches * len(rows))
-        cost = dict(steps=steps, architectures=len(rows), clips=clips, wall_s=seconds)
-        return space.decode(strategy.best()), pd.DataFrame(rows), cost
+    def candidates(self) -> GraphSpace:
+        """See ``TrainingSearch``."""
+        return GraphSpace()
 
-    @property
-    def _size(self) -> dict[str, int]:
-        protocol = self.suite.protocol
-        return dict(num_classes=self.suite.classes, frames=protocol.sampling.frames, crop=protocol.crops.size)
+    def after(self, domain: GraphSpace, code: Tensor, net: nn.Module) -> None:
+        """See ``TrainingSearch``: the learned connections guide mutations."""
+        domain.learned(code, learned(net))
 
-    def _solution(self, graph: Graph, **more) -> Solution:
-        """A graph at the suite's budget."""
-        fixed = {k: v for k, v in self.config.net.items() if k != "type"} | dict(graph=graph.to_dict(), **more)
-        assemblenet = family("assemblenet")
-        return solve(assemblenet.build, assemblenet.knobs, self.suite.gmacs, **self._size, fixed=fixed)
-
-    def _fit(
-        self, graph: Graph, seed: int, manifest: Manifest, epochs: float, folder: Path, name: str
-    ) -> tuple[VideoClassifier, RunHook, int]:
-        """Train a graph and its connection weights at the suite's budget; resumes."""
-        suite, config = self.suite, self.config
-        solution = self._solution(graph, learn_connections=True)
-        torch.manual_seed(seed)
-        net = family("assemblenet").build(**self._size, **solution.kwargs)
-        return fit(net, suite, config, seed, manifest, epochs, folder, name)
-
-
-def _free(codes: torch.Tensor) -> torch.Tensor:
-    """No graph costs more than another: each is as wide as the budget allows."""
-    return torch.zeros(len(codes), dtype=torch.float64)
+    def row(self, candidate: Graph) -> dict[str, Any]:
+        """See ``TrainingSearch``."""
+        connections = sum(len(n.inputs) for n in candidate.nodes)
+        return dict(nodes=len(candidate.nodes), connections=connections, graph=json.dumps(candidate.to_dict()))

@@ -24,7 +24,7 @@ from reproduce.engine.distributed import agreed
 from reproduce.engine.runner import threads_of
 from reproduce.lease import held
 from reproduce.records import Search
-from reproduce.search import assemblenet, e3d, pvnas, supernet, tiny_video_net  # noqa: F401  (registers methods)
+from reproduce.search import assemblenet, e3d, evanet, pvnas, supernet, tiny_video_net  # noqa: F401  (registers methods)
 from reproduce.search.method import METHODS, Method
 from reproduce.spec import lasting, plain
 from reproduce.suites import Entry, Suite

@@ -66,7 +66,7 @@ def test_subnets_of_one_batch_share_what_they_have_in_common_and_say_the_same(fa
 
 
 def test_nonlocal_is_the_dot_product_non_local():
-    block = Attention(("nonlocal",), Channels("c", 8), "a").ops["nonlocal"].eval().double()
+    block = Attention(("nonlocal",), Channels("c", 8), "a").ops["nonlocal_"].eval().double()
     for parameter in block.parameters():  # the last norm begins at zero
         torch.nn.init.normal_(parameter)
     x = torch.randn(2, 8, 3, 6, 6, dtype=torch.float64)

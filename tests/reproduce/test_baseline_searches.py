@@ -14,8 +14,7 @@ from baselines.assemblenet import ASSEMBLENET_50, assemblenet
 from baselines.assemblenet.connections import dense, learned, pruned
 from baselines.pvnas import CANDIDATES
 from reproduce.engine.runner import DivergedError, RunHook
-from reproduce.search import assemblenet as assemblenet_search
-from reproduce.search import stage
+from reproduce.search import stage, trainings
 from reproduce.suites import suite
 
 
@@ -58,6 +57,7 @@ def to_the_end(*arguments) -> stage.Found:
         pytest.param("pvnas", "gradient", 10, 6, marks=pytest.mark.slow),  # after its last step
         ("assemblenet_searched", "connections", 1, 1),
         pytest.param("assemblenet_searched", "evolution", 3, 1, marks=pytest.mark.slow),
+        pytest.param("evanet_searched", "evolution", 3, 1, marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_search_ends_the_same(tiny, tmp_path, monkeypatch, entry, strategy, architectures, at):
@@ -102,7 +102,7 @@ def test_what_one_device_searches_is_refused_on_several_before_any_work(tiny, tm
 
 def test_drawn_networks_differ_and_are_matched(tiny):
     s, _ = tiny
-    for name in ("pvnas_random", "assemblenet_random"):
+    for name in ("pvnas_random", "assemblenet_random", "evanet_random", "auto_x3d_random"):
         config = stage.search_config(s.entry(name))
         drawn = [stage.method(s, config).draw(seed) for seed in range(2)]
         assert len(set(drawn)) == 2
@@ -125,8 +125,8 @@ def test_a_search_in_which_every_graph_fails_says_so(tmp_path, monkeypatch, stra
         raise DivergedError("the loss is nan")
 
     s = suite("ssv2-tiny")
-    monkeypatch.setattr(assemblenet_search, "halves", lambda *args: (None, None))
-    monkeypatch.setattr(assemblenet_search, "stream", lambda *args: ())
+    monkeypatch.setattr(trainings, "halves", lambda *args: (None, None))
+    monkeypatch.setattr(trainings, "stream", lambda *args: ())
     how = stage.method(s, stage.search_config(s.entry("assemblenet_searched"), strategy))
     monkeypatch.setattr(how, "_fit", diverges)
     message = r"^search-s0: all 3 graphs failed, the loss of none was finite; lower `lr` in"

@@ -46,6 +46,10 @@ def test_a_searched_model_is_set_against_random_ones_of_its_own_space():
         "pvnas": "pvnas_random",
         "tiny_video_net_searched": "tiny_video_net_random",
         "e3d_searched": "e3d_random",
+        "auto_x3d_random": None,
+        "evanet_random": None,
+        "auto_x3d": "auto_x3d_random",
+        "evanet_searched": "evanet_random",
     }
 
 
