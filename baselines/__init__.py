@@ -1,11 +1,11 @@
-"""The video models that Auto-TSNet is compared with; importing this package registers them as families.
+"""The video models that Auto-TSNet is compared with; importing this package registers families and transforms.
 
 ``VARIANTS`` names the members that their authors published: ``name -> (build, arguments)``, the arguments with the
 classes, frames and training crop of the original: ``build(**arguments)`` is the network.
 """
 
-from baselines import assemblenet, mvit, pvnas, slowfast, tsm, x3d
+from baselines import assemblenet, glore, mvit, pvnas, slowfast, transforms, tsm, x3d
 
 VARIANTS = {**slowfast.VARIANTS, **x3d.VARIANTS, **tsm.VARIANTS, **mvit.VARIANTS}
 
-__all__ = ["VARIANTS", "assemblenet", "mvit", "pvnas", "slowfast", "tsm", "x3d"]
+__all__ = ["VARIANTS", "assemblenet", "glore", "mvit", "pvnas", "slowfast", "transforms", "tsm", "x3d"]

@@ -26,6 +26,7 @@ from autotsnet.spaces import preset
 from baselines import VARIANTS
 from baselines.assemblenet.network import VARIANTS as ASSEMBLENETS
 from baselines.assemblenet.network import assemblenet
+from baselines.glore import VARIANTS as GLORES
 from reproduce.evidence.tables import PUBLISHED
 from reproduce.measure.macs import count
 from reproduce.measure.throughput import Mode
@@ -90,6 +91,7 @@ HEAD_OF_174 = "the printed size is that of a head for 174 classes"
 LAST_DIGIT = "{} with 5 per norm element; the last digit is unexplained"
 NO_HEAD = "with 2 per norm element and without the classifier our GMACs are the printed ones"
 ASSEMBLENET = "neither size nor cost is printed in the sources reached; the flow is element-wise and not counted"
+GLORE = "no digits in the sources reached; the authors' network, instantiated, has as many parameters"
 NATIVES = (
     _of("x3d_xs", "X3D", "X3D-XS", note="0.605 cut off, not rounded"),
     _of("x3d_s", "X3D", "X3D-S"),
@@ -127,6 +129,7 @@ NATIVES = (
         Native(name, assemblenet, dict(num_classes=400, frames=32, crop=224, **arguments), 224, note=ASSEMBLENET)
         for name, arguments in ASSEMBLENETS.items()
     ),
+    *(Native(name, *of, 224, note=GLORE) for name, of in GLORES.items()),
     *(_uniform(size, classes) for classes in (400, 174) for size in "sml"),
 )
 
