@@ -4,13 +4,15 @@
 
 A transform is a function ``transform(net, **options) -> nn.Module`` in ``MODEL_TRANSFORMS``; other packages add theirs
 by entry points of the group ``autotsnet.transforms``. Every family takes ``transforms``, so that the solver, the cost
-and the run's hash see them.
+and the run's hash see them. A transform with an argument ``clips`` gets clips of the network's size on the meta device,
+for ``dry_run``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from inspect import signature
 from typing import Any
 
 import torch
@@ -26,12 +28,33 @@ class TransformError(ValueError):
     """A transform is unknown, changes nothing or breaks the network; the message names it."""
 
 
-def transformed(net: nn.Module, transforms: Sequence[Mapping[str, Any]]) -> nn.Module:
+def dry_run(net: nn.Module, clips: Sequence[Tensor]) -> None:
+    """Run a network in evaluation mode on the meta device, wherever it is: only its hooks see anything of it.
+
+    Args:
+        net: left as it is.
+        clips: B C T H W on the meta device, one per input.
+    """
+    tensors = {name: t.detach().to("meta") for name, t in (*net.named_parameters(), *net.named_buffers())}
+    training = [m for m in net.modules() if m.training]
+    net.eval()
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(net, tensors, tuple(clips))
+    finally:
+        for module in training:
+            module.training = True
+
+
+def transformed(
+    net: nn.Module, transforms: Sequence[Mapping[str, Any]], clips: Sequence[Tensor] | None = None
+) -> nn.Module:
     """Apply transforms one after the other, each to the network that the one before has returned.
 
     Args:
         net: may be changed in place.
         transforms: ``dict(type=name, **options)`` each.
+        clips: B C T H W on the meta device, one per input of the network; None: their size is not known.
 
     Raises:
         TransformError: a transform is unknown, or does not change the network.
@@ -42,8 +65,9 @@ def transformed(net: nn.Module, transforms: Sequence[Mapping[str, Any]]) -> nn.M
             known = ", ".join(sorted(MODEL_TRANSFORMS.module_dict)) or "none"
             raise TransformError(f"unknown transform {name!r}; known: {known}")
         before, network = _structure(net), type(net).__name__
+        seen = dict(clips=clips) if "clips" in signature(MODEL_TRANSFORMS.get(name)).parameters else {}
         try:
-            net = MODEL_TRANSFORMS.build({**config, "net": net})
+            net = MODEL_TRANSFORMS.build({**config, **seen, "net": net})
         except TypeError as error:
             raise TransformError(f"transform {name!r} of {network}: {error}") from error
         if not isinstance(net, nn.Module):
@@ -66,12 +90,15 @@ def transformable(build: Callable[..., nn.Module], inputs: tuple[str, ...]) -> C
 
     @wraps(build)
     def with_transforms(*, transforms: Sequence[Mapping[str, Any]] = (), **arguments) -> nn.Module:
-        net = transformed(build(**arguments), transforms)
+        net = build(**arguments)
+        given = {name: p.default for name, p in signature(build).parameters.items()} | arguments
+        frames, crop = given.get("frames"), given.get("crop")
+        clips = example(inputs, frames, crop, batch=2) if transforms and frames and crop else None
+        net = transformed(net, transforms, clips)
         if inputs_of(net) != inputs:
             net.inputs = inputs
-        frames, crop, classes = (arguments.get(name) for name in ("frames", "crop", "num_classes"))
-        if transforms and frames and crop and all(p.is_meta for p in net.parameters()):
-            _check(net, example(inputs, frames, crop, batch=2), classes, transforms)
+        if clips and all(p.is_meta for p in net.parameters()):
+            _check(net, clips, given["num_classes"], transforms)
         return net
 
     return with_transforms

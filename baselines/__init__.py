@@ -1,10 +1,23 @@
-"""The video models that Auto-TSNet is compared with; importing this package registers them as families.
+"""The video models that Auto-TSNet is compared with; importing this package registers families and transforms.
 
 ``VARIANTS`` names the members that their authors published: ``name -> (build, arguments)``, the arguments with the
 classes, frames and training crop of the original: ``build(**arguments)`` is the network.
 """
 
-from baselines import assemblenet, e3d, evanet, movinet, mvit, pvnas, slowfast, tiny_video_net, tsm, x3d
+from baselines import (
+    assemblenet,
+    e3d,
+    evanet,
+    glore,
+    movinet,
+    mvit,
+    pvnas,
+    slowfast,
+    tiny_video_net,
+    transforms,
+    tsm,
+    x3d,
+)
 
 VARIANTS = {**slowfast.VARIANTS, **x3d.VARIANTS, **tsm.VARIANTS, **mvit.VARIANTS, **movinet.VARIANTS}
 VARIANTS |= {**tiny_video_net.VARIANTS, **e3d.VARIANTS}
@@ -14,11 +27,13 @@ __all__ = [
     "assemblenet",
     "e3d",
     "evanet",
+    "glore",
     "movinet",
     "mvit",
     "pvnas",
     "slowfast",
     "tiny_video_net",
+    "transforms",
     "tsm",
     "x3d",
 ]

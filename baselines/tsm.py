@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from autotsnet.registry import Knob, register_family
 from baselines import upstream
@@ -35,6 +36,8 @@ def temporal_shift(x: Tensor, frames: int, shift_div: int = 8) -> Tensor:
     Returns:
         A new tensor ``BT C H W`` of the same memory format.
     """
+    if has_torch_function_unary(x):  # features of several parts: each is shifted
+        return handle_torch_function(temporal_shift, (x,), x, frames, shift_div)
     x = x.unflatten(0, (-1, frames))  # B T C H W
     fold = x.shape[2] // shift_div
     out = torch.zeros_like(x)

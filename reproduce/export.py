@@ -4,7 +4,7 @@ What is exported is the network alone: normalised clips ``B C T H W`` in, one pe
 H and W are the test crop's. T is free from 3 on where nothing depends on it (X3D, Slow, E3D, MoViNet, AssembleNet,
 Auto-X3D-style). It is fixed where the network is built for it (TSM, MViT, Tiny Video Networks), and where it settles
 what the graph is: which frames the slow stream sees (SlowFast, Auto-TSNet), how layers pad (EvaNet), how the shift
-moves memory (PV-NAS-style).
+moves memory (PV-NAS-style), how many positions there are (GloRe's network).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch.export import Dim, ExportedProgram
 from autotsnet.inputs import example, inputs_of
 from autotsnet.models import TwoStreamNet
 from baselines.evanet import EvaNet
+from baselines.glore import GloReNet
 from baselines.mvit import MViT
 from baselines.pvnas.network import PVNet
 from baselines.slowfast import SlowFast
@@ -35,7 +36,7 @@ from reproduce.engine.rebuild import trained
 from reproduce.spec import RunSpec
 from reproduce.whole_files import write_atomic
 
-FIXED_FRAMES = (EvaNet, FrameNet, MViT, PVNet, SlowFast, TinyVideoNet, TwoStreamNet)
+FIXED_FRAMES = (EvaNet, FrameNet, GloReNet, MViT, PVNet, SlowFast, TinyVideoNet, TwoStreamNet)
 TOLERANCE = 1e-4  # of a logit; relative to the largest logit if that is above 1
 TRACED, CHECKED = 2, 3  # clips per batch: the check runs another batch size than the trace
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from autotsnet.architecture import ATTENTIONS, one_of
 from autotsnet.layers.elastic import Channels, Conv3d, conv_norm_act
+from autotsnet.layers.glore import GraphReasoning
 from autotsnet.registry import MODELS
 
 
@@ -61,8 +62,10 @@ class NonLocal(nn.Module):
         return x + self.out(y)
 
 
-class GloRe(nn.Module):
-    """Graph-based global reasoning (arXiv 1811.12814): project to C/8 nodes with C/4 states, two linear maps, back."""
+class GloRe(GraphReasoning):
+    """Graph-based global reasoning by the paper's formula: C/8 nodes of C/4 states, no biases."""
+
+    as_code, normalize = False, True
 
     def __init__(self, channels: Channels, name: str) -> None:
         super().__init__()
@@ -74,16 +77,6 @@ class GloRe(nn.Module):
         self.nodes = Conv3d(node, node)
         self.states = Conv3d(state, mixed)
         self.out = conv_norm_act(mixed, channels, act=None, zero=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """B C T H W -> the same shape."""
-        state = self.reduce(x).flatten(2)  # B S L
-        assign = self.assign(x).flatten(2)  # B N L
-        graph = assign @ state.transpose(1, 2) / state.shape[2]  # B N S
-        graph = graph - self.nodes(graph[..., None, None]).flatten(2)  # (I - A) V
-        graph = self.states(graph.transpose(1, 2)[..., None, None]).flatten(2).relu()  # B S' N
-        y = (graph @ assign).unflatten(2, x.shape[2:])
-        return x + self.out(y)
 
 
 class TemporalAttention(nn.Module):

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from autotsnet.architecture import Architecture
 from autotsnet.registry import Knob, register_family
@@ -29,6 +30,8 @@ class Shift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """B C T H W -> the same shape."""
+        if has_torch_function_unary(x):  # features of several parts: each is shifted
+            return handle_torch_function(self.forward, (x,), x)
         frames = x.shape[2]
         shifted = temporal_shift(x.transpose(1, 2).flatten(0, 1), frames, CONV_SHIFT_DIV)
         return shifted.unflatten(0, (-1, frames)).transpose(1, 2)

@@ -6,6 +6,16 @@ with read_base():
     from .._base_.entries import *
     from ..recipes.quick import *
 
+entries += [  # does a unit help at equal GMACs, where width could grow instead?
+    dict(name="x3d_oct", note="OctConv", optional=True),
+    dict(name="slowfast_oct", note="OctConv", optional=True),
+    dict(name="tsm_oct", note="OctConv", optional=True),
+    dict(name="auto_tsnet_oct", note="searched, then OctConv", search="auto_tsnet", optional=True),
+    dict(name="x3d_glore", note="GloRe", optional=True),
+    dict(name="slowfast_glore", note="GloRe", optional=True),
+    dict(name="tsm_glore", note="GloRe", optional=True),
+]
+
 suite = dict(
     dataset="synthetic-kinetics quick",
     layout="kinetics",

@@ -347,9 +347,9 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         ("non-local products are over channels", _ATTENTION, "/ key.shape[2]", "/ key.shape[1]", MODELS),
         (
             "GloRe adds what it should subtract",
-            _ATTENTION,
-            "graph - self.nodes(graph",
-            "graph + self.nodes(graph",
+            "autotsnet/layers/glore.py",
+            "(graph - mixed)",
+            "(graph + mixed)",
             LAYERS,
         ),
         (

@@ -13,7 +13,7 @@ from reproduce.suites import SUITES
 
 
 def test_every_entry_of_the_suites_has_one_and_others_have_none():
-    suite = SUITES["kinetics-quick"]
+    suite = SUITES["kinetics-tiny"]
     found = {e.name: numerics.numerics(e.name) for e in suite.entries}
     assert all(len(version) == 8 for version in found.values())
     searched = {e.name for e in suite.entries if e.search and e.variants == 1}
