@@ -37,7 +37,7 @@ FAMILIES = {
     "tiny_video_net": ("#8C564B", "8", "Tiny Video Network"),
     "e3d": ("#B8A200", ">", "E3D"),
     "auto_x3d": ("#4B6C8C", "<", "Auto-X3D"),
-    "evanet": ("#7F9A2F", "D", "EvaNet"),
+    "evanet": ("#7F9A2F", "d", "EvaNet"),
     "other": (GREY, "h", "other"),
 }
 """Colour, mark and name of each family. An entry is of the first family that its name begins with."""
