@@ -24,7 +24,7 @@ label_smoothing = 0.1
 optim_wrapper = dict(
     type=OptimWrapper,
     optimizer=dict(type=RMSprop, lr=1.8, alpha=0.9, eps=1.0, momentum=0.9, weight_decay=3e-5),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys={"scale": dict(decay_mult=0.0)}),  # ReZero
     clip_grad=dict(max_norm=1.0),
 )
 precise_bn = 0
