@@ -216,7 +216,7 @@ searches = dict(
         options=dict(
             structures=50_000,  # drawn, most of them over the budget
             population=256,
-            layers=23,  # of the deepest: 7 blocks, as the entry ``e3d`` has
+            layers=29,  # of the deepest: 9 blocks, two of a stage and three of the first
             unit=2,  # channels are multiples of it
         ),
     ),

@@ -60,7 +60,7 @@ class E3DSearch(Method):
             codes = strategy.ask()
             scores, costs = judge.scores(codes), limit.cost(codes)
             strategy.tell(codes, scores, costs, judge.clips)
-            rows.append(dict(samples=strategy.samples, score=scores.max().item(), **strategy.stats()))
+            rows.append(dict(score=scores.max().item(), **strategy.stats()))
         found = self.space.decode(strategy.best())
         write_atomic(folder / "journal.parquet", lambda p: pd.DataFrame(rows).to_parquet(p, index=False))
         write_json(folder / "architecture.json", found.to_dict())

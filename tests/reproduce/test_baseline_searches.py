@@ -9,12 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
+from autotsnet.search.constraint import Runtime
 from autotsnet.search.progressive import SearchError
 from baselines.assemblenet import ASSEMBLENET_50, assemblenet
 from baselines.assemblenet.connections import dense, learned, pruned
 from baselines.pvnas import CANDIDATES
 from reproduce.engine.runner import DivergedError, RunHook
 from reproduce.search import stage, trainings
+from reproduce.search import tiny_video_net as tiny_video_net_search
 from reproduce.suites import suite
 
 
@@ -76,6 +78,44 @@ def test_an_interrupted_search_ends_the_same(tiny, tmp_path, monkeypatch, entry,
     assert type(whole.architecture).load(whole.folder / "architecture.json") == whole.architecture
 
 
+def test_a_search_by_a_score_leaves_what_others_leave(tiny, tmp_path):
+    s, train = tiny
+    found = {}
+    for strategy in ("stentr", "depth", "random"):
+        config = stage.search_config(s.entry("e3d_searched"), strategy)
+        found[strategy] = stage.search(s, config, 0, train, tmp_path)
+        assert found[strategy].cost.architectures == config.options.structures
+        assert (found[strategy].cost.steps, found[strategy].cost.clips) == (0, 0)
+    space = stage.method(s, config).space
+    score = {kind: space.score(space.encode(f.architecture)[None]).item() for kind, f in found.items()}
+    assert score["stentr"] >= score["depth"]
+    depth = {kind: f.architecture.layers for kind, f in found.items()}
+    assert depth["depth"] >= depth["stentr"]
+    with pytest.raises(ValueError, match="unknown strategy 'luck' for e3d; known: stentr, depth, random"):
+        stage.search(s, stage.search_config(s.entry("e3d_searched"), "luck"), 0, train, tmp_path)
+
+
+@pytest.mark.parametrize("strategy", ["evolution", pytest.param("random", marks=pytest.mark.slow)])
+def test_a_search_under_a_runtime_goes_on_and_trains_nothing_slower(tiny, tmp_path, monkeypatch, strategy):
+    s, train = tiny
+    config = stage.search_config(s.entry("tiny_video_net_searched"), strategy)
+    monkeypatch.setattr(tiny_video_net_search, "forward_ms", lambda net, *clips: 2.0)  # the reference's
+
+    def cost(self, codes, alone=None):
+        self.limit = 2.0
+        return codes.sum(1).double() / 40
+
+    monkeypatch.setattr(Runtime, "cost", cost)
+    interrupted(monkeypatch, 1)
+    found = to_the_end(s, config, 0, train, tmp_path)
+    journal = pd.read_parquet(found.folder / "journal.parquet")
+    assert found.cost.architectures == len(journal) == 3
+    assert (journal.ms <= 2.0).all()
+    best = journal.code[journal.log_likelihood.idxmax()]
+    assert found.architecture == stage.method(s, config).space.decode(torch.tensor(np.array(best)))
+    assert not list((found.folder / "candidates").iterdir())
+
+
 def test_a_search_in_passes_is_the_same_but_for_batch_norm(tiny, tmp_path):
     s, train = tiny
     config = stage.search_config(s.entry("pvnas"))
@@ -102,7 +142,8 @@ def test_what_one_device_searches_is_refused_on_several_before_any_work(tiny, tm
 
 def test_drawn_networks_differ_and_are_matched(tiny):
     s, _ = tiny
-    for name in ("pvnas_random", "assemblenet_random", "evanet_random", "auto_x3d_random"):
+    spaces = "pvnas", "assemblenet", "evanet", "auto_x3d", "e3d", "tiny_video_net"
+    for name in (f"{space}_random" for space in spaces):
         config = stage.search_config(s.entry(name))
         drawn = [stage.method(s, config).draw(seed) for seed in range(2)]
         assert len(set(drawn)) == 2
