@@ -335,7 +335,7 @@ def _init(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-@register_family(Knob("width", 0.03, 2.0, 0.001), architecture=Structures)
+@register_family(Knob("width", 0.01, 2.0, 0.001), architecture=Structures)
 def evanet(
     *,
     num_classes: int,
