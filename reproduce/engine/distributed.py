@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import warnings
@@ -77,9 +78,11 @@ def leave() -> None:
     """Leave the process group at an orderly end; nothing without one.
 
     Gloo's threads hold tensors of Python, and abort a process whose interpreter ends before they let go
-    (pytorch/pytorch#179291). Not for a rank that failed: NCCL would wait for the others.
+    (pytorch/pytorch#179291). They end with the last reference to their group, and the model of a training that is over
+    has one, in a cycle. Not for a rank that failed: NCCL would wait for the others.
     """
     if torch.distributed.is_initialized():
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 
