@@ -4,12 +4,13 @@
 
 Each regression is planted in every family of the gate in turn; then all families are checked repeatedly without one.
 ``--speed`` does the same for speed, on a machine that does nothing else: the planted network waits after each pass and
-is 15 % slower.
+is 15 % slower. ``--only`` adds entries to the record, with a provenance of their own.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -158,6 +159,22 @@ def regressions(cache: Path, repeats: int, only: list[str]) -> dict:
     return dict(planted=planted, missed=missed, repeats=repeats, false_alarms=clean)
 
 
+def added(record: dict, found: dict, made: dict) -> dict:
+    """A record with the entries of another call in it, and the provenance of these.
+
+    Raises:
+        ValueError: it is of other faults, or of another number of repeats.
+    """
+    if record["planted"].keys() != found["planted"].keys() or record["repeats"] != found["repeats"]:
+        raise ValueError("--only: the record is of other faults or repeats; run the study of all entries, or set --out")
+    for name, of in found["planted"].items():
+        record["planted"][name] |= of
+    record["missed"] = sorted({*record["missed"], *found["missed"]})
+    record["false_alarms"] |= found["false_alarms"]
+    record["added"] = record.get("added", {}) | dict.fromkeys(found["false_alarms"], made)
+    return record
+
+
 def speed(repeats: int, only: list[str]) -> dict:
     """The verdicts on networks that are slower by 15 %, and repeatedly on the same networks without a change."""
     entries, here = quantities.ready(quantities.GATE, only), quantities.platform()
@@ -199,12 +216,14 @@ def main() -> None:
     unknown = sorted(set(only) - set(known))
     if unknown:
         parser.error(f"--only: nothing is checked of {unknown[0]!r}; of: {', '.join(known)}")
-    if only and options.out == default:
-        parser.error("--only: name another file by --out; the study's own is of all entries")
+    if only and options.speed and options.out == default:
+        parser.error("--only: name another file by --out; the study of speed is of all entries")
     made = session(DEFAULT).model_dump()
     found = speed(options.repeats, only) if options.speed else regressions(options.cache, options.repeats, only)
     out = default.with_name("slower.json") if options.speed and options.out == default else options.out
-    write_json(out, found | dict(provenance=made))
+    if only and not options.speed and out.exists():
+        found = added(json.loads(out.read_text()), found, made)
+    write_json(out, dict(provenance=made) | found)
     if options.speed:
         caught = sum(f["caught"] for f in found["slower"].values())
         alarms = sum(f["caught"] for runs in found["clean"].values() for f in runs)
