@@ -275,12 +275,19 @@ class Member(nn.Module):
         structure: what it is made of.
         num_classes: N.
         width: factor on all channels.
+        late: another factor on those of res4 and res5.
         repeats: of the four modules, in place of the structure's.
         dropout: probability of a dropout before the classifier.
     """
 
     def __init__(
-        self, structure: Structure, num_classes: int, width: float, repeats: tuple[int, ...] | None, dropout: float
+        self,
+        structure: Structure,
+        num_classes: int,
+        width: float,
+        late: float,
+        repeats: tuple[int, ...] | None,
+        dropout: float,
     ) -> None:
         super().__init__()
         ((op, time),) = layers_of(structure.stem)
@@ -294,7 +301,7 @@ class Member(nn.Module):
         for i, (module, base) in enumerate(zip(structure.modules, WIDTHS, strict=True)):
             units = []
             for number in range(repeats[i] if repeats else module.repeats):
-                units.append(Unit(in_chs, round(base * width), module.branches, number))
+                units.append(Unit(in_chs, round(base * width * (late if i > 1 else 1)), module.branches, number))
                 in_chs = units[-1].out_chs
             stages.append(nn.Sequential(pools[i], *units))
         self.stages = nn.Sequential(*stages)
@@ -335,13 +342,14 @@ def _init(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-@register_family(Knob("width", 0.01, 2.0, 0.001), architecture=Structures)
+@register_family(Knob("width", 0.01, 2.0, 0.001), Knob("late", 0.7, 1.4, 0.005), architecture=Structures)
 def evanet(
     *,
     num_classes: int,
     frames: int = 32,
     crop: int = 224,
     width: float = 1.0,
+    late: float = 1.0,
     structures: str | dict = "a",
     repeats: tuple[int, ...] | None = None,
     dropout: float = 0.5,
@@ -357,6 +365,7 @@ def evanet(
         frames: T; stem and first pool stride in time, T/4 remain.
         crop: side of the frames in pixels; the net pools globally, any crop will do.
         width: knob; factor on all channels.
+        late: knob; another factor on those of res4 and res5, for the last percent.
         structures: ``a``, ``b``, both as an ensemble: ``ab``; or structures as plain data, see ``Structures``.
         repeats: of the four modules, in place of the structure's: for small clips.
         dropout: probability of a dropout before the classifier.
@@ -373,7 +382,7 @@ def evanet(
         members = tuple(PUBLISHED[name] for name in structures)
     else:
         members = Structures.from_dict(structures).members
-    return EvaNet([Member(m, num_classes, width, repeats, dropout) for m in members])
+    return EvaNet([Member(m, num_classes, width, late, repeats, dropout) for m in members])
 
 
 VARIANTS = {f"evanet_{name}": dict(structures=name, num_classes=400, frames=32, crop=224) for name in PUBLISHED}

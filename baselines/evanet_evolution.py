@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from baselines.evanet import CONVS, SINGLE, TIMES, WIDTHS, Module, Structure, St
 
 KINDS = ("none", SINGLE, "max", "conv", "conv-conv")
 STAGE = "modules"
+FITTEST = 16  # structures that may become members
 TRIES = 1000  # mutations until a structure differs: most variables of absent branches change nothing
 
 
@@ -132,19 +134,20 @@ def distance(a: Structure, b: Structure) -> float:
     return 1 - (ours & theirs).total() / (ours | theirs).total()
 
 
-def winners(judged: Sequence[tuple[Structures, float]], number: int, least: float) -> Structures:
-    """The fittest structures that differ from one another; where there are too few, the fittest others.
+def winners(judged: Sequence[tuple[Structures, float]], number: int, least: float) -> list[Structures]:
+    """Ensembles of the fittest structures, the best first: of those that differ before those of any.
 
     Args:
         judged: structures of one member and their fitness; not a number: it failed.
-        number: of members.
-        least: distance of any two of them.
+        number: of members; fewer where fewer are alive.
+        least: distance of any two members that differ.
     """
     alive = {found.members[0]: fitness for found, fitness in judged if fitness == fitness}
-    ranked = sorted(alive, key=alive.get, reverse=True)
-    chosen: list[Structure] = []
-    for candidate in ranked:
-        if len(chosen) < number and all(distance(candidate, other) >= least for other in chosen):
-            chosen.append(candidate)
-    chosen += [candidate for candidate in ranked if candidate not in chosen][: number - len(chosen)]
-    return Structures(tuple(chosen))
+    ranked = sorted(alive, key=alive.get, reverse=True)[:FITTEST]
+    choices = combinations(range(len(ranked)), min(number, len(ranked)))
+
+    def order(choice: tuple[int, ...]) -> tuple[bool, int]:
+        alike = any(distance(ranked[a], ranked[b]) < least for a, b in combinations(choice, 2))
+        return alike, sum(choice)
+
+    return [Structures(tuple(ranked[i] for i in choice)) for choice in sorted(choices, key=order)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from mmengine.config import Config
 
 from baselines.evanet import Structures
 from baselines.evanet_evolution import StructureSpace, winners
+from reproduce.budget import BudgetError
 from reproduce.data.manifest import Manifest
 from reproduce.records import Search
 from reproduce.search.method import METHODS
 from reproduce.search.trainings import STRATEGIES, TrainingSearch
 from reproduce.whole_files import write_atomic, write_json
 
-DRAWS = 20  # random structures until one can be brought to the budget
+DRAWS = 20  # random ensembles, or of winners, until one can be brought to the budget
 
 
 @METHODS.register_module(name="evanet")
@@ -42,7 +44,9 @@ class EvaNetSearch(TrainingSearch):
             raise ValueError(f"unknown strategy {strategy!r} for evanet; known: {', '.join(STRATEGIES)}")
         judged, _, journal, cost = self.evolve(seed, manifest, folder, name)
         write_atomic(folder / "journal.parquet", lambda p: journal.to_parquet(p, index=False))
-        write_json(folder / "architecture.json", winners(judged, o.members, o.distance).to_dict())
+        ensembles = winners(judged, o.members, o.distance)
+        found = next((e for e in ensembles[:DRAWS] if self._solution(e).matched), ensembles[0])
+        write_json(folder / "architecture.json", found.to_dict())
         record = Search(strategy=strategy, space=self.space, seed=seed, devices=1, **cost)
         write_json(folder / "search.json", record.model_dump())
 
@@ -62,8 +66,9 @@ class EvaNetSearch(TrainingSearch):
         for _ in range(DRAWS):
             codes = space.sample(self.config.options.members, generator)
             found = Structures(tuple(space.decode(code).members[0] for code in codes))
-            if self._solution(found).matched:
-                break
+            with suppress(BudgetError):  # out of reach of every width
+                if self._solution(found).matched:
+                    break
         return found
 
     def candidates(self) -> StructureSpace:

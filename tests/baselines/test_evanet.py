@@ -172,5 +172,5 @@ def test_winners_are_the_fittest_that_differ():
     first, other = (space.decode(c) for c in space.sample(2, generator))
     twin = space.decode(space.mutate(space.encode(first)[None], generator)[0])
     judged = [(first, -1.0), (twin, -1.1), (other, -2.0), (first, float("nan"))]
-    assert winners(judged, 2, 0.5).members == (*first.members, *other.members)
-    assert winners(judged[:2], 2, 0.5).members == (*first.members, *twin.members), "where there is no other"
+    assert winners(judged, 2, 0.5)[0].members == (*first.members, *other.members)
+    assert winners(judged[:2], 2, 0.5)[0].members == (*first.members, *twin.members), "where there is no other"
