@@ -98,10 +98,10 @@ class Stage:
         if agreed((run.folder / self.artefact).exists()):
             return
         first = get_rank() == 0
-        if first and self.noted:
-            _note(run.folder, self.name)
         # What is timed has the whole machine; answers must not depend on how large it is.
         with nullcontext() if self.alone else threads_of(run.spec.recipe):
+            if first and self.noted:
+                _note(run.folder, self.name)
             if self.ranks or first:
                 self.do(run)
 

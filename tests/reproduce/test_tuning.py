@@ -316,7 +316,7 @@ def test_from_trials_to_a_table(own, cache, tmp_path):
     first = runner.invoke(app, ["run", file, "--entries=x3d", *folders], catch_exceptions=False)
     assert first.exit_code == 0, first.output
     done = runner.invoke(
-        app, ["tune", file, "--entries=x3d", "--trials=2", "--write", *folders], catch_exceptions=False
+        app, ["tune", file, "--entries=x3d", "--trials=2", "--jobs=1", "--write", *folders], catch_exceptions=False
     )
     assert done.exit_code == 0, done.output
     assert "x3d trial 1, 0.333 epochs: lr 0.0" in done.output.replace("\n", " ")
