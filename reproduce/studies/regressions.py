@@ -216,8 +216,8 @@ def main() -> None:
     unknown = sorted(set(only) - set(known))
     if unknown:
         parser.error(f"--only: nothing is checked of {unknown[0]!r}; of: {', '.join(known)}")
-    if only and options.speed and options.out == default:
-        parser.error("--only: name another file by --out; the study of speed is of all entries")
+    if only and options.out == default:
+        parser.error("--only: name another file by --out; the study's own is of all entries")
     made = session(DEFAULT).model_dump()
     found = speed(options.repeats, only) if options.speed else regressions(options.cache, options.repeats, only)
     out = default.with_name("slower.json") if options.speed and options.out == default else options.out

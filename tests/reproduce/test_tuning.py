@@ -373,17 +373,17 @@ class {name}(nn.Module):
 
 
 def test_a_model_of_ones_own_gets_the_same_trials_and_begins_at_its_recipe(study, own, cache, tmp_path):
-    (tmp_path / "mine.py").write_text(MINE.format(name="Mine", recipe={"warmup": 0.25, LR: 1e-3}))
+    (tmp_path / "mine.py").write_text(MINE.format(name="TunedModel", recipe={"warmup": 0.25, LR: 1e-3}))
     study.worth = lambda trial: dict(top1=9 if trial.number == 0 else 5)
     text = compare(
         tmp_path / "mine.py", own(), ["x3d"], [0], cache, tmp_path / "runs", tmp_path / "results", tuned=True
     )
-    assert "Mine" in text
-    assert [d[:2] for d in study.did[:6]] == [(name, number) for name in ("Mine", "x3d") for number in range(3)]
+    assert "TunedModel" in text
+    assert [d[:2] for d in study.did[:6]] == [(name, number) for name in ("TunedModel", "x3d") for number in range(3)]
     records = {r.entry: r for r in load_all(tmp_path / "results" / "records" / "own")}
-    assert records["Mine"].tuning.values == {"warmup": 0.25, LR: 1e-3}
-    assert records["Mine"].spec.recipe["optim_wrapper"]["optimizer"]["lr"] == 1e-3
-    assert records["Mine"].note == "own, mine.py, own recipe"
+    assert records["TunedModel"].tuning.values == {"warmup": 0.25, LR: 1e-3}
+    assert records["TunedModel"].spec.recipe["optim_wrapper"]["optimizer"]["lr"] == 1e-3
+    assert records["TunedModel"].note == "own, mine.py, own recipe"
     assert records["x3d"].tuning.values == {}
     assert {r.tuning.trials for r in records.values()} == {3}
     frame = tables.table(own(), list(records.values()), tmp_path / "results" / "records" / "own")
@@ -392,7 +392,7 @@ def test_a_model_of_ones_own_gets_the_same_trials_and_begins_at_its_recipe(study
 
 @pytest.mark.parametrize("recipe", ['{"warmpu": 0.1}', '{"net.width": 3}', "dict(warmup=len([]))", "[1]"])
 def test_a_recipe_of_ones_own_that_the_suites_does_not_have_is_one_clear_line(own, tmp_path, recipe):
-    (tmp_path / "mine.py").write_text(MINE.format(name=f"Mine{len(recipe)}", recipe=recipe))
+    (tmp_path / "mine.py").write_text(MINE.format(name=f"TunedModel{len(recipe)}", recipe=recipe))
     with pytest.raises(OwnModelError, match=r"mine\.py: `recipe` is no dictionary from places") as error:
         own_entry(tmp_path / "mine.py", own())
     assert "\n" not in str(error.value)
