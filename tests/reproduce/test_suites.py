@@ -21,7 +21,8 @@ EXAMPLE = CONFIGS / "examples" / "my_suite.py"
 def test_ours_are_few_files_and_none_repeats_another():
     files = [*(CONFIGS / "suites").glob("*.py"), *(CONFIGS / "recipes").glob("*.py"), CONFIGS / "_base_" / "entries.py"]
     assert len(files) <= 20
-    assert len(set(SUITES) - set(OURS)) == 2, "and the native ones"
+    ours = {name for name in SUITES if not name.startswith("runtime-")}  # those are made for a table of times
+    assert len(ours - set(OURS)) == 2, "and the native ones"
     statements = {}
     for file in files:
         body = [
