@@ -86,10 +86,10 @@ def on_ranks(gpus: int, runs: Path) -> bool:
     return True
 
 
-def leave_ranks() -> None:
-    """Undo `on_ranks`, without an import where it was never called."""
+def leave_ranks(failed: int = 0) -> None:
+    """Undo `on_ranks`, without an import where it was never called; a rank that `failed` ends here with that code."""
     if "reproduce.engine.distributed" in sys.modules:
-        sys.modules["reproduce.engine.distributed"].leave()
+        sys.modules["reproduce.engine.distributed"].leave(failed)
 
 
 @app.callback()
@@ -915,7 +915,9 @@ def main() -> None:
             text = f"{text.splitlines()[0]} Memory has run out, most likely: lower `workers` in the recipe, or JOBS="
         if not getattr(error, "spoken", False):  # by the rank of which it tells
             print(f"error: {text}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 1))
+        code = getattr(error, "exit_code", 1)
+        leave_ranks(code)
+        sys.exit(code)
 
 
 if __name__ == "__main__":

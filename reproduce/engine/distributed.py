@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Mapping
 from datetime import timedelta
@@ -74,14 +75,21 @@ def start() -> None:
     torch.distributed.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(hours=2))
 
 
-def leave() -> None:
-    """Leave the process group at an orderly end; nothing without one.
+def leave(failed: int = 0) -> None:
+    """Leave the process group; nothing without one.
 
     Gloo's threads hold tensors of Python, and abort a process whose interpreter ends before they let go
     (pytorch/pytorch#179291). They end with the last reference to their group, and the model of a training that is over
-    has one, in a cycle. Not for a rank that failed: NCCL would wait for the others.
+    has one, in a cycle. NCCL would wait for the others: a rank that failed ends at once, without its interpreter.
+
+    Args:
+        failed: exit code of a rank that failed; 0 at an orderly end.
     """
     if torch.distributed.is_initialized():
+        if failed:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(failed)
         gc.collect()
         torch.distributed.destroy_process_group()
 

@@ -69,6 +69,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # what is another than in the quick sui
     "joint": dict(videos=dict(joint=True, classes=16)),
     "frames": dict(sampling=dict(kind="dense", frames=16, stride=2), nets=TSM),  # at equal GMACs: narrower networks
     "steady": dict(recipe=dict(epochs=5, warmup=0.2, precise_bn=32)),
+    "many": dict(videos=dict(train=7_200), recipe=dict(epochs=2, warmup=0.2, precise_bn=32)),  # 900 steps, seen twice
     "ema": dict(recipe=dict(ema=0.02, precise_bn=32)),  # over about 50 steps
 }
 PILOT = ("base", "half", "third", "hard", "order", "joint", "frames")
@@ -254,8 +255,9 @@ def table(record: Mapping[str, Any]) -> str:
 
 def plan(missing: Sequence[tuple[str, str]], seeds: Mapping[str, int], at_a_time: int) -> str:
     """What is to be done, and about how long it takes."""
-    runs, epochs = sum(seeds.values()), [changes(name).get("recipe", {}).get("epochs", 3) for _, name in missing]
-    minutes = RUN_S / 60 * runs * sum(epochs) / 3 / at_a_time
+    runs, new = sum(seeds.values()), [changes(name) for _, name in missing]
+    steps = sum(n.get("recipe", {}).get("epochs", 3) * n.get("videos", {}).get("train", 2_400) / 2_400 for n in new)
+    minutes = RUN_S / 60 * runs * steps / 3 / at_a_time
     videos = {(layout, json.dumps(changes(name).get("videos"))) for layout, name in missing}
     lines = [f"  {layout} {name}: {changes(name) or 'as the quick suite'}" for layout, name in missing]
     lines.append(
