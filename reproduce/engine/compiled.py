@@ -20,8 +20,14 @@ def check_compiler() -> None:
     """Find out before the first step whether this machine can compile, by a function of one line.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: it cannot, or has no GPU: on one thread of a CPU, inductor of torch 2.11 takes convolutions of 1 × 1
+            for other strides than they have, and its step is no faster than the quick layers'.
     """
+    if BACKEND == "inductor" and get_device() == "cpu":
+        raise ValueError(
+            "compiled=True is for GPUs, and this training runs on a CPU, whose quick layers are as fast; take it out "
+            "of the recipe"
+        )
     new = time.time()  # what was compiled once needs no compiler
     try:
         torch.compile(lambda x: x + new, backend=BACKEND, dynamic=False)(torch.ones(8, device=get_device()))
