@@ -1,6 +1,7 @@
 """How fast videos become clips: against mmaction2's pipeline on the same files, one thread each, in turns.
 
     python -m reproduce.studies.decoding
+    python -m reproduce.studies.decoding --views
 
 The files are generated: embedded scenes as H.264 with B frames in two sizes (Kinetics' common ones) and as VP9
 (Something-Something's). Every round times each side once on every file. A ratio compares the two sides of one round and
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
 import os
 import statistics
@@ -50,7 +52,7 @@ from reproduce.data.manifest import Manifest, Video
 from reproduce.data.scan import scan
 from reproduce.data.synthetic.video import render
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.engine.engines import raced
+from reproduce.engine.engines import has_bf16, raced, torch_is_safe
 from reproduce.evidence.reference import own_option
 from reproduce.protocol import Crops, Protocol, Sampling
 from reproduce.records import session
@@ -188,11 +190,12 @@ def pipelines(paths: list[Path], rounds: int) -> dict:
     return out
 
 
-def thirty_views(path: Path, rounds: int, depth: float, decoder: str) -> dict:
+def thirty_views(path: Path, rounds: int, depth: float, decoder: str, precision: str = "fp32") -> dict:
     """One video from its file to the logits of its 30 views: mmaction2's pipeline and X3D, ours with equal weights.
 
     Ours as in a test of ours: an x3d in a ``VideoClassifier``, by the quickest engine, few views at a time. mmaction2's
-    network gets its views together, their memory in channels-last order, as its pipeline returns them.
+    network gets its views together, their memory in channels-last order, as its pipeline returns them, and computes in
+    fp32.
     """
     recognizer = dict(
         type="Recognizer3D",
@@ -222,7 +225,8 @@ def thirty_views(path: Path, rounds: int, depth: float, decoder: str) -> dict:
     theirs.eval()
     net = x3d(num_classes=400, blocks=tuple(math.ceil(depth * blocks) for blocks in (1, 2, 5, 3)))
     net.load_state_dict(MAPS["mmaction2"]["x3d"].ours(theirs.state_dict()))
-    found = raced(net.eval(), (few[:1],), ("torch", "openvino"))
+    names = ("torch", "openvino") if precision == "fp32" or torch_is_safe() else ("openvino",)
+    found = raced(net.eval(), (few[:1],), names, precision)
     name = min(found, key=lambda name: found[name][0])
     net, parts = found[name][1], []
     net.register_forward_hook(lambda *call: parts.append(call[-1]))
@@ -241,6 +245,17 @@ def thirty_views(path: Path, rounds: int, depth: float, decoder: str) -> dict:
     return out | dict(
         engine=name, largest_difference_of_logits=(torch.cat(parts) - seen["theirs"][ORDER]).abs().max().item()
     )
+
+
+def all_thirty_views(path: Path, rounds: int, depth: float) -> dict:
+    """The 30 views by each decoder in each precision that is to be had, on all cores, at most eight, as in a test."""
+    torch.set_num_threads(min(8, os.cpu_count()))
+    kinds = ["fp32"] + ["bf16"] * has_bf16()
+    found = {f"{d} {kind}": thirty_views(path, rounds, depth, d, kind) for d in DECODERS for kind in kinds}
+    found["provenance"] = session("all").model_dump()
+    torch.set_num_threads(1)
+    print(found, file=sys.stderr)
+    return found
 
 
 def scanning(paths: list[Path], rounds: int) -> dict:
@@ -281,6 +296,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=3, help="of each kind")
     parser.add_argument("--openings", type=int, default=10_000, help="of one file, for the memory")
     parser.add_argument("--depth", type=float, default=2.2, help="of the X3D of the 30 views; 2.2: X3D-M")
+    parser.add_argument("--views", action="store_true", help="only the 30 views; the rest of --out stays as it is")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -288,16 +304,19 @@ def main() -> None:
     few = max(1, arguments.rounds // 3)
     result = dict(pipelines={}, scan={}, memory={})
     with TemporaryDirectory() as folder:
+        (path,) = make("h264 340x256", Path(folder), 1)
+        views = dict(thirty_views=all_thirty_views(path, few, arguments.depth))
+        if arguments.views:
+            before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+            write_json(arguments.out, before | views)
+            return
         for kind in KINDS:
             paths = make(kind, Path(folder), arguments.videos)
             result["pipelines"][kind] = pipelines(paths, arguments.rounds)
             result["scan"][kind] = scanning(paths, few)
             print(kind, result["pipelines"][kind], result["scan"][kind], sep="\n  ", file=sys.stderr)
-            if kind == "h264 340x256":
-                result["thirty_views"] = {d: thirty_views(paths[0], 1 + few // 3, arguments.depth, d) for d in DECODERS}
-                print(result["thirty_views"], file=sys.stderr)
             result["memory"][kind] = {d: memory(paths[0], arguments.openings, d) for d in DECODERS}
-    write_json(arguments.out, result | dict(provenance=session("all").model_dump()))
+    write_json(arguments.out, result | views | dict(provenance=session("all").model_dump()))
 
 
 if __name__ == "__main__":
