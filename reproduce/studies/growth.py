@@ -207,12 +207,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the study; print and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=1, help="runs of each point")
-    parser.add_argument("--curves", default=",".join(CURVES), help="comma-separated, all by default")
+    parser.add_argument(
+        "--curves", default=",".join(CURVES), help="comma-separated; the others stay as they are in --out"
+    )
     own_option(parser, "--out", "studies/growth.json")
     options = parser.parse_args(argv)
-    made = session("none").model_dump()
-    found = {name: curve(name, options.repeats) for name in options.curves.split(",")}
-    write_json(options.out, dict(curves=found, repeats=options.repeats, rule=LINEAR, provenance=made))
+    made = dict(repeats=options.repeats, provenance=session("none").model_dump())
+    found = {name: curve(name, options.repeats) | made for name in options.curves.split(",")}
+    known = json.loads(options.out.read_text())["curves"] if options.out.exists() else {}
+    write_json(options.out, dict(curves=known | found, rule=LINEAR))
     for name, of in found.items():
         for work, costs in of["work"].items():
             e = costs["exponents"]
