@@ -66,10 +66,12 @@ class SupernetSearch(Method):
 
     def check(self) -> None:
         """See ``Method``: options and judge are known, and the budget is inside of what the space can cost."""
-        judge = (self.config.get("judge") or {}).get("type")
-        if isinstance(judge, str) and JUDGES.get(judge) is None:
+        judge = self.config.get("judge") or dict(type="supernet")
+        kind = judge.get("type") if isinstance(judge, dict) else None
+        if kind is None or (isinstance(kind, str) and JUDGES.get(kind) is None):
+            known = ", ".join(sorted(JUDGES.module_dict))
             raise ValueError(
-                f"{self.config.entry}: unknown judge {judge!r}; known: {', '.join(sorted(JUDGES.module_dict))}"
+                f"{self.config.entry}: unknown judge {(kind or judge)!r}; known: {known}; give dict(type=name)"
             )
         self.space.stages(self.options, self.suite.classes)
         low, high = self.space.cost(self.suite.classes).range()

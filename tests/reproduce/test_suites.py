@@ -167,6 +167,7 @@ def test_a_network_that_cannot_be_built_and_a_space_out_of_reach_are_said_first(
         (
             ([("head_width=64", "hed_width=64")], "x3d_narrow", "entry 'x3d_narrow' cannot be built"),
             (of_search("judge", "dict(type='luck')"), "auto_tsnet_random", "unknown judge 'luck'; known: "),
+            (of_search("judge", "'supernet'"), "auto_tsnet_random", "unknown judge 'supernet'; known: "),
             (of_search("options", "dict(stepz=1)"), "auto_tsnet_random", "unknown option stepz of a search; known: "),
             (budget, "auto_tsnet_random", "auto_tsnet_random: a budget of 0.1 GMACs is outside of space 'tiny'"),
         )
