@@ -18,7 +18,8 @@ def plug_ins(group: str) -> None:
     A warning names each module that does not load; the others are loaded.
 
     Args:
-        group: after ``autotsnet.``: ``families``, ``spaces``, ``judges``, ``transforms`` or ``layouts``.
+        group: after ``autotsnet.``: ``families``, ``spaces``, ``judges``, ``constraints``, ``transforms``, ``layouts``
+            or ``searches``.
     """
     if group in _asked:
         return

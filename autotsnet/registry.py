@@ -5,7 +5,7 @@ A *family* is a function ``build(*, num_classes, frames, crop, **knobs) -> nn.Mo
 turn, coarsest first. Every family also takes ``transforms``, see ``autotsnet.transforms``.
 
 Another package adds its own by an entry point of one of the groups ``autotsnet.families``, ``.spaces``, ``.judges``,
-``.transforms``, ``.layouts`` and ``.searches``: the name of a module, whose import registers them.
+``.constraints``, ``.transforms``, ``.layouts`` and ``.searches``: the name of a module, whose import registers them.
 """
 
 from __future__ import annotations

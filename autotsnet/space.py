@@ -296,6 +296,7 @@ def space_of(space: Space | str | dict) -> Space:
         space = dict(type=space)
     if not isinstance(space, dict):
         return space
-    if SPACES.get(space["type"]) is None:
-        raise ValueError(f"unknown search space {space['type']!r}; known: {', '.join(SPACES.module_dict)}")
+    name = space.get("type")
+    if not isinstance(name, str) or SPACES.get(name) is None:
+        raise ValueError(f"unknown search space {name!r}; known: {', '.join(SPACES.module_dict)}")
     return SPACES.build(space)

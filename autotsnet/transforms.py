@@ -57,10 +57,13 @@ def transformed(
         clips: B C T H W on the meta device, one per input of the network; None: their size is not known.
 
     Raises:
-        TransformError: a transform is unknown, or does not change the network.
+        TransformError: a transform is unknown, fails, or does not change the network.
+        ValueError: of a transform; it says what is wrong.
     """
     for config in transforms:
-        name = config.get("type")
+        name = config.get("type") if isinstance(config, Mapping) else None
+        if not isinstance(name, str):
+            raise TransformError(f"transforms are a list of dict(type=name, …), with {config!r} in it")
         if name not in MODEL_TRANSFORMS:
             known = ", ".join(sorted(MODEL_TRANSFORMS.module_dict)) or "none"
             raise TransformError(f"unknown transform {name!r}; known: {known}")
@@ -68,7 +71,9 @@ def transformed(
         seen = dict(clips=clips) if "clips" in signature(MODEL_TRANSFORMS.get(name)).parameters else {}
         try:
             net = MODEL_TRANSFORMS.build({**config, **seen, "net": net})
-        except TypeError as error:
+        except ValueError:
+            raise  # it says what is wrong
+        except Exception as error:  # whatever a transform of somebody's own raises
             raise TransformError(f"transform {name!r} of {network}: {error}") from error
         if not isinstance(net, nn.Module):
             raise TransformError(f"transform {name!r} returned {type(net).__name__}, not a network")

@@ -125,7 +125,7 @@ class Attention(nn.Module):
         return x if self.kind == "none" else self.ops[_attribute(self.kind)](x)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        """Also weights of before, when parts were called by the kind itself."""
+        """Load old weights too, in which the name of a part is its kind."""
         for kind in filter(iskeyword, BLOCKS):
             old = f"{prefix}ops.{kind}."
             for key in [key for key in state_dict if key.startswith(old)]:

@@ -119,7 +119,7 @@ _ONE, _MOST, _ROUND = np.float32(1), np.float32(87), np.float32(1.5 * 2**23)
 
 
 def _sigmoid(u):
-    """Of a number of either precision, for kernels; in a closure, numba would not find them on the disk again."""
+    """The sigmoid of a float32 or float64, in kernels. It is no closure: numba could not read that from its cache."""
 
 
 def _sigmoid32(u):

@@ -147,7 +147,7 @@ def _out_shape(x: Tensor, weight: Tensor, stride: list[int], padding: list[int])
 
 
 def _channels(x: Tensor) -> int:
-    """Of a tile."""
+    """Number of channels in a tile, a power of two."""
     return min(MOST_CHANNELS, max(16, triton.next_power_of_2(x.shape[1])))
 
 

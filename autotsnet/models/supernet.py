@@ -151,8 +151,9 @@ class SuperNet(SharedWeights):
 
     @contextmanager
     def common_parts(self) -> Iterator[None]:
-        """Inside, for one batch of clips and without gradients: what the next subnet has in common with the last up to
-        some level is not computed again. Fair windows differ from subnet to subnet: then nothing is in common.
+        """Inside, a subnet does not compute again what its first levels have in common with the last subnet's.
+
+        For one batch of clips, without gradients. Subnets with fair windows have nothing in common.
         """
         self._done = None if self.fair and self.training else {}
         try:

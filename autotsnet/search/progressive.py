@@ -7,7 +7,7 @@ alone under its share of the budget; the next stage freezes what it decided. The
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,16 @@ class SearchOptions:
 
     @classmethod
     def of(cls, options: SearchOptions | dict | None) -> SearchOptions:
-        """Options from a config of nested dicts; absent fields have their defaults."""
+        """Options from a config of nested dicts; absent fields have their defaults.
+
+        Raises:
+            SearchError: an unknown option; the message lists the known ones.
+        """
         if not isinstance(options, dict):
             return options or cls()
+        known = [field.name for field in fields(cls)]
+        if unknown := [name for name in options if name not in known]:
+            raise SearchError(f"unknown option {', '.join(unknown)} of a search; known: {', '.join(known)}")
         return cls(**{**options, "fpnas": FPNASOptions(**options.get("fpnas", {}))})
 
 
@@ -125,8 +132,8 @@ class ProgressiveSearchLoop(BaseLoop):
         seed: of the strategy.
 
     Raises:
-        SearchError: the budget is outside of what the space can cost, and the message says the range; or the stages of
-            the space leave a variable out, and the message names it.
+        SearchError: the budget is outside of what the space can cost, and the message says the range; the stages of the
+            space leave a variable out, and the message names it; or a stage has no variable or no step.
     """
 
     def __init__(
@@ -164,6 +171,7 @@ class ProgressiveSearchLoop(BaseLoop):
         self._iter = self._epoch = 0
         self.stop_training = False
         self.template = torch.zeros_like(self.space.counts)  # types start as "none"
+        self._code_type = torch.uint8 if self.space.counts.max() <= 256 else torch.int64  # of codes in the journal
         # per step: codes K M; step, stage, K; cost, log-likelihood, weight, entropy
         self._journal: list[tuple[Tensor, Tensor, Tensor]] = []
         self.trajectory: list[dict[str, Any]] = []
@@ -172,13 +180,25 @@ class ProgressiveSearchLoop(BaseLoop):
         self._enter(0)
 
     def _check(self) -> None:
-        """Refuse stages that leave a variable out, and a budget that no architecture of a stage can meet."""
+        """Refuse stages that leave a variable out or search nothing, and a budget that no architecture can meet."""
         decided = {name for stage in self.stages for name in stage.decides}
         if missed := [v for v in self.space.variables if v.stage not in decided]:
             raise SearchError(
                 f"no stage of space {self.space.name!r} decides {', '.join(v.name for v in missed)}; its stages decide "
                 f"{', '.join(sorted(decided))}: add {', '.join(sorted({v.stage for v in missed}))} to one"
             )
+        for stage in self.stages:
+            named = f"stage {stage.name!r} of space {self.space.name!r}"
+            searched = {v.block for v in self.space.variables if v.stage in stage.decides}
+            if not searched:
+                raise SearchError(f"{named} decides no variable: none belongs to {', '.join(stage.decides) or 'it'}")
+            if torn := [v for v in self.space.variables if v.block in searched and v.stage not in stage.decides]:
+                raise SearchError(
+                    f"{named} decides a part of block {torn[0].block!r} only, without {torn[0].name}; give the "
+                    "variables of a block one stage"
+                )
+            if stage.warmup < 0 or stage.steps < 1:
+                raise SearchError(f"{named} has {stage.steps} steps after {stage.warmup} of warm-up; give at least one")
         if self.options.frozen and len(self.stages) > 1:
             raise SearchError(
                 "frozen=True trains the weights of all variables before the search; set progressive=False"
@@ -338,7 +358,7 @@ class ProgressiveSearchLoop(BaseLoop):
         entropy = self.strategy.stats().get("entropy", math.nan)
         numbers = torch.stack([costs.double(), judged.double(), weights.double(), torch.full_like(judged, entropy)], 1)
         places = torch.tensor([[self._iter, self._epoch, len(codes)]]).repeat(len(codes), 1)
-        self._journal.append((self.restriction.expand(codes).to(torch.uint8), places, numbers))
+        self._journal.append((self.restriction.expand(codes).to(self._code_type), places, numbers))
         last = self._in_stage + 1 == self.stage.warmup + self.stage.steps
         if last or self._in_stage % 10 == 0:
             here = dict(step=self._iter, stage=self.stage.name)
@@ -419,7 +439,8 @@ class ProgressiveSearchLoop(BaseLoop):
 
     def _columns(self) -> list[Tensor]:
         if not self._journal:
-            return [torch.empty(0, n, dtype=d) for n, d in ((len(self.template), torch.uint8), (3, int), (4, float))]
+            types = (len(self.template), self._code_type), (3, int), (4, float)
+            return [torch.empty(0, n, dtype=d) for n, d in types]
         return [torch.cat(parts) for parts in zip(*self._journal, strict=True)]
 
     def journals(self) -> tuple[pd.DataFrame, pd.DataFrame]:

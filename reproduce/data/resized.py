@@ -99,7 +99,7 @@ class Resizing:
 
     @property
     def root(self) -> Path:
-        """Of the source."""
+        """Folder of the source."""
         return self.manifests[0].root
 
     @property
@@ -304,7 +304,7 @@ def _upright_planes(planes: np.ndarray, frame) -> np.ndarray:
 
 
 def _each(jobs: list[Job], workers: int) -> Iterator[dict]:
-    """What ``make`` returns, as it is done; when this process is stopped, others finish the videos in their hands."""
+    """Yield what ``make`` returns for each job; when this process is stopped, the workers finish their videos."""
     if min(workers, len(jobs)) <= 1:
         yield from map(make, jobs)
         return
@@ -325,7 +325,7 @@ def _each(jobs: list[Job], workers: int) -> Iterator[dict]:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM ends the command, which is then issued again; not by an error that could pass for one of a video."""
+    """SIGTERM exits here; an error could be taken for one of a video. The command can be issued again."""
 
     def stop(*_) -> None:
         print("stopped by SIGTERM; issue the command again to go on", file=sys.stderr)
@@ -339,7 +339,7 @@ def stoppable() -> Iterator[None]:
 
 
 def _start() -> None:
-    """Of a worker: its parent alone decides when it ends, also by its own death."""
+    """Prepare a worker: only its parent ends it, and it ends with its parent."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -48,10 +48,10 @@ def by_onednn(net: nn.Module) -> None:
 def fold(net: nn.Module, *clips: Tensor) -> None:
     """Let convolutions do the work of the batch norms that they feed, in place.
 
-    Which feeds which is seen while the network runs, not guessed from the order of its modules (mmcv's ``fuse_conv_bn``
-    does, for 2D convolutions) nor traced (which not every network stands). Layers that are called more than once stay,
-    and all of them where the logits for ``clips`` would be others: of a network that uses elsewhere what comes between
-    convolution and batch norm.
+    One run of the network shows which convolution feeds which norm. The order of the modules does not show it (mmcv's
+    ``fuse_conv_bn`` guesses from it, for 2D convolutions), and not every network can be traced. Layers that are called
+    more than once stay as they are. All layers stay where the logits for ``clips`` would change: some networks also use
+    what is between convolution and norm elsewhere.
 
     Args:
         net: in eval mode.

@@ -79,7 +79,7 @@ def ignore_sigterm(worker: int = 0) -> None:
 
 
 def _end_workers() -> None:
-    """End what still decodes, deaf to SIGTERM as it is, when an error that keeps a loader alive ends this process."""
+    """Kill the decoding workers when this process ends by an error that keeps a loader alive; they ignore SIGTERM."""
     workers = [child for child in multiprocessing.active_children() if child.daemon]
     if workers:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes their end for an accident
@@ -200,7 +200,7 @@ class Runner(MMRunner):
 
 @OPTIM_WRAPPERS.register_module()
 class Bf16OptimWrapper(OptimWrapper):
-    """mmengine's ``AmpOptimWrapper`` for bfloat16: no loss scaler, which its range needs not, and CPUs not refused."""
+    """mmengine's ``AmpOptimWrapper`` for bfloat16, which needs no loss scaler; it also runs on CPUs."""
 
     @contextlib.contextmanager
     def optim_context(self, model: torch.nn.Module) -> Iterator[None]:

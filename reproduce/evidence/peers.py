@@ -87,7 +87,7 @@ class Case:
         return MODELS.build(net), net.frames, net.crop
 
     def gmacs(self) -> float:
-        """Of a clip."""
+        """GMACs of a clip; of ``SUPERNET``, of all subnets of a step."""
         if self.variant == SUPERNET:
             space = preset("tiny")
             return space.cost(8).gmacs(space.sample(8, torch.Generator().manual_seed(0))).sum().item()

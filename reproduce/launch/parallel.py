@@ -130,7 +130,10 @@ def side_by_side(
 
 
 def longest_first(todo: list[Job]) -> list[Job]:
-    """Those with a search of their own, then networks of a searched space, then the others: both ends are near."""
+    """Runs with a search first, then networks drawn from a space, then the others.
+
+    The longest runs come first, so that all processes end at about the same time.
+    """
 
     def place(job: Job) -> int:
         entry = suite(job.suite).entry(job.entry)

@@ -18,6 +18,7 @@ from mmengine.dist import barrier, get_rank, get_world_size
 from mmengine.optim import CosineAnnealingLR, LinearLR
 
 from autotsnet.architecture import Architecture, TwoStreamArchitecture
+from autotsnet.search.judges import JUDGES
 from autotsnet.search.progressive import ProgressiveSearchLoop, SearchOptions
 from autotsnet.space import Space, space_of
 from reproduce.data.manifest import Manifest
@@ -64,7 +65,15 @@ class SupernetSearch(Method):
         return SearchOptions.of(dict(recipe, fpnas=config.get("fpnas", {}), **config.options))
 
     def check(self) -> None:
-        """See ``Method``: the budget is inside of what the space can cost."""
+        """See ``Method``: options and judge are known, and the budget is inside of what the space can cost."""
+        judge = self.config.get("judge") or dict(type="supernet")
+        kind = judge.get("type") if isinstance(judge, dict) else None
+        if kind is None or (isinstance(kind, str) and JUDGES.get(kind) is None):
+            known = ", ".join(sorted(JUDGES.module_dict))
+            raise ValueError(
+                f"{self.config.entry}: unknown judge {(kind or judge)!r}; known: {known}; give dict(type=name)"
+            )
+        self.space.stages(self.options, self.suite.classes)
         low, high = self.space.cost(self.suite.classes).range()
         if not low <= self.suite.gmacs <= high:
             raise ValueError(

@@ -46,10 +46,13 @@ def exercise():
     def torn(net: nn.Module) -> nn.Module:
         return nn.Sequential(net, nn.Linear(5, 4, device=next(net.parameters()).device))
 
-    for transform in (gated, beheaded, torn):
+    def lost(net: nn.Module) -> nn.Module:
+        return net.get_submodule("nowhere")
+
+    for transform in (gated, beheaded, torn, lost):
         MODEL_TRANSFORMS.register_module(module=transform)
     yield
-    for transform in (gated, beheaded, torn):
+    for transform in (gated, beheaded, torn, lost):
         MODEL_TRANSFORMS.module_dict.pop(transform.__name__)
 
 
@@ -91,7 +94,11 @@ def test_bad_transforms_are_named():
         (dict(type="gated", last=0), r"transform 'gated' changes nothing in TSM; take it out, or see its options"),
         (dict(type="torn"), r"with transform 'torn', Sequential does not run on clips of shape \(2, 3, 8, 32, 32\): "),
         (dict(type="beheaded"), r"with transform 'beheaded', Sequential returns \(2, 3\), not logits of \(2, 4\)"),
+        (dict(type="lost"), r"transform 'lost' of TSM: TSM has no attribute `nowhere`"),
         (dict(type="missing"), r"unknown transform 'missing'; known: .*gated"),
     ):
         with pytest.raises(TransformError, match=message):
             on_meta(lambda transform=transform: build(**SIZE, transforms=[transform]))
+    for transforms, bad in (("gated", "'g'"), (dict(type="gated"), "'type'"), ([dict(last=2)], r"{'last': 2}")):
+        with pytest.raises(TransformError, match=rf"transforms are a list of dict\(type=name, …\), with {bad} in it"):
+            on_meta(lambda transforms=transforms: build(**SIZE, transforms=transforms))

@@ -159,9 +159,16 @@ def test_a_network_that_cannot_be_built_and_a_space_out_of_reach_are_said_first(
     monkeypatch.setenv("MY_VIDEOS", str(tmp_path))
     folders = [f"--{name}={tmp_path / name}" for name in ("runs", "results", "cache")]
     budget = [("gmacs=0.006", "gmacs=0.1")]
+
+    def of_search(key: str, value: str) -> list[tuple[str, str]]:
+        return [("entries = [", f'searches["auto_tsnet"]["{key}"] = {value}\nentries = [')]
+
     for number, (parts, entry, said) in enumerate(
         (
             ([("head_width=64", "hed_width=64")], "x3d_narrow", "entry 'x3d_narrow' cannot be built"),
+            (of_search("judge", "dict(type='luck')"), "auto_tsnet_random", "unknown judge 'luck'; known: "),
+            (of_search("judge", "'supernet'"), "auto_tsnet_random", "unknown judge 'supernet'; known: "),
+            (of_search("options", "dict(stepz=1)"), "auto_tsnet_random", "unknown option stepz of a search; known: "),
             (budget, "auto_tsnet_random", "auto_tsnet_random: a budget of 0.1 GMACs is outside of space 'tiny'"),
         )
     ):

@@ -15,7 +15,7 @@ from autotsnet.architecture import STREAMS
 from autotsnet.cost import CostModel
 from autotsnet.search.fpnas import FPNASOptions
 from autotsnet.search.progressive import ProgressiveSearchLoop, SearchError, SearchOptions
-from autotsnet.space import SharedWeights
+from autotsnet.space import SharedWeights, Stage, Variable
 from autotsnet.spaces import preset
 
 TINY = preset("tiny")
@@ -231,6 +231,71 @@ def test_a_space_whose_stages_miss_a_variable_is_refused():
         searched(SHORT, space=Forgetful(**vars(preset("tiny").at(8, 64))))
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (dict(decides=("fusions",)), "stage 'fusion' of space 'tiny' decides no variable: none belongs to fusions"),
+        (dict(steps=0), "stage 'fusion' of space 'tiny' has 0 steps after 0 of warm-up; give at least one"),
+    ],
+)
+def test_a_stage_that_would_search_nothing_is_refused(change, said):
+    class Idle(type(TINY)):
+        def stages(self, options, num_classes):
+            slow, fast, fusion, attention = super().stages(options, num_classes)
+            return slow, fast, replace(fusion, **change), replace(attention, decides=("fusion", "attention"))
+
+    with pytest.raises(SearchError, match=said):
+        searched(SHORT, space=Idle(**vars(preset("tiny").at(8, 64))))
+
+
+class Numbered:
+    """A space of as many architectures as asked for, behind one variable, as of a table; all cost the same."""
+
+    name = "numbered"
+
+    def __init__(self, *variables: Variable):
+        self.variables, self.counts = variables, torch.tensor([len(v.candidates) for v in variables])
+
+    def blocks(self):
+        return (tuple(self.counts.tolist()),)
+
+    def decode(self, code, alone=None):
+        return SimpleNamespace(hash=str(code.tolist()))
+
+    def cost(self, num_classes, alone=None):
+        return SimpleNamespace(gmacs=lambda codes: torch.ones(len(codes)).double(), range=lambda: (1.0, 1.0))
+
+    def stages(self, options, num_classes):
+        return tuple(Stage(v.stage, (v.stage,), 0, 4) for v in self.variables)
+
+
+class Largest:
+    """A judge that likes large numbers."""
+
+    clips, images = 64, 0
+
+    def scores(self, codes, alone=None, final=False):
+        return codes[:, 0].double()
+
+    def state_dict(self):
+        return {}
+
+
+def test_a_variable_may_have_more_candidates_than_a_byte_has_values():
+    space = Numbered(Variable("number", tuple(range(1000)), "all", "number"))
+    options = replace(SHORT, strategy="random", batch=16, draws=1)
+    loop = searched(options, lambda model, *_: model.net.weight.sum(), gmacs=1.0, space=space, judge=Largest())
+    journal, _ = loop.journals()
+    assert loop.template.item() >= journal.log_likelihood.max() > 256
+    assert [int(code[0]) for code in journal.code] == journal.log_likelihood.tolist()
+
+
+def test_a_stage_that_decides_a_part_of_a_block_is_refused():
+    space = Numbered(Variable("t", (1, 3), "early", "block"), Variable("k", (3, 5), "late", "block"))
+    with pytest.raises(SearchError, match="decides a part of block 'block' only, without k; give all variables of a"):
+        searched(SHORT, gmacs=1.0, space=space, judge=Largest())
+
+
 def test_space_and_options_come_as_config_and_the_judge_is_any():
     class Table:
         clips, images = 64, 0
@@ -248,6 +313,8 @@ def test_space_and_options_come_as_config_and_the_judge_is_any():
     assert TINY.encode(loop.architecture).double().mean() <= means.min()
     with pytest.raises(ValueError, match="unknown search space 'xl'; known: tiny, s, m, l"):
         searched(SHORT, space="xl")
+    with pytest.raises(ValueError, match="unknown search space None; known: tiny, s, m, l"):
+        searched(SHORT, space=dict(frames=8))
     with pytest.raises(SearchError, match="give a search one of them"):
         searched(SHORT, constraint=dict(type="gmacs", limit=1.0))
 
