@@ -94,8 +94,8 @@ def transformable(build: Callable[..., nn.Module], inputs: tuple[str, ...]) -> C
     """
 
     @wraps(build)
-    def with_transforms(*, transforms: Sequence[Mapping[str, Any]] = (), **arguments) -> nn.Module:
-        net = build(**arguments)
+    def with_transforms(*, transforms: Sequence[Mapping[str, Any]] | None = (), **arguments) -> nn.Module:
+        net, transforms = build(**arguments), transforms or ()
         given = {name: p.default for name, p in signature(build).parameters.items()} | arguments
         frames, crop = given.get("frames"), given.get("crop")
         clips = example(inputs, frames, crop, batch=2) if transforms and frames and crop else None

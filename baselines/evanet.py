@@ -323,6 +323,8 @@ class EvaNet(nn.Module):
         members: one network or more.
     """
 
+    fixed_frames = True
+
     def __init__(self, members: list[Member]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)

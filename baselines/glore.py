@@ -65,6 +65,7 @@ class GloReNet(nn.Module):
         dropout: probability of a dropout before the classifier.
     """
 
+    fixed_frames = True
     head = ("fc", "dropout")
 
     def __init__(

@@ -71,6 +71,8 @@ class MViT(nn.Module):
         dropout: probability of a dropout before the classifier.
     """
 
+    fixed_frames = True
+
     def __init__(
         self,
         num_classes: int,

@@ -98,6 +98,7 @@ class SlowFast(nn.Module):
         slow_ends: the slow pathway sees the last frame.
     """
 
+    fixed_frames = True
     head = ("fc", "dropout")
 
     def __init__(

@@ -293,6 +293,7 @@ class TinyVideoNet(nn.Module):
         ValueError: the clips have not as many frames as the architecture takes.
     """
 
+    fixed_frames = True
     head = ("fc", "dropout")
 
     def __init__(

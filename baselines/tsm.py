@@ -67,6 +67,7 @@ class FrameNet(nn.Module):
         frames: T.
     """
 
+    fixed_frames = True
     head = ("fc", "dropout")
 
     def __init__(self, frames: int) -> None:

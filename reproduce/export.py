@@ -23,20 +23,11 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from autotsnet.inputs import example, inputs_of
-from autotsnet.models import TwoStreamNet
-from baselines.evanet import EvaNet
-from baselines.glore import GloReNet
-from baselines.mvit import MViT
-from baselines.pvnas.network import PVNet
-from baselines.slowfast import SlowFast
-from baselines.tiny_video_net import TinyVideoNet
-from baselines.tsm import FrameNet
 from reproduce.engine.engines import to_openvino
 from reproduce.engine.rebuild import trained
 from reproduce.spec import RunSpec
 from reproduce.whole_files import write_atomic
 
-FIXED_FRAMES = (EvaNet, FrameNet, GloReNet, MViT, PVNet, SlowFast, TinyVideoNet, TwoStreamNet)
 TOLERANCE = 1e-4  # of a logit; relative to the largest logit if that is above 1
 TRACED, CHECKED = 2, 3  # clips per batch: the check runs another batch size than the trace
 
@@ -102,7 +93,7 @@ def export(net: nn.Module, frames: int, crop: int, out: Path, openvino: bool = F
     """
     if openvino and not find_spec("openvino"):
         raise ModuleNotFoundError("OpenVINO is not installed: pip install openvino")
-    free = {0: "batch"} if isinstance(net, FIXED_FRAMES) else {0: "batch", 2: "frames"}
+    free = {0: "batch"} if getattr(net, "fixed_frames", False) else {0: "batch", 2: "frames"}
     inputs = inputs_of(net)
     program = _program(net, example(inputs, frames, crop, TRACED, "cpu"), free)
     clips = example(inputs, frames + 1 if 2 in free else frames, crop, CHECKED, "cpu")

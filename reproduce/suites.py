@@ -282,6 +282,8 @@ def load(path: Path) -> Suite:
     """
     try:
         config = _read(path)
+        if wrong := [e for e in config.entries if not isinstance(e, Mapping)]:
+            raise SuiteError(f"`entries` are dicts, with {wrong[0]!r} among them")
         found, entries = config.suite.to_dict(), [dict(e) for e in config.entries]
         published = config.get("literature", {})
         if found.get("protocol"):
@@ -343,7 +345,7 @@ def _faults(suite: Suite) -> Iterator[str]:
             yield f"{name!r} is no name of letters, digits, - and _"
     yield from (f"entry {n!r} is there twice" for n in dict.fromkeys(names) if names.count(n) > 1)
     gmacs = suite.gmacs
-    if gmacs is not None and not (isinstance(gmacs, int | float) and 0 < gmacs < math.inf):
+    if gmacs is not None and (isinstance(gmacs, bool) or not (isinstance(gmacs, int | float) and 0 < gmacs < math.inf)):
         yield f"gmacs={gmacs!r} is no positive number of GMACs per view"
     if not isinstance(suite.classes, int) or suite.classes < 2:
         yield f"classes={suite.classes!r} is no number of classes"
@@ -358,10 +360,12 @@ def _faults(suite: Suite) -> Iterator[str]:
         net = nets.get(entry.net) if entry.net else config.get("net")
         if net is None:
             yield f"entry {entry.name!r} has no network in `nets`"
-        elif "type" not in net:
+        elif not (isinstance(net.get("type"), str) or callable(net.get("type"))):
             yield f"the network of entry {entry.name!r} has no type"
         if entry.search and entry.search not in searches:
             yield f"entry {entry.name!r} has no search in `searches`"
+        elif entry.search and not isinstance(searches[entry.search].get("method"), str):
+            yield f"the search of entry {entry.name!r} has no `method`"
         if not isinstance(entry.variants, int) or entry.variants < 1:
             yield f"entry {entry.name!r} has variants={entry.variants!r}"
         if suite.protocol is None and not {"sampling", "crops"} <= config.keys():

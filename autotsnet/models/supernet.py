@@ -222,7 +222,7 @@ def recalibrate(
         acting = [m for m in model.skeleton(architecture).modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     training, momenta = model.training, [m.momentum for m in acting]
     # A fair window would fill the statistics of other channels than the subnet uses afterwards.
-    windows = model.prefix_windows() if isinstance(model, SuperNet) else nullcontext()
+    windows = model.prefix_windows() if isinstance(model, SharedWeights) else nullcontext()
     for m in stored:
         m.reset_running_stats()
     for m in acting:

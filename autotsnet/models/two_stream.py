@@ -114,6 +114,7 @@ class TwoStreamNet(nn.Module):
         part: makes a part of a class and its arguments; a supernet makes equal parts once.
     """
 
+    fixed_frames = True
     head = ("hidden", "dropout", "classifier")
     done: dict[int, tuple] | None = None  # of the last subnet on the same clip: by level, path and outputs
 

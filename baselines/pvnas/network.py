@@ -123,6 +123,8 @@ class PVNet(nn.Module):
         dropout: probability of a dropout before the classifier.
     """
 
+    fixed_frames = True
+
     def __init__(
         self,
         num_classes: int,

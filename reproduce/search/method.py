@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmengine.dist import get_rank, get_world_size
 from torch.utils.data import DataLoader
 
 from autotsnet.architecture import Architecture
+from autotsnet.meta import on_meta
 from autotsnet.plugins import OpenRegistry
 from autotsnet.registry import family
 from reproduce.budget import BudgetError, solve
@@ -59,8 +61,15 @@ class Method(ABC):
         """
 
     def check(self) -> None:
-        """Find out before hours of work what can be found out: a ValueError says what is wrong."""
-        return  # most methods solve the width of what they find
+        """Find out before hours of work what can be found out: a ValueError says what is wrong.
+
+        Widths are solved later; what the recipe's transforms do to a network is seen on any architecture.
+        """
+        net, protocol = dict(self.config.net), self.suite.protocol
+        kind = family(net.pop("type"))
+        if net.get("transforms"):
+            size = dict(frames=protocol.sampling.frames, crop=protocol.crops.size, num_classes=self.suite.classes)
+            on_meta(partial(kind.build, **size, **net | self.draw(0).arguments()))
 
     @abstractmethod
     def cost(self, said: Search, videos: int) -> dict[str, Any]:

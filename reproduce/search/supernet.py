@@ -66,6 +66,7 @@ class SupernetSearch(Method):
 
     def check(self) -> None:
         """See ``Method``: options and judge are known, and the budget is inside of what the space can cost."""
+        super().check()
         judge = self.config.get("judge") or dict(type="supernet")
         kind = judge.get("type") if isinstance(judge, dict) else None
         if kind is None or (isinstance(kind, str) and JUDGES.get(kind) is None):

@@ -125,10 +125,17 @@ def test_a_suite_of_ones_own_is_known_by_file_then_by_name_and_at_other_budgets(
         ([('kind="segment"', 'kind="random"')], "sampling kind 'random' is neither 'dense' nor 'segment'"),
         ([("suite = dict(", "suite = dic(")], "NameError: name 'dic' is not defined"),
         ([("gmacs=0.006", 'gmacs="0.006"')], "gmacs='0.006' is no positive number of GMACs per view"),
+        ([("gmacs=0.006", "gmacs=True")], "gmacs=True is no positive number of GMACs per view"),
         ([("classes=4", 'classes="4"')], "classes='4' is no number of classes"),
         ([('root="MY_VIDEOS",', "")], "neither `root`, the variable that names the copy, nor the `size`"),
         ([("variants=2", "variants=0")], "entry 'auto_tsnet_random' has variants=0"),
         ([("dict(type=x3d, blocks", "dict(blocks")], "the network of entry 'x3d_narrow' has no type"),
+        ([("dict(type=x3d, blocks", "dict(type=3, blocks")], "the network of entry 'x3d_narrow' has no type"),
+        ([('dict(name="x3d")', '"x3d"')], "`entries` are dicts, with 'x3d' among them"),
+        (
+            [("entries = [", 'del searches["auto_tsnet"]["method"]\nentries = [')],
+            "the search of entry 'auto_tsnet_random' has no `method`",
+        ),
         ([('name="x3d_narrow"', 'name="x3d/narrow"')], "'x3d/narrow' is no name of letters, digits, - and _"),
         ([('dict(name="x3d")', 'dict(name="x3d", config="gone.py")')], "gone.py"),
     ],
@@ -159,6 +166,7 @@ def test_a_network_that_cannot_be_built_and_a_space_out_of_reach_are_said_first(
     monkeypatch.setenv("MY_VIDEOS", str(tmp_path))
     folders = [f"--{name}={tmp_path / name}" for name in ("runs", "results", "cache")]
     budget = [("gmacs=0.006", "gmacs=0.1")]
+    transforms = [("entries = [", 'nets["auto_tsnet"]["transforms"] = [dict(type="luck")]\nentries = [')]
 
     def of_search(key: str, value: str) -> list[tuple[str, str]]:
         return [("entries = [", f'searches["auto_tsnet"]["{key}"] = {value}\nentries = [')]
@@ -169,6 +177,7 @@ def test_a_network_that_cannot_be_built_and_a_space_out_of_reach_are_said_first(
             (of_search("judge", "dict(type='luck')"), "auto_tsnet_random", "unknown judge 'luck'; known: "),
             (of_search("judge", "'supernet'"), "auto_tsnet_random", "unknown judge 'supernet'; known: "),
             (of_search("options", "dict(stepz=1)"), "auto_tsnet_random", "unknown option stepz of a search; known: "),
+            (transforms, "auto_tsnet_random", "unknown transform 'luck'; known: "),
             (budget, "auto_tsnet_random", "auto_tsnet_random: a budget of 0.1 GMACs is outside of space 'tiny'"),
         )
     ):
