@@ -292,7 +292,7 @@ def test_a_variable_may_have_more_candidates_than_a_byte_has_values():
 
 def test_a_stage_that_decides_a_part_of_a_block_is_refused():
     space = Numbered(Variable("t", (1, 3), "early", "block"), Variable("k", (3, 5), "late", "block"))
-    with pytest.raises(SearchError, match="decides a part of block 'block' only, without k; give all variables of a"):
+    with pytest.raises(SearchError, match="decides a part of block 'block' only, without k; give the variables of a"):
         searched(SHORT, gmacs=1.0, space=space, judge=Largest())
 
 
