@@ -23,7 +23,7 @@ from autotsnet.search.constraint import CONSTRAINTS, Constraint
 from autotsnet.search.encoding import Cost, Restriction
 from autotsnet.search.estimator import AllSamplesFailedError, ImportanceAccumulator, temperature_of
 from autotsnet.search.fpnas import FPNAS, FPNASOptions, parsec_options
-from autotsnet.search.judges import JUDGES, Judge, SupernetJudge, mean_over_ranks, subnet_losses
+from autotsnet.search.judges import JUDGES, Judge, SupernetJudge, bare, mean_over_ranks, subnet_losses
 from autotsnet.search.strategies import Evolution, EvolutionOptions, RandomSearch, Strategy, distinct
 from autotsnet.space import Product, Space, Stage, space_of
 
@@ -278,7 +278,7 @@ class ProgressiveSearchLoop(BaseLoop):
         runner, strategy, options = self.runner, self.strategy, self.options
         runner.model.train()
         number = self.seed * 1_000_003 + self._iter
-        runner.model.net.reseed(number)  # a function of the step, equal on all ranks
+        bare(runner.model).net.reseed(number)  # a function of the step, equal on all ranks
         warming = self._in_stage < self.stage.warmup
         if options.frozen:
             if not warming:
