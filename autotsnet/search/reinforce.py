@@ -18,9 +18,10 @@ TRIES = 1000  # draws over budget before the most probable architecture in it is
 
 
 class Reinforce(RandomSearch):
-    """One architecture per step; its reward is what it is told, against a moving mean of the rewards before.
+    """The reward of an architecture is what it is told, against a moving mean of the rewards before.
 
-    Published: 500 steps, Adam, the policy's argmax at the end. Ours: the budget, which draws over it are rejected for.
+    Published: 500 steps of one architecture, Adam, the policy's argmax at the end. Ours: the budget; draws over it are
+    rejected.
 
     Args:
         blocks: the space.
@@ -28,14 +29,22 @@ class Reinforce(RandomSearch):
         target: budget; None: none.
         lr: of Adam; 0.04 on NAS-Bench-201, 0.07 on DARTS.
         decay: of the moving mean.
+        batch: architectures per step.
         seed: of the draws.
     """
 
     def __init__(
-        self, blocks: Blocks, cost: Cost, target: float | None, lr: float = 0.04, decay: float = 0.9, seed: int = 0
+        self,
+        blocks: Blocks,
+        cost: Cost,
+        target: float | None,
+        lr: float = 0.04,
+        decay: float = 0.9,
+        batch: int = 1,
+        seed: int = 0,
     ) -> None:
         """Start with a policy that is almost uniform."""
-        super().__init__(Product(blocks), cost, target, batch=1, seed=seed)
+        super().__init__(Product(blocks), cost, target, batch, seed)
         self.decay, self.baseline = decay, None
         self.distribution = ArchitectureDistribution(blocks)
         alpha = self.distribution.alpha
@@ -44,12 +53,16 @@ class Reinforce(RandomSearch):
         self._adam = torch.optim.Adam([alpha], lr=lr, foreach=False)
 
     def ask(self) -> Tensor:
-        """One draw of the policy that is in the budget, ``1 M``."""
-        for _ in range(TRIES):
-            code = self.distribution.sample(1, self.generator)
-            if self.target is None or self.cost(code).item() <= self.target:
-                return code
-        return self.best()[None]
+        """Draws of the policy that are in the budget, ``K M``."""
+        codes, missing = self.distribution.sample(self.batch, self.generator), torch.ones(self.batch, dtype=torch.bool)
+        for _ in range(TRIES if self.target is not None else 0):
+            missing = self.cost(codes) > self.target
+            if not missing.any():
+                return codes
+            codes[missing] = self.distribution.sample(int(missing.sum()), self.generator)
+        if self.target is not None:
+            codes[missing] = self.best()
+        return codes
 
     def tell(self, codes: Tensor, log_likelihood: Tensor, gmacs: Tensor, num_clips: int) -> Tensor:
         """One step of the policy for the mean over what is told; see ``RandomSearch``."""

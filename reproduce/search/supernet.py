@@ -101,7 +101,7 @@ class SupernetSearch(Method):
         trained = sum(s.warmup if self.options.frozen else s.warmup + s.steps for s in stages)
         rising = max(1, round(config.warmup * trained))
         rates = [dict(type=LinearLR, start_factor=0.01, begin=0, end=rising, by_epoch=False)]
-        if self.options.frozen:
+        if self.options.frozen and trained > rising:
             rates.append(dict(type=CosineAnnealingLR, begin=rising, end=trained, eta_min=0, by_epoch=False))
         runner = build_runner(
             config,
@@ -161,7 +161,8 @@ class SupernetSearch(Method):
             space=self.space.name,
             steps=warmup + learnt,
             architectures=judged,
-            clips=config.batch * (passes + options.judge_batches * finalists),
+            # Another judge than the supernet says itself how many clips it saw.
+            clips=said.clips if config.get("judge") else config.batch * (passes + options.judge_batches * finalists),
             devices=said.devices if divides else 1,
         )
 

@@ -10,7 +10,15 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from autotsnet.search import FPNAS, Evolution, EvolutionOptions, FPNASOptions, Reinforce
-from autotsnet.search.indicators import INDICATORS, IndicatorError, IndicatorJudge, Subject, activations, measure
+from autotsnet.search.indicators import (
+    INDICATORS,
+    Indicator,
+    IndicatorError,
+    IndicatorJudge,
+    Subject,
+    activations,
+    measure,
+)
 from autotsnet.search.indicators.activations import count_regions, log_det, patterns
 from autotsnet.search.indicators.gradients import JACOBIAN_K, jacobian_score
 from autotsnet.search.indicators.kernel import condition, regression_error
@@ -270,25 +278,25 @@ def test_a_judge_measures_once_ranks_and_resumes():
 def test_what_has_no_value_is_named_counted_and_last(monkeypatch):
     said = []
     monkeypatch.setattr("autotsnet.search.indicators.judge.print_log", lambda text, *_: said.append(text))
-    broken = lambda subject: math.inf if sum(p.numel() for p in subject.net.parameters()) % 2 else 1.0  # noqa: E731
-    monkeypatch.setitem(INDICATORS, "nwot", type(INDICATORS["params"])("nwot", 1, broken))
+    numbers = iter([1.0, math.inf, 3.0, math.nan, 2.0, 4.0])
+    broken = Indicator("nwot", 1, lambda _: next(numbers))
+    monkeypatch.setitem(INDICATORS, "nwot", broken)
     of, codes = judge(), SPACE.sample(6, torch.Generator().manual_seed(0))
     of.scores(codes)
-    bad = of.failed["nwot"]
-    assert 0 < bad < 6
+    assert of.failed == {"nwot": 2}
     values = torch.tensor(list(of._measured.values()), dtype=torch.float64)[:, :1]
     ranks = rank_sum(values, values, (1,))
     assert ranks[values[:, 0].isnan()].min() > ranks[~values[:, 0].isnan()].max()
-    assert len(said) == bad
+    assert len(said) == 2
     assert "nwot ranks last, it is inf" in said[0]
 
 
 def test_teg_nas_by_its_three_indicators():
     of = IndicatorJudge(SimpleNamespace(model=Model()), Videos(), SPACE, pairs=2, repeats=2)
-    scores = of.scores(SPACE.sample(2, torch.Generator().manual_seed(0)))
-    assert sorted(scores.tolist()) != [0, 0]
+    scores = of.scores(SPACE.sample(1, torch.Generator().manual_seed(0)))
+    assert scores.tolist() == [-10 * 3 / 2]  # alone, it is as good as all
     assert not of.failed
-    assert of.images == 2 * 2 * 4
+    assert of.images == 2 * 4
     with pytest.raises(ValueError, match="known: rank_sum, change"):
         judge(combine="vote")
 
@@ -304,8 +312,8 @@ def test_teg_nas_by_its_three_indicators():
 def test_strategies_search_by_indicators(make, combine):
     of = judge(combine=combine)
     strategy = make(SPACE.blocks(), lambda codes: torch.ones(len(codes), dtype=torch.float64))
-    for _ in range(3):
+    for _ in range(2):
         codes = strategy.ask()
         strategy.tell(codes, of.scores(codes), torch.ones(len(codes), dtype=torch.float64), of.clips)
     assert of.scores(strategy.finalists(2), final=True).isfinite().all()
-    assert strategy.samples >= 3
+    assert strategy.samples >= 2
