@@ -247,11 +247,11 @@ def test_children_are_of_the_likeliest_of_a_tournament():
 def test_reinforce_is_better_than_random_search_of_as_many_on_planted_fitness():
     better = 0
     for seed in range(10):
-        oracle = PlantedJudge(seed)
+        oracle = PlantedJudge(seed, depth=(1, 2, 2, 1))
         policy = Reinforce(oracle.blocks, oracle.gmacs, oracle.target, lr=0.1, batch=14, seed=seed)
-        random = RandomSearch(Product(oracle.blocks), oracle.gmacs, oracle.target, batch=14, seed=seed)
-        for _ in range(40):
-            for strategy in (policy, random):
+        random = RandomSearch(Product(oracle.blocks), oracle.gmacs, oracle.target, batch=100 * 14, seed=seed)
+        for strategy, steps in ((policy, 100), (random, 1)):
+            for _ in range(steps):
                 codes = strategy.ask()
                 strategy.tell(codes, oracle.scores(codes), oracle.gmacs(codes), oracle.clips)
         found = torch.stack([policy.best(), random.best()])
