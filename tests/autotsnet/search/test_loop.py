@@ -366,6 +366,21 @@ def test_frozen_weights_judge_every_architecture_on_the_same_batches():
     assert loop.judge.clips == 3 * CLIPS
 
 
+def test_indicators_need_no_training():
+    """A registered judge of static networks: no weight is trained, and what is found was measured."""
+    short = dict(warmup=0, steps=2, type_steps=0, draws=100, finalists=2)
+    options = replace(SHORT, frozen=True, progressive=False, strategy="reinforce", **short)
+    judge = dict(type="indicators", names=["params"], combine="change", num_classes=10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autotsnet.search.indicators.judge.clips_and_labels", lambda *_: ((), torch.zeros(2)))
+        loop = searched(options, judge=judge)
+    assert not loop.runner.optim_wrapper.gradients
+    assert len(loop.journals()[0]) == 2 * 2
+    measured = {code: value for (_, *code), (value,) in loop.judge._measured.items() for code in [tuple(code)]}
+    assert tuple(loop.template.tolist()) in measured
+    assert min(measured.values()) > 10_000
+
+
 def test_frozen_weights_need_all_variables_at_once():
     with pytest.raises(SearchError, match="set progressive=False"):
         searched(replace(SHORT, frozen=True))
