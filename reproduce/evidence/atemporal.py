@@ -10,6 +10,8 @@ Symbols: N clips, T frames, D features, C classes.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ from reproduce.engine.retune import Listener
 from reproduce.progress import Progress
 from reproduce.protocol import Protocol
 
-STEPS, BATCH, LR = 1000, 64, 1e-3  # of AdamW, by half a cosine to zero
+EPOCHS, BATCH, LR = 30, 64, 1e-3  # of AdamW, by half a cosine to zero
 
 
 class AtemporalProbe(nn.Module):
@@ -77,11 +79,12 @@ def frame_features(
     return torch.cat(rows), torch.cat(label), ids
 
 
-def fit(x: Tensor, label: Tensor, classes: int, seed: int, steps: int = STEPS) -> AtemporalProbe:
+def fit(x: Tensor, label: Tensor, classes: int, seed: int, epochs: int = EPOCHS) -> AtemporalProbe:
     """Train a probe on features N T D and labels N; a function of the seed."""
     torch.manual_seed(seed)
     net, rng = AtemporalProbe(x.shape[-1], classes), np.random.default_rng(seed)
     adam = torch.optim.AdamW(net.parameters(), LR)
+    steps = math.ceil(epochs * len(x) / BATCH)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     for _ in range(steps):
         mine = torch.from_numpy(rng.integers(len(x), size=BATCH))

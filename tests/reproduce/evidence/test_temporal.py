@@ -171,13 +171,13 @@ def test_a_probe_picks_the_frame_that_tells_and_sees_no_order():
     told = rng.integers(4, size=240)  # one frame shows the class, marked by a large last feature
     x[range(240), told, label.numpy()] += 4
     x[range(240), told, 7] += 6
-    net = fit(x[:160], label[:160], 3, seed=0, steps=150)
+    net = fit(x[:160], label[:160], 3, seed=0, epochs=60)
     with torch.no_grad():
         right = (net(x[160:]).argmax(1) == label[160:]).float().mean()
         assert right > 0.9
         assert torch.allclose(net(x[:, [2, 0, 3, 1]]), net(x), atol=1e-4)
-    again = fit(x[:160], label[:160], 3, seed=0, steps=2)
-    once = fit(x[:160], label[:160], 3, seed=0, steps=2)
+    again = fit(x[:160], label[:160], 3, seed=0, epochs=1)
+    once = fit(x[:160], label[:160], 3, seed=0, epochs=1)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), once.parameters(), strict=True))
     torch.manual_seed(0)
     untrained = AtemporalProbe(8, 3)
