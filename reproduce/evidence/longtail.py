@@ -26,7 +26,7 @@ COLUMNS = (*GROUPS, "macro", "micro")
 
 
 def frame(suite: Suite, results: Path) -> pd.DataFrame:
-    """A row per model and classifier, and per classifier over all models.
+    """A row per model and classifier, and per classifier over all models that follow the suite's recipe.
 
     Args:
         suite: with a long tail.
@@ -36,20 +36,24 @@ def frame(suite: Suite, results: Path) -> pd.DataFrame:
         ValueError: no record of the suite has classifiers.
         RecordError: answers are not a record's.
     """
-    folder, models = results / "records" / suite.name, []
+    folder, models, plain = results / "records" / suite.name, [], []
     for name, records in runs_of(suite, load_all(folder)).items():
         mine = [r for r in records if r.retuned]
         for what, of in kinds(suite, suite.entry(name), mine) if mine else ():
             models.append((title_of(name) + (f" ({what})" if what else ""), of, _right(of, folder)))
+            if not what and not suite.entry(name).changes:
+                plain.append(models[-1][-1])
     if not models:
         raise ValueError(f"{folder} has no record with the stage retune; run it: python -m reproduce run {suite.ref}")
     rows, first = [], models[0][1][0].retuned
+    if any(r.retuned.train_counts != first.train_counts for _, of, _ in models for r in of):
+        raise RecordError(f"{folder}: runs are of other training videos; run the suite again on one copy")
     for model, of, right in models:
         label = right.pop("label")
         w = weights(label, np.array(first.train_counts))
         rows += [_row(model, name, of, found, right[JOINT], w) for name, found in right.items()]
-    pooled = {name: [right[name] for *_, right in models if name in right] for name in (JOINT, *CLASSIFIERS)}
-    if len(models) > 1:
+    pooled = {name: [right[name] for right in plain if name in right] for name in (JOINT, *CLASSIFIERS)}
+    if len(plain) > 1:
         joint = _means(pooled[JOINT])
         rows += [_row("all models", name, [], _means(of), joint, w) for name, of in pooled.items() if of]
     claims = [row for row in rows if row["p"] is not None]
@@ -64,12 +68,10 @@ def _right(records: Sequence[RunRecord], folder: Path) -> dict[str, np.ndarray]:
     """Runs × videos by classifier, 1 where right; and the ``label`` of the videos.
 
     Raises:
-        RecordError: runs are of other videos or training counts.
+        RecordError: runs are of other videos.
     """
     tables = [retuned_answers(r, folder) for r in records]
-    if any(r.retuned.train_counts != records[0].retuned.train_counts for r in records) or not all(
-        t.id.equals(tables[0].id) and t.label.equals(tables[0].label) for t in tables
-    ):
+    if not all(t.id.equals(tables[0].id) and t.label.equals(tables[0].label) for t in tables):
         raise RecordError(f"runs of {records[0].entry} are of other videos; run the suite again on one copy")
     label = tables[0].label.to_numpy()
     names = [name for name in (JOINT, *CLASSIFIERS) if all(name in t for t in tables)]
