@@ -275,4 +275,3 @@ def test_real_data_has_columns_of_classes_that_need_time(tmp_path):
     text = tables.rendered(suite, tmp_path)[".md"]
     assert "temporal classes, top-1 %" in text
     assert "those of Only Time Can Tell" in text
-    assert "classes, top-1" not in tables.rendered(SUITES["ssv2"], tmp_path)[".md"], "nothing without records"
