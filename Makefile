@@ -67,6 +67,9 @@ table-kinetics: env  ## tables of Kinetics-400 and of its embedded twin, from wh
 table-ssv2: env  ## tables of Something-Something-V2 and of its embedded twin
 	$(RUN) table ssv2 "ssv2-$$EMBEDDED"
 
+table-longtail: env  ## classifiers on one training of a long tail, by how frequent classes are, from whatever records there are
+	$(RUN) longtail kinetics-quick-lt
+
 table-runtime: env  ## models at equal measured time on this device instead of equal GMACs (minutes; nothing else may run)
 	$(RUN) runtime "ssv2-$$EMBEDDED"
 

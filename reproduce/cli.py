@@ -546,6 +546,9 @@ def export(
 def temporal(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of trained runs, runs/<suite>/….")],
     trust: TrustOption = False,
+    frames: Annotated[
+        bool, typer.Option("--frames", help="Also every single frame, and a probe on those of the training videos.")
+    ] = False,
     results: ResultsOption = Path("my-results"),
     cache: CacheOption = Path(".cache"),
 ) -> None:
@@ -562,7 +565,27 @@ def temporal(
     chosen = [folder for folder in folders if is_run(folder)]
     if not chosen:
         raise ValueError(f"{' '.join(map(str, folders))}: no run to diagnose, searches only")
-    typer.echo(report([diagnose(folder, cache, results, trust) for folder in chosen]))
+    typer.echo(report([diagnose(folder, cache, results, trust, frames) for folder in chosen]))
+
+
+@app.command()
+def longtail(
+    suite_names: Annotated[list[str], typer.Argument(metavar="SUITE...", help="Suites with a long tail.")],
+    results: ResultsOption = Path("my-results"),
+) -> None:
+    """Print classifiers on the features of one training, by how frequent their classes are; of one's own records.
+
+    Of a suite without any, from the reference's.
+
+    Example: python -m reproduce longtail kinetics-quick-lt
+    """
+    from reproduce.evidence import longtail as tails
+    from reproduce.evidence.reference import REFERENCE, apart, has_records
+    from reproduce.suites import suite
+
+    for s in [suite(name) for name in suite_names]:
+        own = results != REFERENCE and has_records(results, s.name)
+        typer.echo(tails.render(s, apart(results)) if own else tails.rendered(s, REFERENCE))
 
 
 @app.command()

@@ -216,6 +216,20 @@ class Tuning(_Part):
     held_out_manifest: str
 
 
+class Retuned(_Part):
+    """Classifiers made anew on the network's features, see ``reproduce.engine.retune``, and how well on a long tail."""
+
+    settings: dict  # of the stage
+    train_counts: list[int]  # training videos by label
+    validation_manifest: str  # videos that tau is chosen on
+    validation_videos: int
+    tau: float
+    validation_macro: list[float]  # percent by tau
+    classifiers: dict[str, dict[str, float]]  # percent by group, see ``longtail.weights``; ``joint``: the network's own
+    predictions: str  # file name beside the record: ``id``, ``label``, the answer of each classifier
+    predictions_sha256: str
+
+
 class RunRecord(_Part):
     """One run of one entry of a suite with one seed."""
 
@@ -234,6 +248,7 @@ class RunRecord(_Part):
     training: Training
     search: Search | None  # present when the architecture was searched for
     tuning: Tuning | None = None  # present when the recipe's values were chosen by trials
+    retuned: Retuned | None = None  # present when its stages include ``retune``
     throughput: Throughput
     provenance: Provenance
 
@@ -324,6 +339,31 @@ def predictions(record: RunRecord, folder: Path) -> pd.DataFrame:
     if fault:
         raise RecordError(f"{path}: {fault}; restore it, or run again")
     return table
+
+
+def retuned_answers(record: RunRecord, folder: Path) -> pd.DataFrame:
+    """Answers of a record's classifiers by video, in the order of ids, -1 for none: ``id``, ``label``, ``joint``, ….
+
+    Raises:
+        RecordError: the file is missing, is not the one that the record was made from, or is of other videos.
+    """
+    path = folder / record.retuned.predictions
+    if not path.exists() or sha256(path) != record.retuned.predictions_sha256:
+        raise RecordError(f"{path} is missing or was changed after the run: restore it, or run again")
+    try:
+        return with_joint(pd.read_parquet(path), predictions(record, folder))
+    except (AttributeError, OSError, ValueError, KeyError) as error:  # pyarrow's errors are among them
+        raise RecordError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def with_joint(retuned: pd.DataFrame, tested: pd.DataFrame) -> pd.DataFrame:
+    """Answers of classifiers with those of the network's own as ``joint``, right where the test says so."""
+    tested = tested.sort_values("id", ignore_index=True)
+    if not (retuned.id.equals(tested.id) and retuned.label.equals(tested.label.astype(retuned.label.dtype))):
+        raise RecordError("answers of classifiers are of other videos than the test's; run again")
+    best = [-1 if error else int(np.argmax(scores)) for error, scores in zip(tested.error, tested.scores, strict=True)]
+    joint = np.where((np.array(best) == tested.label) & (ranks(tested) != 0), -1, best)  # ties are wrong
+    return pd.concat([retuned[["id", "label"]].assign(joint=joint), retuned.drop(columns=["id", "label"])], axis=1)
 
 
 def _fault(table: pd.DataFrame) -> str:

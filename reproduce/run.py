@@ -23,9 +23,11 @@ from mmengine.dist import get_rank
 
 from reproduce.data.datasets import skipped_videos
 from reproduce.data.decode import DEFAULT
+from reproduce.data.longtail import of_classifiers
 from reproduce.data.manifest import Manifest
 from reproduce.engine.distributed import agreed
 from reproduce.engine.rebuild import trained
+from reproduce.engine.retune import Retuning, retune
 from reproduce.engine.runner import threads_of
 from reproduce.engine.test import test, weights_of
 from reproduce.engine.train import SKIPPED, train
@@ -36,6 +38,7 @@ from reproduce.records import (
     Model,
     Provenance,
     Result,
+    Retuned,
     RunRecord,
     Search,
     Throughput,
@@ -43,6 +46,7 @@ from reproduce.records import (
     score,
     session,
     sha256,
+    with_joint,
 )
 from reproduce.search.stage import resolved
 from reproduce.spec import RunSpec
@@ -84,6 +88,7 @@ class Stage:
         ranks: all ranks do it together; else the first alone, while the others wait.
         alone: with the machine to itself, after all runs beside it.
         noted: its sessions are in ``sessions.json``.
+        check: raises a ValueError for a recipe that it cannot follow, before the first run.
     """
 
     name: str
@@ -92,6 +97,7 @@ class Stage:
     ranks: bool = True
     alone: bool = False
     noted: bool = True
+    check: Callable[[Mapping[str, Any]], object] = lambda recipe: None
 
     def __call__(self, run: Run) -> None:
         """Do what is missing."""
@@ -151,7 +157,10 @@ def execute(
             stage(Run(suite, entry, spec, train, test, folder, search))
         record = agreed(RunRecord.load(folder / "record.json") if alone else None)
         target = results / "records" / suite.name
-        for name, source in ((f"{spec.id}.parquet", "predictions.parquet"), (f"{spec.id}.json", "record.json")):
+        files = [(f"{spec.id}.parquet", "predictions.parquet"), (f"{spec.id}.json", "record.json")]
+        if record.retuned:
+            files.insert(0, (record.retuned.predictions, "retuned.parquet"))
+        for name, source in files:
             if alone and (not (target / name).exists() or sha256(target / name) != sha256(folder / source)):
                 write_atomic(target / name, lambda path, source=source: shutil.copyfile(folder / source, path))
         return record
@@ -186,6 +195,8 @@ def stages(entry: str, recipe: Mapping[str, Any]) -> list[Stage]:
         raise ValueError(f"{entry}: unknown stage {unknown[0]!r} in `stages`; known: {', '.join(STAGES)}")
     if [name for name in names if name in OURS] != list(OURS) or names[-1] != OURS[-1] or len(set(names)) < len(names):
         raise ValueError(f"{entry}: `stages` are {', '.join(names)}; others may stand between {', '.join(OURS)}")
+    for name in names:
+        STAGES[name].check(recipe)
     return [STAGES[name] for name in names]
 
 
@@ -273,6 +284,7 @@ def _record(of: Run) -> None:
         search=of.search,
         tuning=of.entry.tuning,
         throughput=Throughput(**json.loads((of.folder / "throughput.json").read_text())),
+        retuned=_retuned(of, predictions),
         provenance=Provenance(
             train=sessions["train"],
             test=[{**s, "engine": engine} for s in sessions["test"]],
@@ -281,11 +293,33 @@ def _record(of: Run) -> None:
     ).save(of.folder / "record.json")
 
 
+def _retuned(of: Run, predictions: pd.DataFrame) -> Retuned | None:
+    """What the stage ``retune`` has left, with the accuracies of its classifiers; None without it."""
+    path = of.folder / "retuned.parquet"
+    if not path.exists():
+        return None
+    found = json.loads((of.folder / "retuned.json").read_text())
+    table = with_joint(pd.read_parquet(path), predictions)
+    return Retuned(
+        **found,
+        classifiers=of_classifiers(table, found["train_counts"]),
+        predictions=f"{of.spec.id}.retuned.parquet",
+        predictions_sha256=sha256(path),
+    )
+
+
 OURS = ("train", "test", "measure", "record")  # in this order in every run
 STAGES = {
     stage.name: stage
     for stage in (
         Stage("train", "model.safetensors", lambda of: train(of.spec, of.suite.protocol, of.train, of.folder)),
+        Stage(
+            "retune",
+            "retuned.parquet",
+            lambda of: retune(of.spec, of.suite, of.train, of.test, of.folder),
+            ranks=False,
+            check=Retuning.of,
+        ),
         Stage("test", "predictions.parquet", lambda of: test(of.spec, of.suite.protocol, of.test, of.folder)),
         Stage("measure", "throughput.json", _measure, ranks=False, alone=True),
         Stage("record", "record.json", _record, ranks=False, noted=False),

@@ -20,7 +20,9 @@ from autotsnet.architecture import Architecture
 from autotsnet.registry import SCOPE, family
 from reproduce.budget import Solution, cost, memory_folder, solve
 from reproduce.data import kinetics, ssv2, synthetic  # noqa: F401  (registers layouts)
+from reproduce.data.class_sets import class_sets
 from reproduce.data.layouts import LAYOUTS
+from reproduce.data.longtail import VALIDATION, Tail, cut
 from reproduce.data.manifest import DataError, Manifest, Video, resizing
 from reproduce.protocol import Crops, Protocol, Sampling, TwoSizeCrops
 from reproduce.records import RunRecord, Tuning
@@ -57,6 +59,7 @@ class Entry:
         optional: only run when asked for, by name or with ``MODELS=all``.
         architecture: once it is known.
         source: of a user's model, the text that defines the family ``name``, see ``reproduce.user_model``.
+        changes: of the recipe, by place in it, where the suite's file gives this entry another one.
         values: in place of the config's, by place in it: ``optim_wrapper.optimizer.lr``, ``net.strides``.
         tuning: what choosing the values took.
     """
@@ -71,6 +74,7 @@ class Entry:
     architecture: Architecture | None = None
     source: str = ""
     net: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
     values: Mapping[str, Any] = field(default_factory=dict, hash=False)
     tuning: Tuning | None = field(default=None, hash=False)
 
@@ -84,7 +88,7 @@ class Entry:
             config.net = parts["nets"][self.net]
         if self.source:
             config.net = dict(type=f"{SCOPE}.{self.name}")
-        for place, value in {} if search else self.values.items():
+        for place, value in () if search else (*self.changes.items(), *self.values.items()):
             *parents, last = place.split(".")
             reduce(getitem, parents, config)[last] = value
         return config
@@ -110,6 +114,7 @@ class Suite:
         size: of the embedded data set, see ``synthetic.changed``.
         published: name of the data set in ``published.csv``; None: no literature value belongs in this table.
         file: that defines it.
+        tail: makes the training videos a long tail; test videos stay as they are.
     """
 
     name: str
@@ -123,6 +128,7 @@ class Suite:
     size: str = ""
     published: str | None = None
     file: Path | None = None
+    tail: Tail | None = None
 
     @property
     def ref(self) -> str:
@@ -134,6 +140,11 @@ class Suite:
     def tuned(self) -> Path:
         """Where values stand that `tune` has chosen, beside the suite's file: ``kinetics_quick@0.03.tuned.json``."""
         return self.file.with_name(f"{self.file.stem}{self.name[len(_name(self.file)) :]}.tuned.json")
+
+    @property
+    def class_sets(self) -> dict[str, tuple[int, ...]]:
+        """Labels of the classes that need time, and of those that do not, see ``reproduce.data.class_sets``."""
+        return class_sets((self.tail and self.tail.of) or self.dataset, self.layout, self.size)
 
     def entry(self, name: str) -> Entry:
         """The entry of that name; a ValueError lists the known ones."""
@@ -176,10 +187,28 @@ class Suite:
     def manifest(self, split: str, root: Path) -> Manifest:
         """The videos of a split; those of the embedded data carry the hash of their frames.
 
+        Args:
+            split: ``train``, ``val``; of some embedded videos ``holdout``; with a tail that holds out some
+                ``validation``.
+            root: of the copy.
+
         Raises:
-            DataError: the copy is not there, of another form, partial without ALLOW_PARTIAL=1, or not yet resized.
+            DataError: the copy is not there, of another form, partial without ALLOW_PARTIAL=1, or not yet resized; or
+                the tail cannot be cut from it.
         """
-        manifest = LAYOUTS.named(self.layout)(root, split, self.dataset)
+        if self.tail is None:
+            return self._all(split, root, self.dataset)
+        whole = self._all("train" if split == VALIDATION else split, root, self.tail.of or self.dataset)
+        whole = replace(whole, dataset=self.dataset)
+        if split not in ("train", VALIDATION):
+            return whole
+        found = cut(whole, self.tail)[split == VALIDATION]
+        if found is None:
+            raise DataError(f"suite {self.name!r} holds out no videos to choose on; set `validation` of its `tail`")
+        return found
+
+    def _all(self, split: str, root: Path, dataset: str) -> Manifest:
+        manifest = LAYOUTS.named(self.layout)(root, split, dataset)
         if len(manifest.classes) != self.classes:
             raise DataError(
                 f"{root}: {len(manifest.classes)} classes, suite {self.name!r} is made for {self.classes}; "
@@ -288,6 +317,8 @@ def load(path: Path) -> Suite:
         published = config.get("literature", {})
         if found.get("protocol"):
             found["protocol"] = _protocol(found["protocol"])
+        if found.get("tail"):
+            found["tail"] = Tail(**found["tail"])
         for entry in entries:
             if "config" in entry:
                 entry["config"] = (path.parent / entry["config"]).resolve()
@@ -368,6 +399,8 @@ def _faults(suite: Suite) -> Iterator[str]:
             yield f"the search of entry {entry.name!r} has no `method`"
         if not isinstance(entry.variants, int) or entry.variants < 1:
             yield f"entry {entry.name!r} has variants={entry.variants!r}"
+        if "retune" in config.get("stages", ()) and not (suite.tail and suite.tail.validation):
+            yield f"entry {entry.name!r} has the stage retune, and the suite no `tail` with `validation` videos"
         if suite.protocol is None and not {"sampling", "crops"} <= config.keys():
             yield f"neither the suite has a `protocol`, nor the recipe of {entry.name!r} `sampling` and `crops`"
 

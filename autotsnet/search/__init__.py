@@ -7,6 +7,7 @@ from autotsnet.search.estimator import ImportanceAccumulator as ImportanceAccumu
 from autotsnet.search.fpnas import FPNAS as FPNAS
 from autotsnet.search.fpnas import FPNASOptions as FPNASOptions
 from autotsnet.search.fpnas import parsec_options as parsec_options
+from autotsnet.search.reinforce import Reinforce as Reinforce
 from autotsnet.search.strategies import Evolution as Evolution
 from autotsnet.search.strategies import EvolutionOptions as EvolutionOptions
 from autotsnet.search.strategies import RandomSearch as RandomSearch

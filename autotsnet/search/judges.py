@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from autotsnet.plugins import OpenRegistry
@@ -62,9 +63,17 @@ def mean_over_ranks(value: Tensor) -> float:
     return value.item()
 
 
+def bare(model: nn.Module) -> nn.Module:
+    """The model itself, where mmengine's launcher has wrapped it for several ranks.
+
+    The wrapper has no part in a search: the loop averages gradients, of the parameters that a subnet uses.
+    """
+    return model.module if is_model_wrapper(model) else model
+
+
 def subnet_losses(runner: Runner, batch: Any, architecture: Any, sub_batch: int | None) -> Iterator[Tensor]:
     """Parts of the mean loss of a subnet on a batch, one per pass of ``sub_batch`` clips; their sum is the loss."""
-    model, clips = runner.model, clips_in(batch)
+    model, clips = bare(runner.model), clips_in(batch)
     for part in split(batch, sub_batch or clips):
         data = model.data_preprocessor(part, True)
         with runner.optim_wrapper.optim_context(model):
@@ -106,7 +115,7 @@ class SupernetJudge:
         batches = self._first if final or self.fixed else [self._next()]
         per_batch = [clips_in(b) * get_world_size() for b in batches]
         self.clips, self.images = sum(per_batch), self.images + sum(per_batch) * len(codes)
-        net, architectures = self.runner.model.net, [self.space.decode(code, alone) for code in codes]
+        net, architectures = bare(self.runner.model).net, [self.space.decode(code, alone) for code in codes]
         losses = torch.zeros(len(codes), len(batches))
         with net.prefix_windows() if final else nullcontext():
             order = net.order(architectures)

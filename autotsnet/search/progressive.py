@@ -23,7 +23,9 @@ from autotsnet.search.constraint import CONSTRAINTS, Constraint
 from autotsnet.search.encoding import Cost, Restriction
 from autotsnet.search.estimator import AllSamplesFailedError, ImportanceAccumulator, temperature_of
 from autotsnet.search.fpnas import FPNAS, FPNASOptions, parsec_options
-from autotsnet.search.judges import JUDGES, Judge, SupernetJudge, mean_over_ranks, subnet_losses
+from autotsnet.search.indicators import IndicatorJudge as IndicatorJudge  # registers it
+from autotsnet.search.judges import JUDGES, Judge, SupernetJudge, bare, mean_over_ranks, subnet_losses
+from autotsnet.search.reinforce import Reinforce
 from autotsnet.search.strategies import Evolution, EvolutionOptions, RandomSearch, Strategy, distinct
 from autotsnet.space import Product, Space, Stage, space_of
 
@@ -37,7 +39,7 @@ class SearchOptions:
     """What the papers leave open about the search as a whole.
 
     Attributes:
-        strategy: ``fpnas``, ``parsec``, ``random`` or ``evolution``, the same stages for each.
+        strategy: ``fpnas``, ``parsec``, ``reinforce``, ``random`` or ``evolution``, the same stages for each.
         fpnas: options of ``fpnas``; ``parsec`` takes its lr and likelihood. ``joint_from`` and
             ``anneal`` are set by ``theta`` and the stage's length.
         theta: share of a stage's steps after which its distribution turns joint; FP-NAS turned at epoch 80 of an
@@ -106,7 +108,9 @@ def _strategy(options: SearchOptions, domain: Product, cost: Cost, target: float
         population = min(100, max(4, steps * options.batch // 8))  # 100 in the paper; less in a short search
         evolution = EvolutionOptions(population, tournament=max(2, population // 4))
         return Evolution(domain, cost, target, evolution, options.batch, seed)
-    raise SearchError(f"unknown strategy {options.strategy!r}; known: fpnas, parsec, random, evolution")
+    if options.strategy == "reinforce":
+        return Reinforce(domain.blocks, cost, target, seed=seed)
+    raise SearchError(f"unknown strategy {options.strategy!r}; known: fpnas, parsec, reinforce, random, evolution")
 
 
 @LOOPS.register_module()
@@ -278,7 +282,7 @@ class ProgressiveSearchLoop(BaseLoop):
         runner, strategy, options = self.runner, self.strategy, self.options
         runner.model.train()
         number = self.seed * 1_000_003 + self._iter
-        runner.model.net.reseed(number)  # a function of the step, equal on all ranks
+        bare(runner.model).net.reseed(number)  # a function of the step, equal on all ranks
         warming = self._in_stage < self.stage.warmup
         if options.frozen:
             if not warming:

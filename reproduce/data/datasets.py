@@ -14,6 +14,7 @@ from autotsnet.inputs import RGB, made
 from autotsnet.registry import DATA_SAMPLERS, DATASETS
 from reproduce.data.decode import DecodeError
 from reproduce.data.frames import Frames
+from reproduce.data.longtail import drawn, probabilities
 from reproduce.data.manifest import DataError, Manifest
 from reproduce.protocol import Protocol
 
@@ -25,8 +26,9 @@ RETRIES = 20  # undecodable videos in a row before a training gives up
 class TrainClips(Dataset):
     """An endless stream of training clips in which item n is a pure function of (seed, n).
 
-    Epoch e is a permutation of the videos drawn from (seed, e); augmentation is drawn from (seed, n). So a resumed
-    run continues with exactly the clips that it would have seen, for any number of workers or ranks.
+    Epoch e is a permutation of the videos drawn from (seed, e), or what a sampler draws; augmentation is drawn from
+    (seed, n). So a resumed run continues with exactly the clips that it would have seen, for any number of workers or
+    ranks.
 
     Args:
         manifest: what to read.
@@ -36,9 +38,12 @@ class TrainClips(Dataset):
         skipped: file that takes the id of each video that cannot be decoded, a line each; it is shared by all workers
             and sessions of a run, so that each is reported once.
         inputs: names of what a clip holds, side by side.
+        sampler: how often classes are drawn, see ``longtail.probabilities``.
+        epochs: of the training, rounded up, for a sampler that changes with them.
 
     Raises:
         DataError: a class has no training video, and the copy is not marked as partial.
+        ValueError: an unknown sampler.
     """
 
     def __init__(
@@ -49,6 +54,8 @@ class TrainClips(Dataset):
         decoder: str = "",
         skipped: Path | None = None,
         inputs: tuple[str, ...] = RGB,
+        sampler: str = "instance",
+        epochs: int = 1,
     ) -> None:
         if manifest.empty_classes and not manifest.partial:
             raise DataError(
@@ -56,7 +63,9 @@ class TrainClips(Dataset):
                 "complete the copy or remove the class from the annotations"
             )
         self.manifest, self.protocol, self.seed, self.frames = manifest, protocol, seed, Frames(manifest, decoder)
-        self.skipped, self.inputs = skipped, inputs
+        self.skipped, self.inputs, self.sampler, self.epochs = skipped, inputs, sampler, epochs
+        self._labels = np.array([video.label for video in manifest.videos])
+        probabilities(np.bincount(self._labels), sampler)  # an unknown one is refused before the first step
         self.metainfo = dict(dataset=manifest.dataset, manifest=manifest.hash)
         self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, int))
         self._reported: set[str] = set()
@@ -69,7 +78,7 @@ class TrainClips(Dataset):
         """Item n of the stream: ``clips`` 1 T H W C and its ``label``."""
         epoch, i = divmod(n, len(self))
         if self._epoch[0] != epoch:
-            self._epoch = epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(len(self))
+            self._epoch = epoch, drawn(self._labels, self.sampler, self.seed, epoch, self.epochs)
         rng = np.random.default_rng((self.seed, 1, n))
         index = self._epoch[1][i]
         for _ in range(RETRIES):

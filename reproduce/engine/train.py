@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -78,7 +79,8 @@ def train(spec: RunSpec, protocol: Protocol, manifest: Manifest, folder: Path, h
     check_shared_memory(workers, 1, views * clip * crops.test_size**2, "test")
     torch.manual_seed(spec.seed)
     steps, schedulers = schedule(config, len(manifest.videos))
-    dataset = TrainClips(manifest, protocol, spec.seed, skipped=folder / SKIPPED, inputs=inputs)
+    sampling = dict(sampler=config.get("sampler", "instance"), epochs=math.ceil(config.epochs))
+    dataset = TrainClips(manifest, protocol, spec.seed, skipped=folder / SKIPPED, inputs=inputs, **sampling)
     sampler = StreamSampler(dataset, accumulate * clips, steps, get_rank(), world)
     hook = RunHook(spec.seed, f"{spec.id} train", interval=config.checkpoint)
     ema = EMAHook(momentum=config.ema) if config.ema else None

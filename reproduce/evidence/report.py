@@ -141,6 +141,7 @@ def human(suite: Suite) -> str:
     text = suite.dataset
     if suite.size:
         text = f"Synthetic {dict(kinetics='Kinetics', ssv2='Something-Something')[suite.layout]} ({suite.size})"
+        text += ", long tail" * (suite.tail is not None)
     elif suite.gmacs is None:
         text += ", the authors' own variants"
     return text + (f" at {suite.gmacs:g} GMACs" if "@" in suite.name else "")
@@ -587,8 +588,7 @@ def temporal_files(results: Path, suite: str) -> list[Path]:
 def class_names(suite: Suite) -> list[str]:
     """Class names by label; those of the data set's official list."""
     if suite.size:
-        names = synthetic.classes(f"synthetic-{suite.layout}", suite.size)
-        return sorted(names) if suite.layout == "kinetics" else names
+        return synthetic.class_names(f"synthetic-{suite.layout}", suite.size)
     return list({"kinetics": kinetics, "ssv2": ssv2}[suite.layout].CLASSES)
 
 

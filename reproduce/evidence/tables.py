@@ -7,11 +7,12 @@ import re
 import shlex
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from reproduce.budget import BudgetError
@@ -176,6 +177,8 @@ class Row:
         speed: of the median run on the device that most were timed on.
         cost: of the search, as text.
         tuning: what the recipe's values took, as text.
+        on_sets: top-1 and the ends of its interval on classes that need time and on those that do not, by name; of
+            real data, where such sets are known.
     """
 
     name: str
@@ -205,6 +208,7 @@ class Row:
     speed: Throughput | None = None
     cost: str = NOT_RUN
     tuning: str = NOT_RUN
+    on_sets: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -370,7 +374,19 @@ def _row(
         chance=level,
         learned=learned(top1 / 100, n, level / 100),
         speed=median_speed(records, device),
+        on_sets=_on_sets(suite, records, folder, known[0]) if suite.root else {},
     )
+
+
+def _on_sets(
+    suite: Suite, records: list[RunRecord], folder: Path, known: dict[str, Spread]
+) -> dict[str, tuple[float, float, float]]:
+    right, found = per_architecture(outcomes([(r, folder) for r in records]), records), {}
+    for name, of in suite.class_sets.items():
+        mine = right[:, np.isin(labels(records[0], folder), of)]
+        if mine.size:
+            found[name] = (float(100 * mine.mean()), *accuracy_interval(mine, of_family(known, records)))
+    return found
 
 
 def _set_against(
@@ -584,6 +600,9 @@ def frame_of(suite: Suite, found: list[Row], against: str | None) -> pd.DataFram
     suite = with_own(suite, mine)
     several = len({r.throughput.device for r in mine} | {r.provenance.device for r in mine}) > 1
     frame = pd.DataFrame([_cells(suite, row, several) for row in found])
+    for name in suite.class_sets if any(row.on_sets for row in found) else ():
+        cells = ["{:.1f} [{:.1f}, {:.1f}]".format(*row.on_sets[name]) if name in row.on_sets else "–" for row in found]
+        frame.insert(frame.columns.get_loc("n"), f"{name} classes, top-1 %", cells)
     if any(r.tuning for r in mine):
         frame.insert(frame.columns.get_loc("search cost"), "tuning", [row.tuning for row in found])
     if against or (against is not None and any(e.variants > 1 for e in suite.entries)):
@@ -787,6 +806,11 @@ def _notes(suite: Suite, found: list[Row], against: str, borrows: bool) -> str:
         notes.append(
             "Each model is trained and tested as its authors do, as far as its recipe in configs/native says: rows "
             "differ in far more than the model."
+        )
+    if any(row.on_sets for row in ran):
+        notes.append(
+            "Temporal classes need time, static ones do not, random ones are for comparison: those of Only Time Can "
+            "Tell; of Something-Something-V2 by our mapping from V1, without a class that its lists have in both."
         )
     if suite.published:
         notes.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import cache, reduce
 from math import ceil, inf, isclose, isfinite
 from operator import getitem
@@ -16,10 +17,22 @@ from mmengine.config import Config
 
 from autotsnet.registry import family
 from reproduce.budget import cost, memory_folder
-from reproduce.evidence import natives, report, tables
+from reproduce.data.longtail import of_classifiers
+from reproduce.engine.retune import TAUS, Retuning
+from reproduce.evidence import longtail, natives, report, tables
 from reproduce.evidence.reference import REFERENCE
 from reproduce.evidence.temporal import diagnose, partners
-from reproduce.records import UNPROVEN, RecordError, RunRecord, Search, predictions, ranks, score, sha256
+from reproduce.records import (
+    UNPROVEN,
+    RecordError,
+    RunRecord,
+    Search,
+    predictions,
+    ranks,
+    retuned_answers,
+    score,
+    sha256,
+)
 from reproduce.spec import RunSpec, run_id
 from reproduce.suites import CONFIGS, SUITES, Entry, Suite, named
 
@@ -46,6 +59,7 @@ def verify(results: Path) -> str:
     found += _of_the_reference(results) if results.resolve() == REFERENCE.resolve() else []
     # A table of unreadable records cannot be rendered; the records are the news then.
     found = found or [line for path in sorted(results.glob("temporal/*/*")) for line in _whole(_temporal, path)]
+    found = found or [line for path in sorted(results.glob("longtail/*.md")) for line in _whole(_longtail, path)]
     found = found or [line for name in _suites(results) for line in _table(name, results)]
     stale = None if found else report.disagreement(results)
     found += [stale] if stale else []
@@ -103,6 +117,9 @@ def _records(folder: Path, first: dict[str, tuple[object, Path]]) -> Iterator[st
         try:
             record = RunRecord.load(path)
             table = predictions(record, folder)
+            if record.retuned:
+                used.add(f"{path.stem}.retuned.parquet")
+                retuned_answers(record, folder)
         except RecordError as error:
             yield str(error)
             continue
@@ -137,6 +154,11 @@ def _disagreements(record: RunRecord, path: Path, table: pd.DataFrame) -> Iterat
     ]
     if not record.spec and not _frozen(path):
         yield "spec is empty, and it is none of the committed old records; restore the file, or run again"
+    if record.retuned:
+        try:
+            claims += _retuned(record, path)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            yield f"retuned: it cannot be recomputed ({str(error).splitlines()[0]}); restore the file, or run again"
     if record.spec:
         spec, search = record.spec, record.search
         try:
@@ -154,6 +176,23 @@ def _disagreements(record: RunRecord, path: Path, table: pd.DataFrame) -> Iterat
     for what, said, is_ in claims:
         if said != is_:
             yield f"{what} is {said}, recomputed it is {is_}"
+
+
+def _retuned(record: RunRecord, path: Path) -> Iterator[tuple[str, object, object]]:
+    """What a record says of classifiers beside what follows from their answers: (name, said, recomputed)."""
+    found = record.retuned
+    yield "retuned.predictions", found.predictions, f"{path.stem}.retuned.parquet"
+    yield "retuned.train_counts, in all", sum(found.train_counts), record.data.train_videos
+    best = [
+        round(tau, 9) for tau, of in zip(TAUS, found.validation_macro, strict=True) if of == max(found.validation_macro)
+    ]
+    yield "retuned.tau", round(found.tau, 9), best[0]
+    again = of_classifiers(retuned_answers(record, path.parent), found.train_counts)
+    for name in sorted(again.keys() | found.classifiers.keys()):
+        said, is_ = ({k: round(v, 6) for k, v in of.get(name, {}).items()} for of in (found.classifiers, again))
+        yield f"retuned.classifiers.{name}", said, is_
+    if record.spec:
+        yield "retuned.settings", found.settings, asdict(Retuning.of(record.spec.recipe))
 
 
 @cache
@@ -325,6 +364,12 @@ def _whole(check: Callable[[Path], Iterator[str]], path: Path) -> Iterator[str]:
         yield f"{path} is not whole ({type(error).__name__}: {error}); make it anew"
 
 
+def _longtail(path: Path) -> Iterator[str]:
+    mine = named(path.stem)
+    if path.read_text() != longtail.rendered(mine, path.parents[1]):
+        yield f"{path} is not what its records say; render it: python -m reproduce longtail {mine.ref}"
+
+
 def _temporal(path: Path) -> Iterator[str]:
     """A diagnosis against the record of its run and its own predictions."""
     if path.suffix != ".json":
@@ -349,8 +394,10 @@ def _temporal(path: Path) -> Iterator[str]:
         yield f"{path.with_suffix('.parquet')}: labels, or what is right in natural order, are not the record's"
         return
     mine = named(record.suite)
-    again = _flat(diagnose(table, report.class_names(mine), partners(mine)))
-    known = _flat({key: found[key] for key in ("n", "top1", "order_matters", "to_partner", "classes")})
+    sets = mine.class_sets if "sets" in found else None  # of older ones there are none
+    again = _flat(diagnose(table, report.class_names(mine), partners(mine), sets))
+    names = ("suite", "dataset", "run", "id", "test_manifest")
+    known = _flat({key: of for key, of in found.items() if key not in names})
     for what in sorted(known.keys() | again.keys()):
         said, is_ = known.get(what), again.get(what)
         near = isinstance(said, float) and isinstance(is_, float) and isclose(said, is_, rel_tol=1e-6)

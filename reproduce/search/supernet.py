@@ -111,7 +111,7 @@ class SupernetSearch(Method):
         trained = sum(s.warmup if self.options.frozen else s.warmup + s.steps for s in stages)
         rising = max(1, round(config.warmup * trained))
         rates = [dict(type=LinearLR, start_factor=0.01, begin=0, end=rising, by_epoch=False)]
-        if self.options.frozen:
+        if self.options.frozen and trained > rising:
             rates.append(dict(type=CosineAnnealingLR, begin=rising, end=trained, eta_min=0, by_epoch=False))
         runner = build_runner(
             config,
@@ -165,13 +165,15 @@ class SupernetSearch(Method):
         passes = warmup + judged * (options.judge_batches if options.frozen else 2)
         finalists = round((said.clips / config.batch - passes) / options.judge_batches)
         finalists = min(max(finalists, len(stages)), len(stages) * options.finalists)
+        other = (config.get("judge") or dict(type="supernet"))["type"] != "supernet"
         divides = said.devices > 0 and config.batch % said.devices == 0
         return dict(
             strategy=config.strategy if config.progressive else f"{config.strategy}, joint",
             space=self.space.name,
             steps=warmup + learnt,
             architectures=judged,
-            clips=config.batch * (passes + options.judge_batches * finalists),
+            # Another judge than the supernet says itself how many clips it saw.
+            clips=said.clips if other else config.batch * (passes + options.judge_batches * finalists),
             devices=said.devices if divides else 1,
         )
 

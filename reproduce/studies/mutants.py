@@ -490,9 +490,23 @@ MUTANTS: tuple[Mutant, ...] = tuple(
         (
             "every epoch in the order of the first",
             _DATASETS,
-            "np.random.default_rng((self.seed, 0, epoch))",
-            "np.random.default_rng((self.seed, 0, 0))",
+            "self.sampler, self.seed, epoch, self.epochs",
+            "self.sampler, self.seed, 0, self.epochs",
             STREAM,
+        ),
+        (
+            "a class of 20 training videos is few",
+            "reproduce/data/longtail.py",
+            "n < FEW",
+            "n <= FEW",
+            "tests/reproduce/data/test_longtail.py::test_accuracies_by_groups_of_training_counts",
+        ),
+        (
+            "LWS leaves the bias as it is",
+            "reproduce/engine/retune.py",
+            "self.scale * (x @ self.weight.T + self.bias)",
+            "self.scale * (x @ self.weight.T) + self.bias",
+            "tests/reproduce/test_retune.py::test_classifiers_on_features_that_are_known",
         ),
         (
             "every epoch with the crops of the first",

@@ -7,9 +7,11 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from autotsnet.inputs import RGB, example
 from autotsnet.meta import on_meta
 from autotsnet.search import RandomSearch
 from autotsnet.search.constraint import CONSTRAINTS, GMACs
+from autotsnet.search.indicators import INDICATORS, Subject
 from autotsnet.search.judges import JUDGES
 from autotsnet.space import space_of
 from baselines.e3d import (
@@ -189,3 +191,10 @@ def test_errors_name_the_value_and_the_way_out():
         space.encode(odd)
     with pytest.raises(ValueError, match="no shared weights"):
         space.supernet(5)
+
+
+def test_the_indicator_that_looks_at_a_network_gives_the_score_of_its_structure():
+    make, given = VARIANTS["e3d_s"]
+    clips = example(RGB, given["frames"], given["crop"], batch=2)
+    subject = Subject(on_meta(lambda: make(**given)), clips, torch.arange(2), 174, torch.Generator())
+    assert INDICATORS["stentr"].value(subject) == pytest.approx(GOLDEN["e3d_s"][4], abs=1e-4)

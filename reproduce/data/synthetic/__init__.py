@@ -8,7 +8,18 @@ Results on them say nothing about the data sets whose layout they use.
 """
 
 from .presets import SIZES, Difficulty, Preset, changed, short
-from .video import NAMES, VideoSpec, classes, contact_sheet, partner, render, render_spec, templates
+from .video import (
+    NAMES,
+    VideoSpec,
+    class_names,
+    classes,
+    contact_sheet,
+    keeps_itself,
+    partner,
+    render,
+    render_spec,
+    templates,
+)
 from .writer import GENERATOR_VERSION, generate, load_manifest
 
 __all__ = [
@@ -19,9 +30,11 @@ __all__ = [
     "Preset",
     "VideoSpec",
     "changed",
+    "class_names",
     "classes",
     "contact_sheet",
     "generate",
+    "keeps_itself",
     "load_manifest",
     "partner",
     "render",

@@ -162,6 +162,17 @@ MOTIONS: dict[str, Callable[[np.random.Generator, np.ndarray, float], _Path]] = 
 }
 
 
+_REVERSED = {"zooming in": "zooming out", "rising": "falling"}  # all other motions are themselves, played backwards
+_REVERSED |= {backwards: forwards for forwards, backwards in _REVERSED.items()}
+
+
+def played_backwards(motion: str) -> str:
+    """The motion, group of motions or sequence of excursions that one is when its videos are played backwards."""
+    if " then " in motion:
+        return " then ".join(motion.split(" then ")[::-1])
+    return " or ".join(_REVERSED.get(name, name) for name in motion.split(" or "))
+
+
 # Out and back: played backwards each is itself. `out` runs from 0 to 1 and back, `a` is the amplitude.
 EXCURSIONS: dict[str, Callable[[np.random.Generator, np.ndarray, float], _Path]] = {
     "sideways": lambda rng, out, a: _Path(x=rng.choice([-1, 1]) * 0.3 * a * out),

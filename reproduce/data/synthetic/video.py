@@ -71,6 +71,20 @@ def classes(name: str, size: str = "quick") -> list[str]:
     raise ValueError(f"unknown synthetic data set {name!r}; choose one of {', '.join(NAMES)}")
 
 
+def class_names(name: str, size: str = "quick") -> list[str]:
+    """Class names by label, as the layout reads them."""
+    found = classes(name, size)
+    return sorted(found) if name == KINETICS else found
+
+
+def keeps_itself(name: str, size: str = "quick") -> list[bool]:
+    """By label, whether a class's videos are its own still when they are played backwards."""
+    if name == SSV2:
+        return [False] * len(templates(size))
+    kept = {f"{shape} {motion}": scenes.played_backwards(motion) == motion for shape, motion in _pairs(KINETICS, size)}
+    return [kept[c] for c in class_names(name, size)]
+
+
 def templates(size: str = "quick") -> list[str]:
     """Templates of synthetic-ssv2 with their brackets, in the order of their label."""
     return [template for pair in _pairs(SSV2, size) for template in (pair.forwards, pair.backwards)]

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mmengine.model import MMDistributedDataParallel
 from torch import nn
 from torch.utils.data import default_collate
 
@@ -108,11 +109,13 @@ def planted(model: Stub, architecture, clips) -> torch.Tensor:
     return 2 - clips.mean() * right(architecture) + 0 * model.net.weight.sum()
 
 
-def searched(options, loss=planted, gmacs: float = BUDGET, space=TINY, **more) -> ProgressiveSearchLoop:
+def searched(
+    options, loss=planted, gmacs: float = BUDGET, space=TINY, wrap=lambda model: model, **more
+) -> ProgressiveSearchLoop:
     """A finished search."""
     model = Stub(loss)
     runner = SimpleNamespace(
-        model=model,
+        model=wrap(model),
         optim_wrapper=Wrapper(model),
         call_hook=lambda *a, **k: None,
         logger=logging.getLogger("test"),
@@ -148,6 +151,20 @@ def test_shared_weights_follow_the_likelier_sample():
     fpnas = FPNASOptions(fixed_samples=2)
     loop = searched(replace(SHORT, fpnas=fpnas, warmup=0, steps=1, type_steps=1), loss)
     np.testing.assert_allclose(loop.runner.optim_wrapper.gradients, [2, 4, 6, 8], rtol=1e-6)
+
+
+def test_a_model_that_mmengines_launcher_has_wrapped_is_searched_alike():
+    def loss(model, architecture, clips):
+        return planted(model, architecture, clips) + clips.mean() * model.net.weight.sum()
+
+    plain = searched(SHORT, loss)
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = searched(SHORT, loss, wrap=MMDistributedDataParallel)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert wrapped.architecture == plain.architecture
+    assert wrapped.runner.optim_wrapper.gradients == plain.runner.optim_wrapper.gradients != []
 
 
 def test_a_stage_freezes_what_it_has_decided_for_the_next():
@@ -347,6 +364,21 @@ def test_frozen_weights_judge_every_architecture_on_the_same_batches():
     loop._scores(TINY.sample(2, torch.Generator().manual_seed(0)))
     assert loop.judge._first is drawn
     assert loop.judge.clips == 3 * CLIPS
+
+
+def test_indicators_need_no_training():
+    """A registered judge of static networks: no weight is trained, and what is found was measured."""
+    short = dict(warmup=0, steps=2, type_steps=0, draws=100, finalists=2)
+    options = replace(SHORT, frozen=True, progressive=False, strategy="reinforce", **short)
+    judge = dict(type="indicators", names=["params"], combine="change", num_classes=10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autotsnet.search.indicators.judge.clips_and_labels", lambda *_: ((), torch.zeros(2)))
+        loop = searched(options, judge=judge)
+    assert not loop.runner.optim_wrapper.gradients
+    assert len(loop.journals()[0]) == 2 * 2
+    measured = {code: value for (_, *code), (value,) in loop.judge._measured.items() for code in [tuple(code)]}
+    assert tuple(loop.template.tolist()) in measured
+    assert min(measured.values()) > 10_000
 
 
 def test_frozen_weights_need_all_variables_at_once():

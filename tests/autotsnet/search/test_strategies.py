@@ -10,6 +10,8 @@ import torch
 from autotsnet.search.distribution import ArchitectureDistribution
 from autotsnet.search.estimator import AllSamplesFailedError
 from autotsnet.search.fpnas import FPNAS, FPNASOptions, most_probable_in_budget, parsec_options
+from autotsnet.search.planted import PlantedJudge
+from autotsnet.search.reinforce import Reinforce
 from autotsnet.search.strategies import Evolution, EvolutionOptions, RandomSearch, distinct, sample_in_budget
 from autotsnet.space import Product
 
@@ -19,6 +21,7 @@ TARGET = 8.0
 STRATEGIES = {
     "fpnas": lambda seed=0: FPNAS(BLOCKS, gmacs, TARGET, FPNASOptions(joint_from=20, lr=0.05, anneal=300), seed=seed),
     "parsec": lambda seed=0: FPNAS(BLOCKS, gmacs, TARGET, parsec_options(4, beta=1.5, center=True, lr=0.1), seed=seed),
+    "reinforce": lambda seed=0: Reinforce(BLOCKS, gmacs, TARGET, batch=4, seed=seed),
     "random": lambda seed=0: RandomSearch(Product(BLOCKS), gmacs, TARGET, batch=4, seed=seed),
     "evolution": lambda seed=0: Evolution(Product(BLOCKS), gmacs, TARGET, EvolutionOptions(10, 3), batch=4, seed=seed),
 }
@@ -239,3 +242,19 @@ def test_children_are_of_the_likeliest_of_a_tournament():
     strategy.tell(codes, log_likelihood(codes), gmacs(codes), num_clips=64)
     parent = codes[log_likelihood(codes).argmax()]
     assert ((strategy.ask() != parent).sum(1) == 1).all()
+
+
+def test_reinforce_is_better_than_random_search_of_as_many_on_planted_fitness():
+    better = 0
+    for seed in range(10):
+        oracle = PlantedJudge(seed, depth=(1, 2, 2, 1))
+        policy = Reinforce(oracle.blocks, oracle.gmacs, oracle.target, lr=0.1, batch=14, seed=seed)
+        random = RandomSearch(Product(oracle.blocks), oracle.gmacs, oracle.target, batch=100 * 14, seed=seed)
+        for strategy, steps in ((policy, 100), (random, 1)):
+            for _ in range(steps):
+                codes = strategy.ask()
+                strategy.tell(codes, oracle.scores(codes), oracle.gmacs(codes), oracle.clips)
+        found = torch.stack([policy.best(), random.best()])
+        assert (oracle.gmacs(found) <= oracle.target).all()
+        better += int(oracle.quality(found).argmax() == 0)
+    assert better >= 9

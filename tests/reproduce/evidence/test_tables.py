@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -258,3 +259,20 @@ def test_the_sentence_says_what_the_rows_say(results, reference, monkeypatch):
     make(results, *(f"auto_tsnet-s{s}" for s in SEEDS), right=0.95)
     assert "is not shown to beat" not in tables.verdict_sentence(chosen, tables.rows(chosen, results))
     assert tables.verdict_sentence(chosen, []) == "Nothing was run yet."
+
+
+def test_real_data_has_columns_of_classes_that_need_time(tmp_path):
+    suite = replace(SUITES["kinetics"], entries=(SUITES["kinetics"].entry("x3d"),))
+    make(tmp_path, "x3d-s0", suite=suite)
+    folder = tmp_path / "records" / suite.name
+    answers = pd.read_parquet(folder / "x3d-s0.parquet")
+    right = np.stack(answers.scores).argmax(1) == answers.label
+    (row,) = tables.rows(suite, tmp_path)
+    for name, of in suite.class_sets.items():
+        top1, low, high = row.on_sets[name]
+        assert top1 == pytest.approx(100 * right[answers.label.isin(of)].mean()), name
+        assert low < top1 < high
+    text = tables.rendered(suite, tmp_path)[".md"]
+    assert "temporal classes, top-1 %" in text
+    assert "those of Only Time Can Tell" in text
+    assert "classes, top-1" not in tables.rendered(SUITES["ssv2"], tmp_path)[".md"], "nothing without records"

@@ -13,7 +13,19 @@ from reproduce.cli import app
 from reproduce.data.datasets import TestVideos
 from reproduce.data.manifest import DataError
 from reproduce.engine.classifier import VideoClassifier
-from reproduce.evidence.temporal import ORDERS, diagnose, is_run, partners, predicted, reordered, temporal
+from reproduce.evidence.atemporal import AtemporalProbe, fit
+from reproduce.evidence.temporal import (
+    ORDERS,
+    diagnose,
+    is_run,
+    orders,
+    partners,
+    predicted,
+    reordered,
+    report,
+    temporal,
+)
+from reproduce.evidence.verify import _temporal
 from reproduce.run import execute
 from reproduce.spec import RunSpec
 from reproduce.suites import SUITES
@@ -67,14 +79,22 @@ def test_a_run_is_diagnosed_on_what_it_was_tested_on(manifests, cache, tmp_path)
     record = execute(SUITE, SUITE.entry("tsm"), spec, train, test, tmp_path / "runs", tmp_path / "results")
     folder = spec.folder(tmp_path / "runs")
     to = ["--cache", str(cache), "--results", str(tmp_path / "results")]
-    done = typer.testing.CliRunner().invoke(app, ["temporal", str(folder), *to])
+    done = typer.testing.CliRunner().invoke(app, ["temporal", "--frames", str(folder), *to])
     assert done.exit_code == 0, done.exception
     assert "| tsm-s0  | synthetic-ssv2 tiny |" in done.stdout
     found = json.loads((tmp_path / "results" / "temporal" / "ssv2-tiny" / "tsm-s0.json").read_text())
     assert (found["top1"]["natural"], found["n"], found["run"]) == (record.result.top1, record.result.n, record.run)
     assert sum(row["n"] for row in found["classes"]) == found["n"]
     for order in ORDERS:
-        assert sum(row[order] for row in found["classes"]) == found["top1"][order]
+        assert sum(row[order] for row in found["classes"]) == pytest.approx(found["top1"][order])
+    assert found["sets"]["temporal"]["n"] == found["n"], "each of its classes is another one backwards"
+    assert found["sets"]["static"] == {"n": 0}
+    assert set(found["gaps"]) == {"shuffled", "reversed", "frozen", "best_frame", "probe"}
+    assert found["best_frame"] >= found["top1"]["frozen"]
+    assert "natural − atemporal probe" in done.stdout
+    assert "| temporal, n" in done.stdout.replace("   ", " ")
+    check_diagnosis = [*_temporal(tmp_path / "results" / "temporal" / "ssv2-tiny" / "tsm-s0.json")]
+    assert not check_diagnosis
     other = spec.model_copy(update=dict(test_manifest="0123456789ab"))
     write_json(other.folder(tmp_path) / "spec.json", other.model_dump())
     with pytest.raises(DataError, match=r"tested on manifest 0123456789ab, .* is \w+; name the copy"):
@@ -107,3 +127,58 @@ def test_classes_are_ranked_by_what_order_is_worth():
     assert [row["class"] for row in found["classes"]] == ["b", "a", "c"]
     assert found["classes"][0]["reversed_taken_for"] == "c"
     assert found["to_partner"] is None
+
+
+def test_shuffles_are_drawn_three_times_and_every_frame_is_shown():
+    drawn = {name: order(8, np.random.default_rng((5, 4))).tolist() for name, order in orders(8, True).items()}
+    shuffles = [drawn[name] for name in ("shuffled", "shuffled_2", "shuffled_3")]
+    assert all(sorted(s) == list(range(8)) for s in shuffles)
+    assert len(set(map(tuple, shuffles))) == 3
+    shown = [set(drawn["frozen"])] + [set(of) for name, of in drawn.items() if name.startswith("frame_")]
+    assert sorted(map(list, shown)) == [[t] for t in range(8)]
+    assert list(orders(8)) == [*ORDERS, "shuffled_2", "shuffled_3"]
+
+
+def test_gaps_and_sets_of_classes():
+    label = np.repeat([0, 1], 40)
+    wrong = 1 - label
+    half = np.where(np.arange(80) % 2, label, wrong)
+    table = pd.DataFrame(
+        dict(id=range(80), label=label, natural=label, shuffled=label, reversed=wrong, frozen=half)
+        | dict(shuffled_2=wrong, shuffled_3=wrong, frame_0=np.where(np.arange(80) % 2, wrong, label), probe=half)
+    )
+    found = diagnose(table, ("a", "b"), None, dict(temporal=(0,), static=(1,), random=()))
+    assert found["top1"] == dict(natural=80, shuffled=pytest.approx(80 / 3), reversed=0, frozen=40)
+    assert (found["best_frame"], found["probe"]) == (80, 40)
+    assert found["changed"] == pytest.approx(200 / 3)
+    points = {name: gap["points"] for name, gap in found["gaps"].items()}
+    assert points == pytest.approx(dict(shuffled=200 / 3, reversed=100, frozen=50, best_frame=0, probe=50))
+    assert found["gaps"]["frozen"]["low"] < 50 < found["gaps"]["frozen"]["high"]
+    assert found["sets"]["random"] == {"n": 0}
+    assert found["sets"]["temporal"]["n"] == 40
+    assert found["sets"]["static"]["order_matters"]["points"] == pytest.approx(200 / 3)
+    text = report([found | dict(id="m", dataset="d")])
+    assert "natural − best single frame" in text
+    assert "Only Time Can Tell" in text
+    before = diagnose(table[["id", "label", *ORDERS]], ("a", "b"), None)
+    assert set(before) == {"n", "top1", "order_matters", "to_partner", "classes"}, "as it was, of one draw"
+
+
+def test_a_probe_picks_the_frame_that_tells_and_sees_no_order():
+    rng = np.random.default_rng(0)
+    label = torch.from_numpy(rng.integers(3, size=240))
+    x = torch.from_numpy(rng.normal(size=(240, 4, 8))).float()
+    told = rng.integers(4, size=240)  # one frame shows the class, marked by a large last feature
+    x[range(240), told, label.numpy()] += 6
+    x[range(240), told, 7] += 9
+    net = fit(x[:160], label[:160], 3, seed=0, epochs=40)
+    with torch.no_grad():
+        right = (net(x[160:]).argmax(1) == label[160:]).float().mean()
+        assert right > 0.7, "any frame alone tells half of them"
+        assert torch.allclose(net(x[:, [2, 0, 3, 1]]), net(x), atol=1e-4)
+    again = fit(x[:160], label[:160], 3, seed=0, epochs=1)
+    once = fit(x[:160], label[:160], 3, seed=0, epochs=1)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), once.parameters(), strict=True))
+    torch.manual_seed(0)
+    untrained = AtemporalProbe(8, 3)
+    assert untrained(x).shape == (240, 3)
