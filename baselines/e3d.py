@@ -27,7 +27,7 @@ from autotsnet.registry import Knob, register_family
 from autotsnet.search.constraint import CONSTRAINTS
 from autotsnet.search.judges import JUDGES
 from autotsnet.search.strategies import RandomSearch
-from autotsnet.space import SPACES, Blocks, Product, Stage, Variable
+from autotsnet.space import SPACES, Product, ProductSpace, Stage, Variable
 
 STRIDES = (2, 2, 2, 1, 2)  # in space, of the first block of each stage; the stem has another 2, time has none
 LEAST_ANGLE = 1e-6  # of 1 - cosine, the guard of the score; E3D-L's first stage has 6e-6
@@ -319,7 +319,7 @@ FIRST_DEPTH = 3  # at most, of the first stage
 
 @SPACES.register_module(name="e3d")
 @dataclass(frozen=True)
-class E3DSpace:
+class E3DSpace(ProductSpace):
     """E3D's space: channels, kernel, inner channels and depth of each stage, with the authors' mutation.
 
     Attributes:
@@ -351,16 +351,6 @@ class E3DSpace:
         """The most blocks of each stage."""
         stages = len(STRIDES) - 1
         return (FIRST_DEPTH, *(max(1, self.layers // 3 // stages),) * stages)
-
-    @cached_property
-    def counts(self) -> Tensor:
-        """Number of candidates of each variable, ``M``."""
-        return torch.tensor([len(v.candidates) for v in self.variables])
-
-    def blocks(self) -> Blocks:
-        """See ``Space``."""
-        stage = (LAST, len(KERNELS), len(RATIOS))
-        return ((MOST_STEM,), *((*stage, depth) for depth in self.depths))
 
     def columns(self, codes: Tensor) -> Columns:
         """What the codes say, ``K M``; a kernel is at most two thirds of the side that it sees, as in the paper."""
@@ -435,14 +425,6 @@ class E3DSpace:
         codes = codes.clone()
         codes[rows, at] = new
         return torch.where(self._fits(codes)[:, None], codes, old)
-
-    def neighbours(self, code: Tensor) -> Tensor:
-        """Every structure that differs from ``code`` in exactly one variable, ``K M``."""
-        rows = [(i, c) for i, n in enumerate(self.counts.tolist()) for c in range(n) if c != code[i]]
-        out = code.repeat(len(rows), 1)
-        variables, candidates = torch.tensor(rows).T
-        out[torch.arange(len(rows)), variables] = candidates
-        return out
 
     def decode(self, code: Tensor, alone: str | None = None) -> E3DStructure:
         """The structure of a code."""

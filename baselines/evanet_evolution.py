@@ -114,13 +114,6 @@ class StructureSpace(ProductSpace):
                         values[f"{m}.{i}.{number}.op"] = op
         return self.code(values)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Empty: codes say all."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to load."""
-
 
 def distance(a: Structure, b: Structure) -> float:
     """The share of their branches, repeats, pools and stems that two structures do not have in common, 0 to 1."""

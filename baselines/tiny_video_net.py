@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from autotsnet.architecture import Architecture, one_of
 from autotsnet.inputs import RGB, example
 from autotsnet.registry import Knob, register_family
-from autotsnet.space import SPACES, Blocks, CostModel, Product, SharedWeights, Stage, Variable
+from autotsnet.space import SPACES, CostModel, ProductSpace, SharedWeights, Stage, Variable
 
 SPATIAL = ("std", "depth", "max", "avg")
 TEMPORAL = ("conv", "max", "avg")
@@ -436,7 +436,7 @@ _CHOICES = dict(  # of each block, the cheapest first
 
 @SPACES.register_module(name="tiny_video_net")
 @dataclass(frozen=True)
-class TinyVideoSpace:
+class TinyVideoSpace(ProductSpace):
     """What the authors vary: frames, their distance and side, number of blocks, copies of each, its operations.
 
     The candidates are ours, around those of the six networks: the paper's are not public. A block of no copies is none.
@@ -465,35 +465,13 @@ class TinyVideoSpace:
             out += [Variable(f"{b}.{name}", candidates, "all", f"{b}") for name, candidates in choices.items()]
         return tuple(out)
 
-    @cached_property
-    def counts(self) -> Tensor:
-        """Number of candidates of each variable, ``M``."""
-        return torch.tensor([len(v.candidates) for v in self.variables])
-
-    def blocks(self) -> Blocks:
-        """See ``Space``."""
-        clip, *rest = 3, *(len(_CHOICES),) * self.most
-        return tuple(tuple(part.tolist()) for part in self.counts.split([clip, *rest]))
-
-    def sample(self, num: int, generator: torch.Generator) -> Tensor:
-        """``num`` architectures drawn uniformly, ``K M``."""
-        return Product(self.blocks()).sample(num, generator)
-
     def mutate(self, codes: Tensor, generator: torch.Generator) -> Tensor:
         """A child of each, ``K M``, changed in one variable that matters: none of a block that is not there."""
         children, todo = codes.clone(), torch.arange(len(codes))
         while len(todo):
-            children[todo] = Product(self.blocks()).mutate(codes[todo], generator)
+            children[todo] = super().mutate(codes[todo], generator)
             todo = torch.tensor([i for i in todo.tolist() if self.decode(children[i]) == self.decode(codes[i])]).long()
         return children
-
-    def neighbours(self, code: Tensor) -> Tensor:
-        """Every code that differs from ``code`` in exactly one variable, ``K M``."""
-        rows = [(i, c) for i, n in enumerate(self.counts.tolist()) for c in range(n) if c != code[i]]
-        out = code.repeat(len(rows), 1)
-        variables, candidates = torch.tensor(rows).T
-        out[torch.arange(len(rows)), variables] = candidates
-        return out
 
     def decode(self, code: Tensor, alone: str | None = None) -> TinyVideoArchitecture:
         """The architecture of a code; frames are as far apart as the clip allows."""

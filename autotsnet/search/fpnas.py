@@ -16,13 +16,7 @@ from torch import Tensor
 
 from autotsnet.search.distribution import ArchitectureDistribution
 from autotsnet.search.encoding import Cost
-from autotsnet.search.estimator import (
-    Likelihood,
-    adaptive_samples,
-    alpha_loss,
-    importance_weights,
-    temperature_of,
-)
+from autotsnet.search.estimator import Likelihood, adaptive_samples, alpha_loss, importance_weights, temperature_of
 from autotsnet.search.strategies import Archive, distinct
 from autotsnet.space import Blocks
 

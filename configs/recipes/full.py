@@ -50,20 +50,11 @@ tuning["structure"] = dict(
 
 # Lengths and rates of the searches are ours: those of the papers are not public.
 searches["auto_tsnet"].update(
-    space="s",
-    checkpoint=100,
-    options=dict(warmup=1000, steps=2000, type_steps=800),
-    fpnas=dict(lr=0.05),
+    space="s", checkpoint=100, options=dict(warmup=1000, steps=2000, type_steps=800), fpnas=dict(lr=0.05)
 )
-searches["auto_x3d"].update(
-    space="x3d_s",
-    checkpoint=100,
-    options=dict(warmup=1000, steps=2000),
-    fpnas=dict(lr=0.05),
-)
+searches["auto_x3d"].update(space="x3d_s", checkpoint=100, options=dict(warmup=1000, steps=2000), fpnas=dict(lr=0.05))
 searches["assemblenet"].update(
-    epochs=5,
-    options=dict(keep=0.35, evaluations=100, population=20, tournament=5, epochs=1, judge_batches=16),
+    epochs=5, options=dict(keep=0.35, evaluations=100, population=20, tournament=5, epochs=1, judge_batches=16)
 )
 searches["evanet"]["options"].update(
     evaluations=100, population=20, tournament=5, epochs=1, judge_batches=16, repeats=(1, 2, 3, 4, 5, 6)

@@ -60,57 +60,23 @@ nets = dict(
     evanet_a=dict(type=evanet, structures="a", repeats=(1, 2, 2, 1), dropout=0.0),
     evanet_b=dict(type=evanet, structures="b", repeats=(1, 2, 2, 1), dropout=0.0),
     evanet=dict(type=evanet, dropout=0.0),
-    # The same networks with units: what they cost is taken from the widths. Maps of 3×3 have no half, so that OctConv
-    # ends there; SlowFast's fast pathway has two or three channels.
-    x3d_oct=dict(
-        type=x3d,
-        blocks=(1, 1, 2, 1),
-        head_width=256,
-        dropout=0.0,
-        transforms=[dict(type="octconv", alpha=0.25, inside=["layer1", "layer2"])],
-    ),
+)
+
+# The same networks with units: what they cost is taken from the widths. Maps of 3×3 have no half, so that OctConv ends
+# there; SlowFast's fast pathway has two or three channels.
+nets.update(
+    x3d_oct=dict(nets["x3d"], transforms=[dict(type="octconv", alpha=0.25, inside=["layer1", "layer2"])]),
     slowfast_oct=dict(
-        type=slowfast,
-        depth=50,
-        blocks=(1, 1, 1, 1),
-        alpha=4,
-        dropout=0.0,
+        nets["slowfast"],
         transforms=[dict(type="octconv", alpha=0.25, inside=["slow_path.layer1", "slow_path.layer2"])],
     ),
-    tsm_oct=dict(
-        type=tsm,
-        depth=50,
-        blocks=(1, 2, 2, 1),
-        strides=(1, 1, 2, 2),
-        shift_div=4,
-        dropout=0.0,
-        transforms=[dict(type="octconv", alpha=0.25)],
-    ),
-    auto_tsnet_oct=dict(type=auto_tsnet, dropout=0.0, transforms=[dict(type="octconv", alpha=0.25)]),
-    x3d_glore=dict(
-        type=x3d,
-        blocks=(1, 1, 2, 1),
-        head_width=256,
-        dropout=0.0,
-        transforms=[dict(type="glore", after=["layer2.0", "layer3.1"])],
-    ),
+    tsm_oct=dict(nets["tsm"], transforms=[dict(type="octconv", alpha=0.25)]),
+    auto_tsnet_oct=dict(nets["auto_tsnet"], transforms=[dict(type="octconv", alpha=0.25)]),
+    x3d_glore=dict(nets["x3d"], transforms=[dict(type="glore", after=["layer2.0", "layer3.1"])]),
     slowfast_glore=dict(
-        type=slowfast,
-        depth=50,
-        blocks=(1, 1, 1, 1),
-        alpha=4,
-        dropout=0.0,
-        transforms=[dict(type="glore", after=["slow_path.layer2.0", "slow_path.layer3.0"])],
+        nets["slowfast"], transforms=[dict(type="glore", after=["slow_path.layer2.0", "slow_path.layer3.0"])]
     ),
-    tsm_glore=dict(
-        type=tsm,
-        depth=50,
-        blocks=(1, 2, 2, 1),
-        strides=(1, 1, 2, 2),
-        shift_div=4,
-        dropout=0.0,
-        transforms=[dict(type="glore", after=["layer2.1", "layer3.1"])],
-    ),
+    tsm_glore=dict(nets["tsm"], transforms=[dict(type="glore", after=["layer2.1", "layer3.1"])]),
 )
 
 # What `python -m reproduce tune` tries, as many trials for every entry; the first is the recipe as it stands.

@@ -8,29 +8,6 @@ suite = dict(
     published="Kinetics-400",
 )
 
-entries = [
-    dict(name="slow_4x16_r50", config="../native/slow_4x16_r50.py"),
-    dict(name="slow_8x8_r50", config="../native/slow_8x8_r50.py"),
-    dict(name="slowfast_4x16_r50", config="../native/slowfast_4x16_r50.py"),
-    dict(name="slowfast_8x8_r50", config="../native/slowfast_8x8_r50.py"),
-    dict(name="slowfast_8x8_r101", config="../native/slowfast_8x8_r101.py"),
-    dict(name="slowfast_16x8_r101_50_50", config="../native/slowfast_16x8_r101_50_50.py"),
-    dict(name="x3d_xs", config="../native/x3d_xs.py"),
-    dict(name="x3d_s", config="../native/x3d_s.py"),
-    dict(name="x3d_m", config="../native/x3d_m.py"),
-    dict(name="x3d_l", config="../native/x3d_l.py"),
-    dict(name="tsm_r50_8f", config="../native/tsm_r50_8f.py"),
-    dict(name="tsm_r50_16f", config="../native/tsm_r50_16f.py"),
-    dict(name="mvit_b_16x4", config="../native/mvit_b_16x4.py"),
-    dict(name="mvit_b_32x3", config="../native/mvit_b_32x3.py"),
-    dict(name="movinet_a0", config="../native/movinet_a0.py"),
-    dict(name="movinet_a1", config="../native/movinet_a1.py"),
-    dict(name="movinet_a2", config="../native/movinet_a2.py"),
-    dict(name="movinet_a3", config="../native/movinet_a3.py"),
-    dict(name="movinet_a4", config="../native/movinet_a4.py"),
-    dict(name="movinet_a5", config="../native/movinet_a5.py"),
-]
-
 # Rows of published.csv.
 literature = dict(
     slow_4x16_r50=("Slow", "R50 4x16"),
@@ -54,3 +31,5 @@ literature = dict(
     movinet_a4=("MoViNet", "A4-Base"),
     movinet_a5=("MoViNet", "A5-Base"),
 )
+
+entries = [dict(name=name, config=f"../native/{name}.py") for name in literature]

@@ -98,11 +98,6 @@ class MacCount:
         """10^9 multiply-accumulates."""
         return self.macs / 1e9
 
-    @property
-    def gflops(self) -> float:
-        """10^9 floating point operations: two per multiply-accumulate."""
-        return 2 * self.gmacs
-
     def table(self) -> str:
         """Operators, their GMACs and their share, as text."""
         rows = [(name, macs / 1e9, f"{macs / self.macs:.1%}") for name, macs in self.by_operator.items()]

@@ -18,8 +18,7 @@ from autotsnet.search.progressive import SearchError
 from baselines.e3d import E3DSpace, E3DStructure, PopulationSearch
 from reproduce.data.manifest import Manifest
 from reproduce.records import Search
-from reproduce.search.method import METHODS, Method, first_at_budget
-from reproduce.whole_files import write_atomic, write_json
+from reproduce.search.method import METHODS, Method, leave
 
 STRATEGIES = {"stentr": "stentr", "depth": "depth", "random": "stentr"}  # and their judges
 DRAWS = 20  # random structures, until a width brings one to the budget
@@ -62,11 +61,9 @@ class E3DSearch(Method):
             strategy.tell(codes, scores, costs, judge.clips)
             rows.append(dict(score=scores.max().item(), **strategy.stats()))
         found = self.space.decode(strategy.best())
-        write_atomic(folder / "journal.parquet", lambda p: pd.DataFrame(rows).to_parquet(p, index=False))
-        write_json(folder / "architecture.json", found.to_dict())
         wall_s = time.perf_counter() - began
         record = Search(**self._cost(), seed=seed, wall_s=wall_s)
-        write_json(folder / "search.json", record.model_dump())
+        leave(folder, pd.DataFrame(rows), found.to_dict(), record)
 
     def _cost(self) -> dict[str, Any]:
         """Nothing is trained, no clip is seen; what the budget lets through is chance, so drawn ones are counted."""
@@ -94,6 +91,5 @@ class E3DSearch(Method):
     def draw(self, seed: int) -> E3DStructure:
         """A random structure, the first that some width brings to the budget."""
         generator = torch.Generator().manual_seed(seed)
-        return first_at_budget(
-            (self.space.decode(self.space.sample(1, generator)[0]) for _ in range(DRAWS)), self.suite, self.config
-        )
+        drawn = (self.space.decode(self.space.sample(1, generator)[0]) for _ in range(DRAWS))
+        return self.first_at_budget(drawn)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size
@@ -25,6 +26,7 @@ from reproduce.data.manifest import Manifest, Video
 from reproduce.engine.runner import ignore_sigterm
 from reproduce.records import Search
 from reproduce.suites import Suite
+from reproduce.whole_files import write_atomic, write_json
 
 METHODS = OpenRegistry("search method", "searches")
 
@@ -65,11 +67,10 @@ class Method(ABC):
 
         Widths are solved later; what the recipe's transforms do to a network is seen on any architecture.
         """
-        net, protocol = dict(self.config.net), self.suite.protocol
+        net = dict(self.config.net)
         kind = family(net.pop("type"))
         if net.get("transforms"):
-            size = dict(frames=protocol.sampling.frames, crop=protocol.crops.size, num_classes=self.suite.classes)
-            on_meta(partial(kind.build, **size, **net | self.draw(0).arguments()))
+            on_meta(partial(kind.build, **self.size, **net | self.draw(0).arguments()))
 
     @abstractmethod
     def cost(self, said: Search, videos: int) -> dict[str, Any]:
@@ -91,17 +92,29 @@ class Method(ABC):
     def draw(self, seed: int) -> Architecture:
         """A random architecture of the space: the control."""
 
+    def first_at_budget(self, drawn: Iterable[Architecture]) -> Architecture:
+        """The first that the suite's budget can be met with by the knobs of its family; else the last."""
+        fixed = {k: v for k, v in self.config.net.items() if k != "type"}
+        kind = family(self.config.net["type"])
+        for architecture in drawn:
+            with suppress(BudgetError):
+                made = fixed | architecture.arguments()
+                if solve(kind.build, kind.knobs, self.suite.gmacs, **self.size, fixed=made).matched:
+                    break
+        return architecture
 
-def first_at_budget(drawn: Iterable[Architecture], suite: Suite, config: Config) -> Architecture:
-    """The first architecture that a suite's budget can be met with by the knobs of its family; else the last."""
-    net, protocol = {k: v for k, v in config.net.items() if k != "type"}, suite.protocol
-    kind = family(config.net["type"])
-    size = dict(frames=protocol.sampling.frames, crop=protocol.crops.size, num_classes=suite.classes)
-    for architecture in drawn:
-        with suppress(BudgetError):
-            if solve(kind.build, kind.knobs, suite.gmacs, **size, fixed=net | architecture.arguments()).matched:
-                break
-    return architecture
+    @property
+    def size(self) -> dict[str, int]:
+        """What a build function takes of the suite: classes, and frames and side of its clips."""
+        protocol = self.suite.protocol
+        return dict(num_classes=self.suite.classes, frames=protocol.sampling.frames, crop=protocol.crops.size)
+
+
+def leave(folder: Path, journal: pd.DataFrame, architecture: dict[str, Any], record: Search) -> None:
+    """Write what a finished search has in a folder, ``search.json`` last."""
+    write_atomic(folder / "journal.parquet", lambda p: journal.to_parquet(p, index=False))
+    write_json(folder / "architecture.json", architecture)
+    write_json(folder / "search.json", record.model_dump())
 
 
 def halves(manifest: Manifest, seed: int) -> tuple[Manifest, Manifest]:

@@ -21,8 +21,7 @@ from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.recipe import optimiser, passes
 from reproduce.engine.runner import LAST, RunHook, build_runner, resume_from
 from reproduce.records import Search
-from reproduce.search.method import METHODS, Method, halves, stream
-from reproduce.whole_files import write_atomic, write_json
+from reproduce.search.method import METHODS, Method, halves, leave, stream
 
 
 @METHODS.register_module(name="pvnas")
@@ -40,10 +39,8 @@ class PVNASSearch(Method):
         """Every candidate in every block, as wide as makes the budget with SlowFast's block everywhere."""
         suite, config = self.suite, self.config
         net = {k: v for k, v in config.net.items() if k not in ("type", "dropout")}
-        frames, crop = suite.protocol.sampling.frames, suite.protocol.crops.size
         pvnas = family("pvnas")
-        size = dict(frames=frames, crop=crop, num_classes=suite.classes)
-        width = solve(pvnas.build, pvnas.knobs, suite.gmacs, **size, fixed=net | dict(ops="t+2d")).kwargs
+        width = solve(pvnas.build, pvnas.knobs, suite.gmacs, **self.size, fixed=net | dict(ops="t+2d")).kwargs
         base, stem = width["base_channels"], width.get("stem_channels", round(width["base_channels"]))
         candidates = [tuple(CANDIDATES)] * sum(net["blocks"])
 
@@ -52,7 +49,7 @@ class PVNASSearch(Method):
                 suite.classes, candidates, base, stem, tuple(net["blocks"]), tuple(net["strides"]), dropout=0.0
             )
 
-        macs, fixed = branch_macs(on_meta(build), frames, crop)
+        macs, fixed = branch_macs(on_meta(build), self.size["frames"], self.size["crop"])
         o = config.options
         return build(), GradientSearch(macs, fixed, suite.gmacs * 1e9, o.cost_weight, o.temperature)
 
@@ -84,24 +81,16 @@ class PVNASSearch(Method):
         )
         runner.train()
         journal = runner.train_loop.journal()
-        write_atomic(folder / "journal.parquet", lambda p: journal.to_parquet(p, index=False))
         found = runner.train_loop.search  # the runner has made its own of the one it was given
-        write_json(folder / "architecture.json", dict(ops=found.best(), probabilities=found.probabilities()))
-        cost = Search(
-            strategy="gradient" if options.diverse else "gradient, plain rates",
-            space="PV-NAS-style",
-            seed=seed,
-            steps=rates.total,
-            architectures=rates.total + options.steps,
-            clips=(rates.total + options.steps) * config.batch,
-            wall_s=hook.seconds_total,
-            devices=1,
-        )
-        write_json(folder / "search.json", cost.model_dump())
+        record = Search(**self._cost(), seed=seed, wall_s=hook.seconds_total)
+        leave(folder, journal, dict(ops=found.best(), probabilities=found.probabilities()), record)
         (folder / "train" / LAST).unlink(missing_ok=True)
 
     def cost(self, said: Search, videos: int) -> dict[str, Any]:
         """See ``Method``."""
+        return self._cost()
+
+    def _cost(self) -> dict[str, Any]:
         options = self.config.options
         steps = options.warmup + options.steps
         judged = steps + options.steps

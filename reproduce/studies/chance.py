@@ -10,10 +10,7 @@ search can gain. Runs are the suite's own (shared with its table) and resume.
 
 from __future__ import annotations
 
-import argparse
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -31,6 +28,7 @@ from reproduce.records import RunRecord, session
 from reproduce.run import execute
 from reproduce.search import stage
 from reproduce.search.method import halves
+from reproduce.studies.options import study_parser
 from reproduce.suites import Entry, RunSpec, Suite, suite
 from reproduce.whole_files import write_json
 
@@ -54,14 +52,11 @@ def supernet_likelihoods(s: Suite, found: stage.Found, entries: list[Entry], tra
 
 def main() -> None:
     """Run the study and write its record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__, "studies/search.json", "runs", "cache")
     parser.add_argument("--suite", default="ssv2-quick")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--architectures", type=int, default=12, help="for the ranking correlation")
-    parser.add_argument("--runs", type=Path, default=Path(os.environ.get("RUNS", "runs")))
     own_option(parser, "--results")
-    parser.add_argument("--cache", type=Path, default=Path(os.environ.get("CACHE", ".cache")))
-    own_option(parser, "--out", "studies/search.json")
     options = parser.parse_args()
 
     s = suite(options.suite)

@@ -22,7 +22,6 @@ over that one, of processor time.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import math
@@ -53,9 +52,9 @@ from reproduce.data.scan import scan
 from reproduce.data.synthetic.video import render
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.engines import has_bf16, raced, torch_is_safe
-from reproduce.evidence.reference import own_option
 from reproduce.protocol import Crops, Protocol, Sampling
 from reproduce.records import session
+from reproduce.studies.options import study_parser
 from reproduce.whole_files import write_json
 
 PROTOCOL = Protocol(Sampling("dense", 16, 5, clips=10), Crops(256, 256, (256, 320), crops=3))
@@ -290,8 +289,7 @@ def memory(path: Path, openings: int, decoder: str) -> dict:
 
 def main() -> None:
     """Time everything and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    own_option(parser, "--out", "studies/decoding.json")
+    parser = study_parser(__doc__, "studies/decoding.json")
     parser.add_argument("--rounds", type=int, default=15, help="of the pipelines; a third of it of the rest")
     parser.add_argument("--videos", type=int, default=3, help="of each kind")
     parser.add_argument("--openings", type=int, default=10_000, help="of one file, for the memory")

@@ -9,19 +9,16 @@ that of the steps after the warm-up, in which nothing is learnt of architectures
 
 from __future__ import annotations
 
-import argparse
 import copy
-import os
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from reproduce.data.decode import DEFAULT
-from reproduce.evidence.reference import own_option
 from reproduce.pictures.search import draw_curves
 from reproduce.records import session
 from reproduce.search import stage
+from reproduce.studies.options import study_parser
 from reproduce.suites import suite
 from reproduce.whole_files import write_json
 
@@ -30,12 +27,9 @@ SCHEDULES = {"opposite phase": True, "plain": False}
 
 def main() -> None:
     """Run the study, write its record and its picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__, "studies/diversity.json", "runs", "cache")
     parser.add_argument("--suite", default="ssv2-quick")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--runs", type=Path, default=Path(os.environ.get("RUNS", "runs")))
-    parser.add_argument("--cache", type=Path, default=Path(os.environ.get("CACHE", ".cache")))
-    own_option(parser, "--out", "studies/diversity.json")
     options = parser.parse_args()
 
     s = suite(options.suite)

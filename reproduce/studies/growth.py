@@ -18,7 +18,6 @@ than a tenth above its beginning does not grow: k is 0.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import subprocess
@@ -32,10 +31,11 @@ import numpy as np
 import pandas as pd
 
 from reproduce.evidence import report, tables
-from reproduce.evidence.reference import REFERENCE, own_option
+from reproduce.evidence.reference import REFERENCE
 from reproduce.evidence.verify import verify
 from reproduce.records import RunRecord, load_all, score, session, sha256
 from reproduce.spec import digest, run_id
+from reproduce.studies.options import study_parser
 from reproduce.suites import SUITES
 from reproduce.whole_files import write_json
 
@@ -205,12 +205,11 @@ def curve(name: str, repeats: int, sizes: Sequence[int] = ()) -> dict:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the study; print and write what was found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__, "studies/growth.json")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each point")
     parser.add_argument(
         "--curves", default=",".join(CURVES), help="comma-separated; the others stay as they are in --out"
     )
-    own_option(parser, "--out", "studies/growth.json")
     options = parser.parse_args(argv)
     made = dict(repeats=options.repeats, provenance=session("none").model_dump())
     found = {name: curve(name, options.repeats) | made for name in options.curves.split(",")}

@@ -27,13 +27,13 @@ from tabulate import tabulate
 
 from reproduce.data import synthetic
 from reproduce.data.decode import DEFAULT
-from reproduce.evidence.reference import own_option
 from reproduce.launch import parallel
 from reproduce.launch.local import Job
 from reproduce.progress import Progress
 from reproduce.records import RunRecord, session
 from reproduce.search import stage
 from reproduce.spec import run_id
+from reproduce.studies.options import study_parser
 from reproduce.suites import Suite, named, suite
 from reproduce.whole_files import check_writable, write_atomic, write_json
 
@@ -270,7 +270,7 @@ def plan(missing: Sequence[tuple[str, str]], seeds: Mapping[str, int], at_a_time
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the study; print and write what was found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__, "studies/headroom.json", "runs", "cache")
     parser.add_argument("--settings", default=",".join(PILOT), help=f"of {', '.join(SETTINGS)}; joined by +")
     parser.add_argument("--data", choices=(*LAYOUTS, "both"), default="both")
     parser.add_argument("--seeds", type=int, default=RULES["seeds"], help="of each architecture, from 2 on")
@@ -279,9 +279,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--plan", action="store_true", help="only say what would be done and how long it takes")
     parser.add_argument("--register", action="store_true", help="only write the rules and the settings")
     parser.add_argument("--jobs", type=int, default=int(os.environ.get("JOBS") or 0), help="runs at a time; 0: as fit")
-    parser.add_argument("--runs", type=Path, default=Path(os.environ.get("RUNS") or "runs"))
-    parser.add_argument("--cache", type=Path, default=Path(os.environ.get("CACHE") or ".cache"))
-    own_option(parser, "--out", "studies/headroom.json")
     options = parser.parse_args(argv)
     settings = [name + "+steady" * options.steady for name in dict.fromkeys(options.settings.split(","))]
     if options.seeds < 2:

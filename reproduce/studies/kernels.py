@@ -13,9 +13,7 @@ the record, and an interrupted study goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,12 +27,12 @@ from scipy.stats import ttest_ind, ttest_rel
 
 from reproduce.engine import runner
 from reproduce.engine.test import test
-from reproduce.evidence.reference import own_option
 from reproduce.launch import parallel
 from reproduce.launch.local import Job
 from reproduce.progress import Progress
 from reproduce.records import score, session
 from reproduce.spec import RunSpec
+from reproduce.studies.options import study_parser
 from reproduce.suites import suite as suite_named
 from reproduce.whole_files import write_atomic, write_json
 
@@ -100,14 +98,11 @@ def differences(of: dict[str, list[float]]) -> dict[str, dict]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the study; print and write what was found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__, "studies/kernels.json", "runs", "cache")
     parser.add_argument("--suite", default="kinetics-quick")
     parser.add_argument("--entries", default="slowfast,x3d,tsm", help="comma-separated")
     parser.add_argument("--sides", default=",".join(SIDES), help="comma-separated; tested needs ours before it")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--runs", type=Path, default=Path(os.environ.get("RUNS") or "runs"))
-    parser.add_argument("--cache", type=Path, default=Path(os.environ.get("CACHE") or ".cache"))
-    own_option(parser, "--out", "studies/kernels.json")
     options = parser.parse_args(argv)
     sides = options.sides.split(",")
     rest = sides, options.suite, options.runs / "kernels", options.cache

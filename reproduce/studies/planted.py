@@ -29,7 +29,6 @@ single-threaded process, which other load on the machine disturbs least.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -47,8 +46,9 @@ from autotsnet.search.fpnas import FPNAS, FPNASOptions, parsec_options
 from autotsnet.search.planted import PlantedJudge
 from autotsnet.search.strategies import Evolution, RandomSearch, Strategy
 from autotsnet.space import Product
-from reproduce.evidence.reference import REFERENCE, own_option
+from reproduce.evidence.reference import REFERENCE
 from reproduce.records import session
+from reproduce.studies.options import study_parser
 from reproduce.whole_files import write_atomic, write_json
 
 SEEDS = range(50, 60)
@@ -274,8 +274,7 @@ def table(record: dict[str, Any]) -> str:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    own_option(parser, "--out", "studies/planted.json")
+    parser = study_parser(__doc__.splitlines()[0], "studies/planted.json")
     parser.add_argument("--tune", action="store_true", help="choose the schedules anew (many minutes), record how")
     args = parser.parse_args()
     torch.set_num_threads(1)

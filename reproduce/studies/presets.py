@@ -10,7 +10,6 @@ clips keeps for its backward, which a batch of any size needs (``sub_batch``), a
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import subprocess
@@ -29,8 +28,8 @@ from autotsnet.spaces import SearchSpace, preset
 from reproduce.data.datasets import StreamSampler
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.runner import Runner
-from reproduce.evidence.reference import own_option
 from reproduce.records import session
+from reproduce.studies.options import study_parser
 from reproduce.whole_files import write_json
 
 PRESETS = ("tiny", "s", "m", "l")
@@ -136,8 +135,7 @@ def one_step(name: str) -> dict:
 
 def main() -> None:
     """Run every preset in a process of its own and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    own_option(parser, "--out", "studies/presets.json")
+    parser = study_parser(__doc__, "studies/presets.json")
     out = parser.parse_args().out
     rows = []
     for name in PRESETS:

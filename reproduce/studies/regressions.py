@@ -9,9 +9,7 @@ is 15 % slower. ``--only`` adds entries to the record, with a provenance of thei
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,9 +23,9 @@ from reproduce import budget
 from reproduce.data import datasets
 from reproduce.data.decode import DEFAULT
 from reproduce.evidence import gate, quantities
-from reproduce.evidence.reference import own_option
 from reproduce.progress import Progress
 from reproduce.records import session
+from reproduce.studies.options import study_parser
 from reproduce.suites import Suite, _solution
 from reproduce.whole_files import write_json
 
@@ -203,12 +201,11 @@ def _judged(before: list[float], now: quantities.Measured, here: str) -> dict:
 
 def main() -> None:
     """Run the study and write its record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__, "studies/regressions.json", "cache")
     parser.add_argument("--speed", action="store_true", help="that of speed; nothing else may run")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--only", default="", help="comma-separated entries")
-    parser.add_argument("--cache", type=Path, default=Path(os.environ.get("CACHE", ".cache")))
-    default = own_option(parser, "--out", "studies/regressions.json")
+    default = Path(parser.get_default("out"))
     options = parser.parse_args()
 
     only = [name for name in options.only.split(",") if name]

@@ -10,7 +10,6 @@ of all factors but the depth, which follows from the others; their score is the 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,10 @@ from torch import Tensor
 from autotsnet.search.fpnas import FPNAS, FPNASOptions, parsec_options
 from autotsnet.search.strategies import Evolution, EvolutionOptions, RandomSearch, Strategy
 from autotsnet.space import Product
-from reproduce.evidence.reference import own_option
 from reproduce.evidence.tabular import DEFAULT, FACTORS, SPACE, VideoNAS
 from reproduce.progress import Progress
 from reproduce.records import session
+from reproduce.studies.options import study_parser
 from reproduce.whole_files import write_json
 
 BUDGETS = (5, 10, 20, 40, 80)  # mean trainings
@@ -188,10 +187,9 @@ def replayed(table: VideoNAS, repeats: int, budgets: Sequence[int] = BUDGETS) ->
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Replay all strategies; print and write their regrets."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__, "studies/replay.json")
     parser.add_argument("--table", type=Path, default=DEFAULT)
     parser.add_argument("--repeats", type=int, default=50)
-    own_option(parser, "--out", "studies/replay.json")
     options = parser.parse_args(argv)
     if options.repeats < 2:
         parser.error(f"--repeats {options.repeats}: one search shows nothing of the spread of searches, take 2 or more")

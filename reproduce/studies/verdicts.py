@@ -14,16 +14,15 @@ which one row has lost 5 points.
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import norm
 
-from reproduce.evidence.reference import own_option
 from reproduce.evidence.reproduction import RATE
 from reproduce.evidence.statistics import LEVEL, Spread, accuracy_interval, holm, paired_difference, spreads
+from reproduce.studies.options import study_parser
 from reproduce.whole_files import write_json
 
 VIDEOS = 400
@@ -142,9 +141,8 @@ def reproductions(seeds: int, repeats: int, rows: int = ROWS) -> dict:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the study; print and write what was found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__, "studies/verdicts.json")
     parser.add_argument("--repeats", type=int, default=400)
-    own_option(parser, "--out", "studies/verdicts.json")
     options = parser.parse_args(argv)
     data = {
         "repeats": options.repeats,

@@ -50,7 +50,6 @@ from reproduce.engine.recipe import schedule, videos_at_once
 from reproduce.engine.runner import DivergedError, preemptible, threads_of
 from reproduce.engine.train import train
 from reproduce.evidence import tabular
-from reproduce.evidence.reference import own_option
 from reproduce.evidence.tabular import FACTORS, SPACE
 from reproduce.launch import parallel
 from reproduce.lease import held
@@ -60,6 +59,7 @@ from reproduce.protocol import Protocol
 from reproduce.records import session
 from reproduce.spec import RunSpec
 from reproduce.studies import headroom
+from reproduce.studies.options import study_parser
 from reproduce.studies.videonas_card import card
 from reproduce.suites import Entry, Suite
 from reproduce.whole_files import check_writable, write_atomic, write_json
@@ -568,7 +568,7 @@ def said(plan: dict, of: Suite, options: argparse.Namespace) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Plan, train what is missing, time, and write the table and its card."""
     environment = os.environ.get
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__, "videonas", "runs", "cache")
     parser.add_argument("--data", choices=headroom.LAYOUTS, default=environment("DATA") or "ssv2")
     parser.add_argument("--setting", default=environment("SETTING") or "base", help="of the study of headroom")
     parser.add_argument(
@@ -580,9 +580,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--plan", action="store_true", help="only write the list of networks")
     parser.add_argument("--jobs", type=int, default=int(environment("JOBS") or 0), help="runs at a time; 0: as fit")
-    parser.add_argument("--runs", type=Path, default=Path(environment("RUNS") or "runs"))
-    parser.add_argument("--cache", type=Path, default=Path(environment("CACHE") or ".cache"))
-    own_option(parser, "--out", "videonas")
     options = parser.parse_args(argv)
     parts = set() if options.part == "none" else set(options.part.split(","))
     try:

@@ -12,6 +12,7 @@ from scipy.stats import f as f_distribution
 from scipy.stats import kendalltau
 from tabulate import tabulate
 
+from reproduce.evidence.statistics import holm
 from reproduce.evidence.tabular import FACTORS
 from reproduce.studies.headroom import intraclass
 
@@ -86,9 +87,7 @@ def effects(rows: pd.DataFrame, factors: Sequence[str], value: str = "test") -> 
         ends = dict(range=np.ptp(found[owner == i]), low=low[len(each) + i], high=high[len(each) + i])
         of_factors.append(dict(factor=name, **ends, share=(without - rss) / total, p=float(p)))
     table = pd.DataFrame(of_factors)
-    order = np.argsort(table.p.to_numpy())
-    holm = np.maximum.accumulate(table.p.to_numpy()[order] * np.arange(len(order), 0, -1))
-    table.loc[order, "p"] = np.minimum(holm, 1)
+    table["p"] = holm(table.p)
     table.attrs["explained"] = 1 - rss / total
     return pd.DataFrame(levels), table
 

@@ -248,12 +248,7 @@ def render_spec(spec: VideoSpec) -> np.ndarray:
     video = np.empty((frames, height, width, 3), np.uint8)
     for t, frame in enumerate(video):
         cv2.warpAffine(
-            canvas,
-            backdrop[t],
-            (width, height),
-            dst=frame,
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REFLECT_101,
+            canvas, backdrop[t], (width, height), dst=frame, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
         )
         for colour, contours in layers:
             cv2.fillPoly(frame, [c[t] for c in contours], colour, cv2.LINE_AA, _SUBPIXEL)

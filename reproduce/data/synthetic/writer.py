@@ -65,12 +65,7 @@ class _Job:
     seed: int
 
     def header(self) -> dict:
-        return {
-            "name": self.name,
-            "size": self.size,
-            "seed": self.seed,
-            "generator_version": GENERATOR_VERSION,
-        }
+        return {"name": self.name, "size": self.size, "seed": self.seed, "generator_version": GENERATOR_VERSION}
 
     def spec(self, split: str, index: int) -> VideoSpec:
         return video_spec(self.name, self.size, self.seed, split, index)
