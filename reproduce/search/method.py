@@ -68,8 +68,8 @@ class Method(ABC):
         Widths are solved later; what the recipe's transforms do to a network is seen on any architecture.
         """
         net = dict(self.config.net)
-        kind = family(net.pop("type"))
         if net.get("transforms"):
+            kind = family(net.pop("type"))
             on_meta(partial(kind.build, **self.size, **net | self.draw(0).arguments()))
 
     @abstractmethod

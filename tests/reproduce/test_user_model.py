@@ -187,7 +187,7 @@ def test_a_layer_made_in_forward_is_refused_before_the_training(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
         "from torch import nn\nfrom autotsnet.registry import register_family\n"
-        "@register_family()\nclass Mine(nn.Module):\n"
+        "@register_family()\nclass Late(nn.Module):\n"
         "    def __init__(self, num_classes, frames, crop):\n        super().__init__()\n        self.n = num_classes\n"
         "    def forward(self, x):\n        x = x.mean((2, 3, 4))\n"
         "        self.head = nn.Linear(3, self.n, device=x.device)\n"
