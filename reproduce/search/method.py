@@ -20,7 +20,7 @@ from autotsnet.architecture import Architecture
 from autotsnet.meta import on_meta
 from autotsnet.plugins import OpenRegistry
 from autotsnet.registry import family
-from reproduce.budget import BudgetError, solve
+from reproduce.budget import BudgetError, memory_folder, solve
 from reproduce.data.datasets import StreamSampler, TrainClips
 from reproduce.data.manifest import Manifest, Video
 from reproduce.engine.runner import ignore_sigterm
@@ -99,7 +99,8 @@ class Method(ABC):
         for architecture in drawn:
             with suppress(BudgetError):
                 made = fixed | architecture.arguments()
-                if solve(kind.build, kind.knobs, self.suite.gmacs, **self.size, fixed=made).matched:
+                found = solve(kind.build, kind.knobs, self.suite.gmacs, **self.size, fixed=made, memory=memory_folder())
+                if found.matched:
                     break
         return architecture
 

@@ -25,7 +25,7 @@ from autotsnet.search import Evolution, EvolutionOptions, RandomSearch
 from autotsnet.search.encoding import Cost
 from autotsnet.search.progressive import SearchError
 from autotsnet.space import Domain
-from reproduce.budget import Solution, solve
+from reproduce.budget import Solution, memory_folder, solve
 from reproduce.data.manifest import Manifest
 from reproduce.engine.classifier import VideoClassifier
 from reproduce.engine.recipe import optimiser, passes, schedule
@@ -175,7 +175,7 @@ class TrainingSearch(Method):
         """A candidate at the suite's budget."""
         fixed = {k: v for k, v in self.config.net.items() if k != "type"} | candidate.arguments() | more
         known = family(self.family)
-        return solve(known.build, known.knobs, self.suite.gmacs, **self.size, fixed=fixed)
+        return solve(known.build, known.knobs, self.suite.gmacs, **self.size, fixed=fixed, memory=memory_folder())
 
     def network(self, candidate: Architecture, seed: int) -> nn.Module:
         """A candidate's network as it is trained, of weights that the seed draws: at the suite's budget."""

@@ -169,7 +169,9 @@ def test_is_exported_for_any_batch(name, tmp_path):
     assert export(moved(build(name)).eval(), FRAMES, CROP, tmp_path).shape.startswith("B×3×")
 
 
-@pytest.mark.parametrize("entry", ["x3d_glore", "slowfast_glore", "tsm_glore"])
+@pytest.mark.parametrize(
+    "entry", ["x3d_glore", *(pytest.param(f"{n}_glore", marks=pytest.mark.slow) for n in ("slowfast", "tsm"))]
+)
 def test_entries_meet_the_budget(entry):
     suite = SUITES["kinetics-quick"]
     found = suite.entry(entry)

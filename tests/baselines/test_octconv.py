@@ -66,7 +66,9 @@ RESNETS = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "R200" else n for n in RESNETS])
+@pytest.mark.parametrize(
+    "name", [n if n in ("R26", "R50") else pytest.param(n, marks=pytest.mark.slow) for n in RESNETS]
+)
 def test_resnets_cost_what_the_authors_do(name):
     blocks, costs = RESNETS[name]
     for alpha, cost in zip((0, 0.125, 0.25, 0.5, 0.75), costs, strict=True):
@@ -277,7 +279,9 @@ def test_stages_but_the_last_have_two_frequencies_by_default():
     assert "slow_path.layer4.0.conv2.conv" not in split
 
 
-@pytest.mark.parametrize("entry", ["x3d_oct", "slowfast_oct", "tsm_oct"])
+@pytest.mark.parametrize(
+    "entry", ["x3d_oct", *(pytest.param(f"{n}_oct", marks=pytest.mark.slow) for n in ("slowfast", "tsm"))]
+)
 def test_entries_meet_the_budget(entry):
     suite = SUITES["kinetics-quick"]
     found = suite.entry(entry)
