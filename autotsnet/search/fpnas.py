@@ -87,7 +87,33 @@ def parsec_options(samples: int = 16, **options: Any) -> FPNASOptions:
     return FPNASOptions(fixed_samples=samples, joint_from=0, **{**plain, **options})
 
 
-class FPNAS:
+class FromDistribution:
+    """What a strategy answers by its ``distribution`` over codes, their ``cost`` and its ``target``."""
+
+    distribution: ArchitectureDistribution
+    cost: Cost
+    target: float | None
+
+    def best(self) -> Tensor:
+        """The most probable architecture, ``M``, that is in the budget; see :func:`most_probable_in_budget`.
+
+        Raises:
+            ValueError: no single move makes the architecture cheaper and it is still over budget.
+        """
+        return most_probable_in_budget(self.distribution, self.cost, self.target)
+
+    @torch.no_grad()
+    def draws(self, num: int, generator: torch.Generator) -> Tensor:
+        """:meth:`best` and draws from the distribution, the most probable first."""
+        codes = distinct(torch.cat([self.best()[None], self.distribution.sample(num, generator)]))
+        return codes[self.distribution.log_prob(codes).argsort(descending=True, stable=True)]
+
+    def marginals(self) -> list[Tensor]:
+        """Probabilities of each variable's candidates."""
+        return self.distribution.marginals()
+
+
+class FPNAS(FromDistribution):
     """Ask for architectures, tell their log-likelihoods; each tell moves alpha.
 
     Args:
@@ -182,14 +208,6 @@ class FPNAS:
         loss.backward()
         self._adam.step()
 
-    def best(self) -> Tensor:
-        """The most probable architecture, ``M``, that is in the budget; see :func:`most_probable_in_budget`.
-
-        Raises:
-            ValueError: no single move makes the architecture cheaper and it is still over budget.
-        """
-        return most_probable_in_budget(self.distribution, self.cost, self.target)
-
     def finalists(self, num: int = 32) -> Tensor:
         """:meth:`best` and the likeliest other in-budget architectures told so far, ``K M``, K at most ``num``.
 
@@ -199,16 +217,6 @@ class FPNAS:
         best = self.best()
         others = [code for code in self._archive.codes() if not torch.equal(code, best)]
         return torch.stack([best, *others[: num - 1]])
-
-    @torch.no_grad()
-    def draws(self, num: int, generator: torch.Generator) -> Tensor:
-        """:meth:`best` and draws from the distribution, the most probable first."""
-        codes = distinct(torch.cat([self.best()[None], self.distribution.sample(num, generator)]))
-        return codes[self.distribution.log_prob(codes).argsort(descending=True, stable=True)]
-
-    def marginals(self) -> list[Tensor]:
-        """Probabilities of each variable's candidates."""
-        return self.distribution.marginals()
 
     def stats(self) -> dict[str, float]:
         """For the log: entropy in nats, next K, beta, mean GMACs of the last samples, best so far, counts."""

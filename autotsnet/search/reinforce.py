@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autotsnet.search.distribution import ArchitectureDistribution
 from autotsnet.search.encoding import Cost
-from autotsnet.search.fpnas import most_probable_in_budget
+from autotsnet.search.fpnas import FromDistribution
 from autotsnet.search.strategies import RandomSearch, distinct
 from autotsnet.space import Blocks, Product
 
@@ -17,7 +17,7 @@ START = 1e-3  # standard deviation of the first logits
 TRIES = 1000  # draws over budget before the most probable architecture in it is judged again
 
 
-class Reinforce(RandomSearch):
+class Reinforce(FromDistribution, RandomSearch):
     """The reward of an architecture is what it is told, against a moving mean of the rewards before.
 
     Published: 500 steps of one architecture, Adam, the policy's argmax at the end. Ours: the budget; draws over it are
@@ -76,23 +76,9 @@ class Reinforce(RandomSearch):
         self._adam.step()
         return weights
 
-    def best(self) -> Tensor:
-        """The most probable architecture in the budget, ``M``; see ``most_probable_in_budget``."""
-        return most_probable_in_budget(self.distribution, self.cost, self.target)
-
     def finalists(self, num: int = 32) -> Tensor:
         """``best`` and those of the highest rewards, ``K M``."""
         return distinct(torch.stack([self.best(), *self._archive.codes()[: num - 1]]))
-
-    @torch.no_grad()
-    def draws(self, num: int, generator: torch.Generator) -> Tensor:
-        """``best`` and draws of the policy, the most probable first."""
-        codes = distinct(torch.cat([self.best()[None], self.distribution.sample(num, generator)]))
-        return codes[self.distribution.log_prob(codes).argsort(descending=True, stable=True)]
-
-    def marginals(self) -> list[Tensor]:
-        """Probabilities of each variable's candidates."""
-        return self.distribution.marginals()
 
     def stats(self) -> dict[str, float]:
         """Those of ``RandomSearch``, and the policy's entropy in nats."""

@@ -13,9 +13,7 @@ holds to 1 %, and with parameters. Parameters, depth and GMACs are what an indic
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -35,11 +33,11 @@ from autotsnet.search.indicators import INDICATORS, Subject, measure
 from autotsnet.search.indicators.judge import TEG_NAS, clips_and_labels
 from autotsnet.search.indicators.ranks import rank_sum
 from autotsnet.search.indicators.subject import known, scorable
-from reproduce.evidence.reference import own_option
 from reproduce.evidence.tabular import DEFAULT, space_version
 from reproduce.progress import Progress
 from reproduce.records import session
 from reproduce.studies.headroom import intraclass
+from reproduce.studies.options import study_parser
 from reproduce.studies.videonas_card import tau
 from reproduce.whole_files import write_atomic, write_json
 
@@ -158,16 +156,13 @@ def _plain(value: Any) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure what is missing; print and write the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__, "studies/indicators.json", "runs", "cache")
     parser.add_argument("--table", type=Path, default=DEFAULT)
     parser.add_argument("--part", choices=("factorial", "random", "all"), default="all")
     parser.add_argument("--names", default=",".join(INDICATORS), help="of indicators")
     parser.add_argument("--clips", choices=("videos", "noise"), default="videos")
     parser.add_argument("--seed", type=int, default=0, help="of weights")
     parser.add_argument("--limit", type=int, help="networks, the first ones of the table")
-    parser.add_argument("--runs", type=Path, default=Path(os.environ.get("RUNS") or "runs"))
-    parser.add_argument("--cache", type=Path, default=Path(os.environ.get("CACHE") or ".cache"))
-    own_option(parser, "--out", "studies/indicators.json")
     options = parser.parse_args(argv)
     names = options.names.split(",")
     try:
