@@ -45,7 +45,8 @@ def build(name: str):
 
 
 def test_every_family_is_covered():
-    assert set(SMALL) == set(FAMILIES)
+    ours = {name for name, of in FAMILIES.items() if of.build.__module__.partition(".")[0] in ("autotsnet", "baselines")}
+    assert set(SMALL) == ours
 
 
 @pytest.mark.parametrize("name", sorted(SMALL))
