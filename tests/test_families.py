@@ -45,7 +45,9 @@ def build(name: str):
 
 
 def test_every_family_is_covered():
-    ours = {name for name, of in FAMILIES.items() if of.build.__module__.partition(".")[0] in ("autotsnet", "baselines")}
+    ours = {
+        name for name, of in FAMILIES.items() if of.build.__module__.partition(".")[0] in ("autotsnet", "baselines")
+    }
     assert set(SMALL) == ours
 
 

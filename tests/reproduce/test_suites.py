@@ -92,7 +92,10 @@ def test_a_recipe_lists_its_stages(own, kinetics_root, tmp_path, monkeypatch):
     for number, (stages, said) in enumerate(
         (
             ('["train", "test", "look", "measure", "record"]', ""),
-            ('["train", "fly", "record"]', "x3d: unknown stage 'fly' in `stages`; known: train, retune, test, measure, "),
+            (
+                '["train", "fly", "record"]',
+                "x3d: unknown stage 'fly' in `stages`; known: train, retune, test, measure, ",
+            ),
             (
                 '["train", "test"]',
                 "x3d: `stages` are train, test; others may stand between train, test, measure, record",
