@@ -25,12 +25,12 @@ from autotsnet.architecture import Architecture, one_of
 from autotsnet.inputs import RGB, example
 from autotsnet.registry import Knob, register_family
 from autotsnet.search.constraint import CONSTRAINTS
+from autotsnet.search.indicators.trivial import alpha
 from autotsnet.search.judges import JUDGES
 from autotsnet.search.strategies import RandomSearch
 from autotsnet.space import SPACES, Product, ProductSpace, Stage, Variable
 
 STRIDES = (2, 2, 2, 1, 2)  # in space, of the first block of each stage; the stem has another 2, time has none
-LEAST_ANGLE = 1e-6  # of 1 - cosine, the guard of the score; E3D-L's first stage has 6e-6
 
 
 @dataclass(frozen=True)
@@ -247,22 +247,6 @@ def columns(structures: Sequence[E3DStructure]) -> Columns:
     )
     parts = [torch.tensor(field, dtype=torch.float64) for field in fields]
     return Columns(torch.tensor([float(s.stem) for s in structures], dtype=torch.float64), *parts, structures[0].last)
-
-
-def alpha(frames: int, side: int, kt: Tensor, k: Tensor) -> Tensor:
-    """How unlike the shape of a kernel is to that of its features: ``-ln(1 - cos)``; 1 for a pointwise kernel.
-
-    The logarithm diverges where ``(T, R, R)`` is parallel to ``(kt, k, k)``, as of a 3x3x3 kernel where T = R. The
-    authors' score is then infinite; here ``1 - cos`` is at least ``LEAST_ANGLE``.
-
-    Args:
-        frames: T of the clip.
-        side: R, of the stage's output.
-        kt: kernel in time.
-        k: kernel in space, of the same shape.
-    """
-    cosine = (frames * kt + 2 * side * k) / math.sqrt(frames**2 + 2 * side**2) / (kt**2 + 2 * k**2).sqrt()
-    return torch.where(k == 1, 1.0, -(1 - cosine).clamp(min=LEAST_ANGLE).log())
 
 
 def stentr(of: Columns, frames: int, side: int) -> Tensor:

@@ -225,7 +225,8 @@ def search(
     strategy: Annotated[
         str,
         typer.Option(
-            help="auto_tsnet: fpnas, parsec, random, evolution; assemblenet_searched: connections, evolution, random; "
+            help="auto_tsnet: fpnas, parsec, reinforce, random, evolution; "
+            "assemblenet_searched: connections, evolution, random; "
             "tiny_video_net_searched: evolution, random; e3d_searched: stentr, depth, random; "
             "default: the recipe's."
         ),

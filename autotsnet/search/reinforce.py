@@ -28,7 +28,7 @@ class Reinforce(FromDistribution, RandomSearch):
         cost: of codes.
         target: budget; None: none.
         lr: of Adam; 0.04 on NAS-Bench-201, 0.07 on DARTS.
-        decay: of the moving mean.
+        decay: of the moving mean, which is unbiased from the first reward on.
         batch: architectures per step.
         seed: of the draws.
     """
@@ -45,7 +45,7 @@ class Reinforce(FromDistribution, RandomSearch):
     ) -> None:
         """Start with a policy that is almost uniform."""
         super().__init__(Product(blocks), cost, target, batch, seed)
-        self.decay, self.baseline = decay, None
+        self.decay, self._sum, self._weight = decay, 0.0, 0.0
         self.distribution = ArchitectureDistribution(blocks)
         alpha = self.distribution.alpha
         with torch.no_grad():
@@ -70,9 +70,10 @@ class Reinforce(FromDistribution, RandomSearch):
         finite = log_likelihood.isfinite()
         rewards = log_likelihood[finite].double()
         mean = rewards.mean().item()
-        self.baseline = mean if self.baseline is None else self.decay * self.baseline + (1 - self.decay) * mean
+        self._sum = self.decay * self._sum + (1 - self.decay) * mean
+        self._weight = self.decay * self._weight + 1 - self.decay
         self._adam.zero_grad()
-        (-(rewards - self.baseline) * self.distribution.log_prob(codes[finite])).mean().backward()
+        (-(rewards - self._sum / self._weight) * self.distribution.log_prob(codes[finite])).mean().backward()
         self._adam.step()
         return weights
 
@@ -87,11 +88,12 @@ class Reinforce(FromDistribution, RandomSearch):
     def state_dict(self) -> dict[str, Any]:
         """See ``Strategy``."""
         alpha = self.distribution.alpha.detach().clone()
-        return {**super().state_dict(), "alpha": alpha, "adam": self._adam.state_dict(), "baseline": self.baseline}
+        mean = (self._sum, self._weight)
+        return {**super().state_dict(), "alpha": alpha, "adam": self._adam.state_dict(), "mean": mean}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See ``Strategy``."""
         super().load_state_dict(state)
         self.distribution.load_state_dict({"alpha": state["alpha"]})
         self._adam.load_state_dict(state["adam"])
-        self.baseline = state["baseline"]
+        self._sum, self._weight = state["mean"]

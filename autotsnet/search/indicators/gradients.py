@@ -41,7 +41,8 @@ def fisher(subject: Subject) -> float:
     total = 0.0
     for (module, y), g in zip(found, gradients, strict=True):
         if g is not None:
-            by_channel = (y.detach() * g).flatten(2).sum(2) if y.dim() > 2 else y.detach() * g
+            channels = -1 if isinstance(module, nn.Linear) else 1
+            by_channel = (y.detach() * g).movedim(channels, -1).reshape(len(y), -1, y.shape[channels]).sum(1)
             total += 0.5 * by_channel.double().square().mean(0).sum().item() * module.weight[0].numel()
     return total
 

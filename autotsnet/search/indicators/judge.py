@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from autotsnet.search.indicators.ranks import change, rank_sum
 from autotsnet.search.indicators.subject import Subject, known, measure, scorable
-from autotsnet.search.judges import JUDGES
+from autotsnet.search.judges import JUDGES, mean_over_ranks
 from autotsnet.space import Space
 
 TEG_NAS = ("kappa", "regions", "error")
@@ -80,24 +80,25 @@ class IndicatorJudge:
         self._batch: tuple[tuple[Tensor, ...], Tensor] | None = None
 
     def scores(self, codes: Tensor, alone: str | None = None, final: bool = False) -> Tensor:
-        """See ``Judge``; -inf where no indicator has a value. An architecture is measured once."""
-        keys = [(alone, *code) for code in codes.tolist()]
-        out = []
+        """See ``Judge``; -inf while no architecture has had any value. An architecture is measured once."""
+        keys, rewards = [(alone, *code) for code in codes.tolist()], []
         for key, code in zip(keys, codes, strict=True):
             if key not in self._measured:
                 self._measured[key] = self._measure(code, alone)
-            if not final and self.combine == "change":
-                mine = [k for k in self._order[-10:] if k[0] == alone]
-                before = torch.tensor([self._measured[k] for k in mine], dtype=torch.float64)
-                value = torch.tensor(self._measured[key], dtype=torch.float64)
-                out.append(change(value, before.reshape(-1, len(value)), self.signs))
+            if self.combine == "change" and not final:
+                before = self._table(k for k in self._order if k[0] == alone)
+                rewards.append(change(self._table([key])[0], before, self.signs))
                 self._order.append(key)
-        values = torch.tensor([self._measured[key] for key in keys], dtype=torch.float64)
-        if not out:
-            among = torch.tensor([v for k, v in self._measured.items() if k[0] == alone], dtype=torch.float64)
-            out = -self.scale * rank_sum(values, among, self.signs)
-        scores = torch.as_tensor(out, dtype=torch.float64)
-        return scores.masked_fill(values.isnan().all(1), -torch.inf)
+        if rewards:
+            return torch.tensor(rewards, dtype=torch.float64)
+        among = self._table(k for k in self._measured if k[0] == alone)
+        scores = -self.scale * rank_sum(self._table(keys), among, self.signs)
+        return scores if among.isfinite().any() else torch.full_like(scores, -torch.inf)
+
+    def _table(self, keys: Iterable[tuple]) -> Tensor:
+        """What was measured of architectures, ``R I``."""
+        rows = [self._measured[key] for key in keys]
+        return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(self.names))
 
     def _measure(self, code: Tensor, alone: str | None) -> list[float]:
         architecture = self.space.decode(code, alone)
@@ -113,7 +114,7 @@ class IndicatorJudge:
             found.append(values)
             self.images += len(labels)
         table = torch.tensor([[values[name] for name in self.names] for values in found], dtype=torch.float64)
-        means = table.nanmean(0).tolist()
+        means = [mean_over_ranks(mean) for mean in table.nanmean(0)]  # equal on all ranks to the last digit
         for name, mean in zip(self.names, means, strict=True):
             if mean != mean:
                 self.failed[name] += 1
@@ -133,7 +134,7 @@ class IndicatorJudge:
     def state_dict(self) -> dict[str, Any]:
         """See ``Judge``."""
         rows = [[*key, values] for key, values in self._measured.items()]
-        order = [list(key) for key in self._order[-10:]]
+        order = [list(key) for key in self._order]
         return dict(measured=rows, order=order, images=self.images, failed=dict(self.failed))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

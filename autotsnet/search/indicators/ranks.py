@@ -30,23 +30,25 @@ def rank_sum(values: Tensor, among: Tensor, signs: Sequence[int]) -> Tensor:
 def change(value: Tensor, before: Tensor, signs: Sequence[int]) -> float:
     """TEG-NAS's reward: the sum over indicators of the change since the last architecture, in units of the range.
 
-    What has no value counts as the worst of the last ten; the range is theirs, with the new value.
+    The range is that of the last ten, with the new one. What has no value counts as the worst so far.
 
     Args:
         value: ``I``.
-        before: of the architectures before, the last one last, ``R I``.
+        before: of all architectures before, the last one last, ``R I``.
         signs: of the ``I`` indicators.
 
     Returns:
-        The reward; 0 for the first architecture. One that has no value yet changes nothing.
+        The reward; 0 for the first architecture; -inf while no architecture has had any value.
     """
-    last = _upward(torch.cat([before, value[None]])[-LAST:], signs)
-    finite = last.isfinite()
-    worst = last.masked_fill(~finite, torch.inf).amin(0)
-    filled = torch.where(finite, last, worst)[:, worst.isfinite()]
-    if len(last) < 2 or not filled.numel():
+    known = _upward(torch.cat([before, value[None]]), signs)
+    worst = known.masked_fill(~known.isfinite(), torch.inf).amin(0)
+    there = worst.isfinite()
+    if not there.any():
+        return -torch.inf
+    if len(known) < 2:
         return 0.0
-    return ((filled[-1] - filled[-2]) / (filled.amax(0) - filled.amin(0) + 1e-6)).sum().item()
+    last = known.maximum(worst)[-LAST:, there]
+    return ((last[-1] - last[-2]) / (last.amax(0) - last.amin(0) + 1e-6)).sum().item()
 
 
 def _upward(values: Tensor, signs: Sequence[int]) -> Tensor:

@@ -158,7 +158,7 @@ def measure(names: Iterable[str], subject: Subject) -> tuple[dict[str, float], d
             value = float(one.value(subject))
             if not math.isfinite(value):
                 reasons[one.name] = f"it is {value}"
-        except IndicatorError as error:
+        except (IndicatorError, torch.linalg.LinAlgError) as error:
             value, reasons[one.name] = math.nan, str(error)
         values[one.name] = value if math.isfinite(value) else math.nan
     return values, reasons

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autotsnet.search.indicators.subject import IndicatorError, Subject, indicator, layers
 
-LEAST_ANGLE = 1e-6  # of 1 - cosine, where STEntr diverges
+LEAST_ANGLE = 1e-6  # of 1 - cosine, the guard of STEntr; E3D-L's first stage has 6e-6
 
 
 @indicator("params")
@@ -34,6 +34,22 @@ def gmacs(subject: Subject) -> float:
     return counter.get_total_flops() / 4e9  # of two clips: norms refuse one position of one
 
 
+def alpha(frames: int, side: int, kt: Tensor, k: Tensor) -> Tensor:
+    """How unlike the shape of a kernel is to that of its features: ``-ln(1 - cos)``; 1 for a pointwise kernel.
+
+    The logarithm diverges where ``(T, R, R)`` is parallel to ``(kt, k, k)``, as of a 3x3x3 kernel where T = R. The
+    authors' score is then infinite; here ``1 - cos`` is at least ``LEAST_ANGLE``.
+
+    Args:
+        frames: T of the clip.
+        side: R, of the stage's output.
+        kt: kernel in time.
+        k: kernel in space, of the same shape.
+    """
+    cosine = (frames * kt + 2 * side * k) / math.sqrt(frames**2 + 2 * side**2) / (kt**2 + 2 * k**2).sqrt()
+    return torch.where(k == 1, 1.0, -(1 - cosine).clamp(min=LEAST_ANGLE).log())
+
+
 @indicator("stentr")
 @torch.no_grad()
 def stentr(subject: Subject) -> float:
@@ -51,13 +67,8 @@ def stentr(subject: Subject) -> float:
     def add(conv: nn.Conv3d, _: tuple, y: Tensor) -> None:
         nonlocal total
         if y.shape[2:].numel() > 1:
-            kt, *k = conv.kernel_size
-            t, *sides = y.shape[2:]
-            unlike = 1.0
-            if max(k) > 1:
-                a, b = torch.tensor([t, *sides], dtype=torch.float64), torch.tensor([kt, *k], dtype=torch.float64)
-                unlike = -math.log(max(LEAST_ANGLE, 1 - (a @ b / a.norm() / b.norm()).item()))
-            total += math.log(conv.weight[0].numel() * unlike) / 2
+            kt, _, k = torch.tensor(conv.kernel_size, dtype=torch.float64)
+            total += math.log(conv.weight[0].numel() * alpha(y.shape[2], y.shape[4], kt, k)) / 2
 
     linear = [m for m in subject.net.modules() if isinstance(m, nn.Linear)]
     if not linear:

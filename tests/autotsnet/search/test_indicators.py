@@ -147,6 +147,24 @@ def test_snip_grad_norm_and_fisher_by_hand():
     assert values["fisher"] == pytest.approx(0.5 * 5 * (logits * delta).square().mean(0).sum().item(), rel=1e-5)
 
 
+def test_fisher_of_a_linear_layer_on_tokens_is_that_of_a_pointwise_convolution():
+    torch.manual_seed(0)
+    linear, conv = nn.Linear(5, CLASSES), nn.Conv1d(5, CLASSES, 1)
+    conv.load_state_dict(dict(weight=linear.weight[..., None], bias=linear.bias))
+
+    class Mean(nn.Module):
+        def __init__(self, layer, tokens):
+            super().__init__()
+            self.layer, self.tokens = layer, tokens
+
+        def forward(self, x):  # B C L
+            return self.layer(x.transpose(1, 2)).mean(1) if self.tokens else self.layer(x).mean(2)
+
+    clips = torch.randn(6, 5, 7)
+    a, b = (measure(["fisher"], subject(Mean(*of), clips))[0]["fisher"] for of in ((linear, True), (conv, False)))
+    assert a == pytest.approx(b, rel=1e-5)
+
+
 # On networks
 
 
@@ -223,9 +241,11 @@ def test_ranks_are_shares_of_what_is_better_and_no_value_is_last():
 def test_the_reward_of_a_change_is_in_units_of_the_last_ten():
     before = torch.tensor([[100.0, 0.0], [0.0, 3.0], *[[0.0, 3.0]] * 8, [4.0, 1.0]])
     assert change(torch.tensor([2.0, 1.0]), before, (-1, 1)) == pytest.approx(0.5)
-    assert change(torch.tensor([4.0, math.nan]), before, (-1, 1)) == pytest.approx(0)  # the worst of the last ten
+    assert change(torch.tensor([4.0, math.nan]), before, (-1, 1)) == pytest.approx(-1 / 3)  # as bad as the worst so far
     assert change(torch.tensor([4.0, 1.0]), before[:0], (-1, 1)) == 0
     assert change(torch.tensor([math.nan, 1.0]), torch.tensor([[math.nan, 1.0]]), (-1, 1)) == 0
+    assert change(torch.tensor([math.nan]), torch.tensor([[2.0], [3.0]]), (-1,)) == pytest.approx(0)
+    assert change(torch.tensor([math.nan]), torch.tensor([[math.nan]]), (1,)) == -math.inf
 
 
 # As a judge
@@ -255,7 +275,7 @@ class Model:
 
 
 def judge(**options):
-    cfg = dict(type="indicators", pairs=2, names=("nwot", "params"), **options)
+    cfg = dict(type="indicators", pairs=2, names=("nwot", "params")) | options
     return JUDGES.build(dict(cfg, runner=SimpleNamespace(model=Model()), held_out=Videos(), space=SPACE))
 
 
@@ -289,6 +309,19 @@ def test_what_has_no_value_is_named_counted_and_last(monkeypatch):
     assert ranks[values[:, 0].isnan()].min() > ranks[~values[:, 0].isnan()].max()
     assert len(said) == 2
     assert "nwot ranks last, it is inf" in said[0]
+
+
+def test_reinforce_goes_on_after_an_architecture_without_any_value(monkeypatch):
+    numbers = iter([1.0, 3.0, math.nan, 2.0])
+    monkeypatch.setitem(INDICATORS, "nwot", Indicator("nwot", 1, lambda _: next(numbers)))
+    of, codes = judge(combine="change", names=("nwot",)), SPACE.sample(4, torch.Generator().manual_seed(0))
+    rewards = torch.cat([of.scores(code[None]) for code in codes])
+    assert rewards.tolist() == pytest.approx([0, 1, -1, 0.5], abs=1e-5)
+    assert of.failed == {"nwot": 1}
+    assert of.scores(codes, final=True).argsort().tolist()[0] == 2
+    monkeypatch.setitem(INDICATORS, "nwot", Indicator("nwot", 1, lambda _: math.nan))
+    for combine in ("change", "rank_sum"):
+        assert judge(combine=combine, names=("nwot",)).scores(codes).isneginf().all(), "a search of nothing stops"
 
 
 def test_teg_nas_by_its_three_indicators():

@@ -244,6 +244,19 @@ def test_children_are_of_the_likeliest_of_a_tournament():
     assert ((strategy.ask() != parent).sum(1) == 1).all()
 
 
+def test_the_mean_of_rewards_is_unbiased_from_the_start():
+    """As published: the first reward is its own mean, and of two the second weighs more by 1/0.9."""
+    strategy, told = Reinforce(BLOCKS, gmacs, None), []
+    strategy._adam.step = lambda: None
+    alpha = strategy.distribution.alpha
+    for reward in (2.0, 5.0):
+        codes = EVERYTHING[:1]
+        strategy.tell(codes, torch.tensor([reward]), gmacs(codes), num_clips=1)
+        (unit,) = torch.autograd.grad(-strategy.distribution.log_prob(codes).sum(), alpha)
+        told.append((alpha.grad / unit)[0, 0].item())
+    assert told == pytest.approx([0, 5 - (0.9 * 2 + 5) / 1.9])
+
+
 def test_reinforce_is_better_than_random_search_of_as_many_on_planted_fitness():
     better = 0
     for seed in range(10):
