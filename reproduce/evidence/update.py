@@ -25,16 +25,8 @@ from reproduce.records import RunRecord, git_commit, session
 from reproduce.suites import named
 from reproduce.whole_files import write_atomic
 
-FOLDERS = (
-    "temporal",
-    "longtail",
-    "throughput",
-    "peers",
-    "studies",
-    "tuning",
-    "videonas",
-    "benchmarks",
-)  # beside the records
+# Beside the records.
+FOLDERS = ("temporal", "longtail", "throughput", "peers", "studies", "tuning", "videonas", "benchmarks")
 LISTING = "MANIFEST.json"
 NAMES = re.compile(r"(records/\w[\w@.-]*/\w[\w@.-]*\.(json|parquet)|logs/\w[\w@.-]*/\w[\w@.-]*\.log|machine\.json)")
 # Limits of an archive: files, bytes of its list, of a file (predictions of 25,000 videos × 174 classes: 17 MB), of all.
